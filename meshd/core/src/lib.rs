@@ -1,0 +1,20 @@
+//! Every decision of meshd.
+//!
+//! This crate does no I/O: time and randomness are arguments, what it wants done comes out as
+//! values. The daemon, the simulator and the property tests all run the same code.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`trust`] | who is who: keys, certificates, tokens, enrolment, which records are believed |
+//! | [`directory`] | what is known of each member: one verified record per identity |
+//! | [`node`] | what to tell whom and when: SWIM, dissemination, anti-entropy |
+//! | [`plan`] | what the kernel should hold, and the changes that lead there |
+
+pub mod address;
+pub mod directory;
+pub mod limits;
+pub mod node;
+pub mod now;
+pub mod plan;
+pub mod refusal;
+pub mod trust;

@@ -1,0 +1,68 @@
+//! Every limit and default interval of the protocol, in one place.
+//!
+//! Sizes are bytes unless the name says otherwise. The reasons are in `docs/protocol.md`.
+
+use std::time::Duration;
+
+/// Largest payload of a signed record.
+pub const RECORD_PAYLOAD: usize = 16 * 1024;
+/// Largest leaf or intermediate certificate (DER).
+pub const CERTIFICATE: usize = 32 * 1024;
+/// Prefixes that one record may claim.
+pub const RECORD_PREFIXES: usize = 1_024;
+/// Endpoints that one record may name.
+pub const RECORD_ENDPOINTS: usize = 8;
+/// Node addresses that one record may name.
+pub const RECORD_NODE_ADDRESSES: usize = 32;
+/// Lanes of one record: mesh0 and, during a rotation, mesh1.
+pub const RECORD_LANES: usize = 2;
+/// Capabilities of one record, each of at most [`CAPABILITY`] bytes.
+pub const RECORD_CAPABILITIES: usize = 32;
+/// Length of one capability's name.
+pub const CAPABILITY: usize = 32;
+/// Length of the software version that a record may carry.
+pub const SOFTWARE_VERSION: usize = 64;
+/// Intermediates of one bundle.
+pub const BUNDLE_INTERMEDIATES: usize = 64;
+/// Largest frame on a stream between members.
+pub const FRAME: usize = 128 * 1024;
+/// Largest message on an enrolment stream.
+pub const ENROL_MESSAGE: usize = 16 * 1024;
+/// Largest SWIM datagram; fits QUIC's minimum path MTU with its overhead.
+pub const SWIM_PACKET: usize = 1_100;
+/// Members that a directory holds at most.
+pub const DIRECTORY_MEMBERS: usize = 20_000;
+
+/// How far ahead of this host's clock a record may be dated.
+pub const CLOCK_SKEW_SECONDS: i64 = 600;
+/// How often a node signs its record anew though nothing changed.
+pub const RESIGN_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Versions reserved in one fsynced block.
+pub const VERSION_BLOCK: u64 = 64;
+/// At most one own update in this time, after the first.
+pub const OWN_UPDATE_INTERVAL: Duration = Duration::from_secs(1);
+/// Mean interval of anti-entropy; each is within ±20 %.
+pub const SYNC_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a refused record counts as held, so that two who disagree do not exchange it for ever.
+pub const REFUSED_HELD_FOR: Duration = Duration::from_secs(600);
+/// SWIM incarnations above this are nonsense.
+pub const SWIM_INCARNATION: u16 = 1_000;
+/// At most one SWIM identity renewal in this time.
+pub const SWIM_RENEW_INTERVAL: Duration = Duration::from_secs(10);
+/// A member that is down this long may lose a contested prefix.
+pub const CLAIM_DOWN_FOR: Duration = Duration::from_secs(30);
+/// A tunnel without a handshake this long is not up (WireGuard's REJECT_AFTER_TIME).
+pub const HANDSHAKE_FRESH: Duration = Duration::from_secs(180);
+/// A signed leave is remembered this long.
+pub const TOMBSTONE_SECONDS: i64 = 7 * 24 * 3600;
+/// Keepalive towards a member that is down is switched off after this.
+pub const KEEPALIVE_OFF_AFTER_DOWN: Duration = Duration::from_secs(600);
+/// QUIC connections kept at once.
+pub const CONNECTIONS: usize = 256;
+
+/// Validity of a node certificate while renewal does not exist.
+pub const NODE_CERTIFICATE_SECONDS: i64 = 365 * 24 * 3600;
+/// Validity of a root and its intermediates.
+pub const CA_CERTIFICATE_SECONDS: i64 = 20 * 365 * 24 * 3600;
+/// A certificate is valid from this long before it was issued: clocks differ.
+pub const CERTIFICATE_BACKDATE_SECONDS: i64 = 600;

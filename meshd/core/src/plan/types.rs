@@ -1,0 +1,323 @@
+//! The values that planning, diffing and the data plane share. Plain and sorted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use meshd_proto::WgPublicKey;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Routes and rules of meshd carry this protocol number (`ip route … proto 109`), so that they are
+/// known as ours after a restart with no memory.
+pub const PROTOCOL: u8 = 109;
+/// The alias (`ip link show`) that marks a device as ours.
+pub const LINK_ALIAS: &str = "meshd";
+/// Metric of the `unreachable` route behind each device route: it takes over, instead of the main
+/// table, when the device goes away.
+pub const UNREACHABLE_METRIC: u32 = 4_278_198_272;
+
+/// A WireGuard private key. Zeroed on drop, never shown.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct WgPrivateKey(pub [u8; 32]);
+
+impl fmt::Debug for WgPrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WgPrivateKey(redacted)")
+    }
+}
+
+/// Who runs WireGuard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// The kernel's module.
+    Kernel,
+    /// A userspace process behind a TUN device.
+    Userspace,
+}
+
+impl Backend {
+    /// `kernel` or `userspace`, as in `status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Userspace => "userspace",
+        }
+    }
+}
+
+/// Address family of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Everything that should be in the kernel. The default is nothing: what `leave` and `cleanup` want.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The WireGuard device, or none.
+    pub device: Option<Device>,
+    /// Its peers.
+    pub peers: BTreeMap<WgPublicKey, Peer>,
+    /// Routes of our table.
+    pub routes: BTreeSet<Route>,
+    /// Policy rules.
+    pub rules: BTreeSet<Rule>,
+    /// Source NAT of what leaves through the device.
+    pub nat: Option<SourceNat>,
+}
+
+/// The WireGuard device of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Interface name, e.g. `mesh0`.
+    pub name: String,
+    /// Static key.
+    pub private_key: WgPrivateKey,
+    /// Its public half.
+    pub public_key: WgPublicKey,
+    /// UDP port.
+    pub listen_port: u16,
+    /// Mark of the encrypted packets.
+    pub fwmark: u32,
+    /// Bytes.
+    pub mtu: u32,
+    /// Addresses of the device, each a host prefix.
+    pub addresses: BTreeSet<IpNet>,
+    /// Per-device sysctls, path below `/proc/sys` to value, e.g. `net/ipv4/conf/mesh0/rp_filter`.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// A WireGuard peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// What it may send and is sent.
+    pub allowed_ips: BTreeSet<IpNet>,
+    /// Where to reach it; `None` leaves what the kernel has (it roams by itself).
+    pub endpoint: Option<SocketAddr>,
+    /// Persistent keepalive in seconds; 0 is off.
+    pub keepalive: u16,
+}
+
+/// A route of one of our tables.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNet,
+    /// Routing table.
+    pub table: u32,
+    /// Lower wins.
+    pub metric: u32,
+    /// What happens to the packet.
+    pub kind: RouteKind,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// Into a device.
+    Device {
+        /// Interface name.
+        device: String,
+        /// Preferred source of this host's own packets.
+        source: Option<IpAddr>,
+        /// MTU metric, or the device's.
+        mtu: Option<u32>,
+    },
+    /// On to the next rule: a local prefix.
+    Throw,
+    /// Refused with an ICMP error: what must not go in the clear.
+    Unreachable,
+}
+
+/// `not fwmark MARK/MARK lookup TABLE` at a priority.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Address family.
+    pub family: Family,
+    /// Position among the rules.
+    pub priority: u32,
+    /// Table to look in.
+    pub table: u32,
+    /// Mark (and mask) of the packets that the rule leaves alone.
+    pub fwmark: u32,
+}
+
+/// What leaves through the device with a source that is not ours inside the mesh (a socket bound to
+/// the node's own address) gets the device's address, since the other side accepts no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceNat {
+    /// Interface name.
+    pub device: String,
+    /// Sources that stay as they are.
+    pub own_v4: BTreeSet<Ipv4Net>,
+    /// Sources that stay as they are.
+    pub own_v6: BTreeSet<Ipv6Net>,
+}
+
+/// What the data plane read: only objects that are ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The device, when it exists and is ours.
+    pub device: Option<ObservedDevice>,
+    /// Its peers.
+    pub peers: BTreeMap<WgPublicKey, ObservedPeer>,
+    /// Routes with our protocol number in our table.
+    pub routes: BTreeSet<Route>,
+    /// Rules with our protocol number.
+    pub rules: BTreeSet<Rule>,
+    /// Our nftables table, when its content is what a [`SourceNat`] makes.
+    pub nat: Option<SourceNat>,
+    /// Our nftables table exists, whatever it holds.
+    pub nat_present: bool,
+}
+
+/// The device as read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedDevice {
+    /// Interface name.
+    pub name: String,
+    /// Who runs it.
+    pub backend: Backend,
+    /// Public key, when one is set.
+    pub public_key: Option<WgPublicKey>,
+    /// UDP port.
+    pub listen_port: u16,
+    /// Mark of the encrypted packets.
+    pub fwmark: u32,
+    /// Bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Its addresses, link-local ones left out.
+    pub addresses: BTreeSet<IpNet>,
+    /// The sysctls that were asked for, as they are.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// A peer as read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedPeer {
+    /// What it may send and is sent.
+    pub allowed_ips: BTreeSet<IpNet>,
+    /// Where the kernel sends to.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds; 0 is off.
+    pub keepalive: u16,
+    /// Time since the last handshake.
+    pub last_handshake: Option<Duration>,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+}
+
+/// One step towards [`Desired`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Makes the device.
+    CreateDevice {
+        /// Interface name.
+        name: String,
+    },
+    /// Removes the device and all that hangs on it.
+    DeleteDevice {
+        /// Interface name.
+        name: String,
+    },
+    /// Sets those of key, port and mark that are given.
+    ConfigureDevice {
+        /// Interface name.
+        name: String,
+        /// New static key.
+        private_key: Option<WgPrivateKey>,
+        /// New port.
+        listen_port: Option<u16>,
+        /// New mark.
+        fwmark: Option<u32>,
+    },
+    /// Sets the MTU.
+    SetMtu {
+        /// Interface name.
+        name: String,
+        /// Bytes.
+        mtu: u32,
+    },
+    /// Brings the device up.
+    SetUp {
+        /// Interface name.
+        name: String,
+    },
+    /// Writes a per-device sysctl.
+    SetSysctl {
+        /// Path below `/proc/sys`.
+        path: String,
+        /// Value.
+        value: String,
+    },
+    /// Adds an address (IPv6 without duplicate address detection).
+    AddAddress {
+        /// Interface name.
+        name: String,
+        /// Host prefix.
+        address: IpNet,
+    },
+    /// Removes an address.
+    RemoveAddress {
+        /// Interface name.
+        name: String,
+        /// Host prefix.
+        address: IpNet,
+    },
+    /// Adds a peer or changes it; allowed IPs are only added (the kernel moves them from whoever had
+    /// them, without a gap).
+    PutPeer {
+        /// Interface name.
+        device: String,
+        /// Which peer.
+        public_key: WgPublicKey,
+        /// New endpoint.
+        endpoint: Option<SocketAddr>,
+        /// New keepalive.
+        keepalive: Option<u16>,
+        /// Allowed IPs to add.
+        add_allowed_ips: BTreeSet<IpNet>,
+        /// The peer was not there: its tunnel is to be poked.
+        new: bool,
+    },
+    /// Sets a peer's allowed IPs to exactly these: only when the set shrinks, since it makes a gap.
+    ReplaceAllowedIps {
+        /// Interface name.
+        device: String,
+        /// Which peer.
+        public_key: WgPublicKey,
+        /// All that remain.
+        allowed_ips: BTreeSet<IpNet>,
+    },
+    /// Removes a peer.
+    RemovePeer {
+        /// Interface name.
+        device: String,
+        /// Which peer.
+        public_key: WgPublicKey,
+    },
+    /// Adds or replaces a route (same destination, table and metric) in one step.
+    PutRoute(Route),
+    /// Removes a route.
+    RemoveRoute(Route),
+    /// Adds a rule.
+    AddRule(Rule),
+    /// Removes a rule.
+    RemoveRule(Rule),
+    /// Makes our nftables table hold exactly this, in one transaction.
+    PutNat(SourceNat),
+    /// Removes our nftables table.
+    RemoveNat,
+}

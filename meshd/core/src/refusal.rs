@@ -1,0 +1,131 @@
+//! Why something from outside was not believed.
+
+use thiserror::Error;
+
+/// A refusal with its stable code. Each is counted and shown as an event; none changes any state.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{code}: {detail}", code = self.code.as_str())]
+pub struct Refusal {
+    /// The stable reason code.
+    pub code: Code,
+    /// What exactly was wrong, for a person. Holds no unescaped text from outside.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal for `code`.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Stable reason codes: part of the JSON output, the metrics and the logs.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Code {
+            /// Every code, in the order of declaration.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)*];
+
+            /// The stable text.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Code::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Larger than a limit of the protocol.
+    TooLarge = "too_large",
+    /// Not decodable, or a field has a value that it cannot have.
+    Malformed = "malformed",
+    /// A signature that does not verify, or none.
+    BadSignature = "bad_signature",
+    /// The certificate does not chain to this mesh's root.
+    UntrustedChain = "untrusted_chain",
+    /// Signed for, or by a certificate of, another mesh.
+    OtherMesh = "other_mesh",
+    /// Issued by an intermediate that the bundle does not hold.
+    UnknownIssuer = "unknown_issuer",
+    /// The identity or its intermediate was revoked.
+    Revoked = "revoked",
+    /// The certificate is past its end.
+    CertificateExpired = "certificate_expired",
+    /// The certificate is not valid yet.
+    CertificateNotYetValid = "certificate_not_yet_valid",
+    /// The record goes with another certificate than the one it carries.
+    CertificateMismatch = "certificate_mismatch",
+    /// The record is signed by, or names, another identity than its certificate.
+    IdentityMismatch = "identity_mismatch",
+    /// The record's name is not the certificate's.
+    NameMismatch = "name_mismatch",
+    /// A WireGuard key without the proof that its owner is this node.
+    WgKeyUnproven = "wg_key_unproven",
+    /// A prefix outside the certificate's grants.
+    PrefixNotGranted = "prefix_not_granted",
+    /// A mesh address that is not the one derived from the key, or not granted.
+    AddressNotGranted = "address_not_granted",
+    /// Not newer than what is held.
+    OldVersion = "old_version",
+    /// Dated before the record that is held, or so long ago that nothing may rise again.
+    PastDate = "past_date",
+    /// Dated further ahead than clocks may differ.
+    ClockSkew = "clock_skew",
+    /// An older certificate of a key that holds a newer one.
+    SupersededCertificate = "superseded_certificate",
+    /// The directory is full.
+    DirectoryFull = "directory_full",
+    /// SWIM: the packet names another sender than the connection.
+    SwimSpoofedSource = "swim_spoofed_source",
+    /// SWIM: a member without an admitted record.
+    SwimUnknownMember = "swim_unknown_member",
+    /// SWIM: a third party's word that a member is down; taken as a suspicion.
+    SwimHearsayDown = "swim_hearsay_down",
+    /// SWIM: a generation that the member itself did not sign.
+    SwimGeneration = "swim_generation",
+    /// SWIM: an incarnation beyond the limit.
+    SwimIncarnation = "swim_incarnation",
+    /// An endpoint that must not be dialled (not unicast, ours, loopback, inside the mesh).
+    EndpointRefused = "endpoint_refused",
+    /// Enrolment: no such token, or not for this mesh.
+    TokenUnknown = "token_unknown",
+    /// Enrolment: the token's time is over.
+    TokenExpired = "token_expired",
+    /// Enrolment: every use of the token is taken.
+    TokenUsed = "token_used",
+    /// Enrolment: the token names another node.
+    TokenName = "token_name",
+    /// Enrolment: the name belongs to another identity.
+    NameTaken = "name_taken",
+    /// Enrolment: an asked prefix belongs to another identity.
+    PrefixTaken = "prefix_taken",
+    /// Enrolment: the pool of mesh addresses is empty.
+    PoolExhausted = "pool_exhausted",
+    /// Enrolment: this host is no signer and reaches none.
+    NoSigner = "no_signer",
+    /// More than is allowed in a time.
+    RateLimited = "rate_limited",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_snake_case() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in Code::ALL {
+            assert!(seen.insert(code.as_str()));
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        }
+    }
+}
