@@ -3,9 +3,19 @@
 //! [`Desired`] is computed from current state only, [`Observed`] is what the data plane read, and
 //! `diff` orders the [`Change`]s between the two. After a successful apply the diff is empty.
 
+mod blocked;
+mod health;
+mod input;
+mod planner;
 mod types;
 
+pub use blocked::{BlockReason, Blocked};
+pub use health::TunnelTracker;
+pub use input::{
+    LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, TunnelHealth, TunnelState,
+};
+pub use planner::{Plan, plan};
 pub use types::{
-    Backend, Change, Desired, Device, Family, ObservedDevice, ObservedPeer, Observed, Peer, Route,
-    RouteKind, Rule, SourceNat, WgPrivateKey,
+    Backend, Change, Desired, Device, Family, LINK_ALIAS, Observed, ObservedDevice, ObservedPeer,
+    PROTOCOL, Peer, Route, RouteKind, Rule, SourceNat, UNREACHABLE_METRIC, WgPrivateKey,
 };
