@@ -1,4 +1,5 @@
 //! The daemon: I/O around the core.
 
+pub mod probe;
 pub mod state;
 pub mod transport;
