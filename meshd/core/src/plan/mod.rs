@@ -4,17 +4,25 @@
 //! `diff` orders the [`Change`]s between the two. After a successful apply the diff is empty.
 
 mod blocked;
+mod claims;
+mod device;
+mod endpoints;
 mod health;
 mod input;
 mod planner;
+mod prefixes;
+mod preflight;
+mod routes;
 mod types;
 
 pub use blocked::{BlockReason, Blocked};
+pub use claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length};
 pub use health::TunnelTracker;
 pub use input::{
     LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, TunnelHealth, TunnelState,
 };
 pub use planner::{Plan, plan};
+pub use routes::ROUTE_METRIC;
 pub use types::{
     Backend, Change, Desired, Device, Family, LINK_ALIAS, Observed, ObservedDevice, ObservedPeer,
     PROTOCOL, Peer, Route, RouteKind, Rule, SourceNat, UNREACHABLE_METRIC, WgPrivateKey,
