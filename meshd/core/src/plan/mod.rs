@@ -6,9 +6,11 @@
 mod blocked;
 mod claims;
 mod device;
+mod diff;
 mod endpoints;
 mod health;
 mod input;
+mod model;
 mod planner;
 mod prefixes;
 mod preflight;
@@ -17,10 +19,12 @@ mod types;
 
 pub use blocked::{BlockReason, Blocked};
 pub use claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length};
+pub use diff::diff;
 pub use health::TunnelTracker;
 pub use input::{
     LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, TunnelHealth, TunnelState,
 };
+pub use model::{Kernel, KernelError, Verdict};
 pub use planner::{Plan, plan};
 pub use routes::ROUTE_METRIC;
 pub use types::{
