@@ -28,11 +28,11 @@ use crate::limits::HANDSHAKE_FRESH;
 
 /// Sent without an answer for this long is no answer: WireGuard's KEEPALIVE_TIMEOUT plus
 /// REKEY_TIMEOUT, after which its own sender takes the session for broken (WireGuard, 6.5).
-pub const UNANSWERED: Duration = Duration::from_secs(15);
+const UNANSWERED: Duration = Duration::from_secs(15);
 /// How long the first endpoint is tried; each further one twice as long as the one before.
-pub const FIRST_ATTEMPT: Duration = Duration::from_secs(15);
+const FIRST_ATTEMPT: Duration = Duration::from_secs(15);
 /// The longest that one endpoint is tried.
-pub const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
 
 /// Remembers what is needed of earlier observations: a few words for each peer in the kernel.
 #[derive(Debug, Clone, Default)]
@@ -72,12 +72,6 @@ impl TunnelTracker {
     pub fn health(&self, key: &WgPublicKey) -> Option<TunnelHealth> {
         self.tracks.get(key).map(|track| track.health)
     }
-
-    /// When a tunnel's state may next change without a packet: plan again then.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.tracks.values().filter_map(Track::deadline).min()
-    }
 }
 
 impl Track {
@@ -108,8 +102,7 @@ impl Track {
     }
 
     fn observe(&mut self, peer: &ObservedPeer, now: Instant) {
-        let (sent, received) =
-            (peer.tx_bytes > self.tx_bytes, peer.rx_bytes > self.rx_bytes);
+        let (sent, received) = (peer.tx_bytes > self.tx_bytes, peer.rx_bytes > self.rx_bytes);
         (self.tx_bytes, self.rx_bytes) = (peer.tx_bytes, peer.rx_bytes);
         if received {
             self.unanswered_since = None;
@@ -155,21 +148,6 @@ impl Track {
             self.attempt_since = Some(now);
             self.attempt_used = false;
         }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let attempt = self
-            .attempt_since
-            .filter(|_| self.attempt_used)
-            .and_then(|since| since.checked_add(time_for_attempt(self.health.attempt)));
-        let stale = self
-            .unanswered_since
-            .filter(|_| self.health.state == TunnelState::Up)
-            .and_then(|since| {
-                let age = self.health.last_handshake.unwrap_or_default();
-                since.checked_add(UNANSWERED.max(HANDSHAKE_FRESH.saturating_sub(age)))
-            });
-        attempt.into_iter().chain(stale).min()
     }
 }
 
@@ -259,16 +237,5 @@ mod tests {
         samples.push((50, peer(Some(1), 92, 148 * 46)));
         assert_eq!(after(&samples).attempt, 0, "an answer ends it");
         assert_eq!(time_for_attempt(u32::MAX), LONGEST_ATTEMPT);
-    }
-
-    #[test]
-    fn a_deadline_is_named_while_something_may_change_by_itself() {
-        #[allow(clippy::disallowed_methods)]
-        let now = Instant::now();
-        let mut tracker = TunnelTracker::default();
-        tracker.observe(&BTreeMap::from([(KEY, peer(Some(10), 5, 5))]), now);
-        assert_eq!(tracker.next_deadline(), None);
-        tracker.observe(&BTreeMap::from([(KEY, peer(None, 5, 153))]), now);
-        assert_eq!(tracker.next_deadline(), Some(now + FIRST_ATTEMPT));
     }
 }
