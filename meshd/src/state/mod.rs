@@ -1,0 +1,4 @@
+//! What the daemon keeps on disk.
+
+pub mod durable;
+pub mod store;
