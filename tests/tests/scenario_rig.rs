@@ -32,11 +32,14 @@ fn a_flow_counts_what_a_cut_cable_loses() {
         let flow = Flow::start((&a, &a.address6()), (&b, &b.address6()), 500, 4)?;
         wait_for_traffic(&b)?;
         world.cable(&a, false)?;
-        wait_for_silence(&b)?;
+        // The length of the cut is the thing under test, so this one is a time and not a condition.
+        std::thread::sleep(std::time::Duration::from_millis(700));
         world.cable(&a, true)?;
         let cut = flow.report()?;
-        ensure!(cut.second.lost > 50 && cut.second.received > 50, "{cut:?}");
-        ensure!(cut.second.gaps[0].packets > 50 && cut.second.longest_gap_ms > 100.0, "{cut:?}");
+        // Towards the cut port; in the other direction, the sender's neighbour queue keeps some.
+        let seen = cut.first;
+        ensure!(seen.lost > 50 && seen.received > 50 && seen.longest_gap_ms > 100.0, "{seen:?}");
+        ensure!(seen.gaps.iter().map(|gap| gap.packets).sum::<u32>() == seen.lost, "{seen:?}");
         Ok(())
     });
 }
@@ -55,11 +58,6 @@ fn wait_for_traffic(host: &Host) -> Result<()> {
         ensure!(now > before + 100, "{before} and {now} datagrams");
         Ok(())
     })
-}
-
-fn wait_for_silence(host: &Host) -> Result<()> {
-    // A hundred pauses without a packet, as seen by the host itself.
-    host.sh("for i in $(seq 30); do cat /proc/net/snmp6 >/dev/null; sleep 0.02; done").map(drop)
 }
 
 #[test]
@@ -94,7 +92,7 @@ fn a_snapshot_shows_every_kind_of_trace() {
         let before = Snapshot::take(&host)?;
         ensure!(before.differences(&Snapshot::take(&host)?, &[]).is_empty(), "two snapshots of one state differ");
         let traces = [
-            ("links", "ip link add trace type dummy"),
+            ("links", "ip link add trace type bridge"),
             ("addresses", "ip addr add 10.1.1.1/32 dev lo"),
             ("routes", "ip route add unreachable 10.2.0.0/16 table 51820"),
             ("rules", "ip -6 rule add lookup 51820 pref 2600"),

@@ -83,7 +83,8 @@ impl Host {
         };
         let (port, pid) = (host.port(), host.space.pid());
         let batch = format!(
-            "link add {port} addrgenmode none type veth peer name eth0 address {} netns {pid}\n\
+            "link add {port} type veth peer name eth0 address {} netns {pid}\n\
+             link set {port} addrgenmode none\n\
              link set {port} master br0 up\n",
             mac(number)
         );

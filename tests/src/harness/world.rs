@@ -148,7 +148,7 @@ pub fn crowded_scenario(name: &str, crowd: u32, body: impl FnOnce(&World) -> Res
     let result = World::new(&logs, crowd).and_then(|world| body(&world));
     match result {
         Ok(()) => println!("{name}: {:.1} s", started.elapsed().as_secs_f64()),
-        Err(why) => panic!("{why:?}"),
+        Err(why) => panic!("{why:#}"),
     }
     drop(report);
     if std::env::var_os("MESHD_TEST_LOGS").is_none() {
