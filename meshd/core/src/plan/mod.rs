@@ -7,5 +7,5 @@ mod types;
 
 pub use types::{
     Backend, Change, Desired, Device, Family, ObservedDevice, ObservedPeer, Observed, Peer, Route,
-    RouteKind, Rule, SourceNat, WgPrivateKey,
+    RouteKind, Rule, SourceNat, WgPrivateKey, LINK_ALIAS, PROTOCOL, UNREACHABLE_METRIC,
 };
