@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use meshd_proto::WgPublicKey;
 
 use super::types::WgPrivateKey;
+pub use crate::node::Liveness;
 use crate::trust::Record;
 
 /// Everything that [`plan`](super::plan()) decides from.
@@ -90,19 +91,6 @@ pub struct LocalNetwork {
     pub behind_nat: bool,
     /// The host can have IPv6 addresses (false with `ipv6.disable=1`).
     pub ipv6: bool,
-}
-
-/// What SWIM says of a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Liveness {
-    /// It answers.
-    Alive,
-    /// It did not answer lately.
-    Suspect,
-    /// It is taken for dead. Never a reason to take its peer away.
-    Down,
-    /// It said so, signed.
-    Left,
 }
 
 /// Another member as it is known now.
