@@ -102,8 +102,10 @@ pub struct Member {
     pub liveness: Liveness,
     /// How long it has been [`Liveness::Down`].
     pub down_for: Option<Duration>,
-    /// The address over which a QUIC connection with it was last made. Should stay when the
-    /// connection ends: it is what was proved last, and a prefix that covers it is not routed.
+    /// The address at which a QUIC connection with it was last made, outside the mesh: never one
+    /// whose packets came in through the mesh device, or a member could take another's prefix off
+    /// this host by connecting from within it. Should stay when the connection ends: it is what was
+    /// proved last, and a prefix that covers it is not routed.
     pub path: Option<IpAddr>,
     /// Its tunnel, when the kernel holds its peer.
     pub tunnel: Option<TunnelHealth>,
