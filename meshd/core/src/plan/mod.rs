@@ -6,6 +6,6 @@
 mod types;
 
 pub use types::{
-    Backend, Change, Desired, Device, Family, Observed, ObservedDevice, ObservedPeer, Peer, Route,
+    Backend, Change, Desired, Device, Family, ObservedDevice, ObservedPeer, Observed, Peer, Route,
     RouteKind, Rule, SourceNat, WgPrivateKey,
 };
