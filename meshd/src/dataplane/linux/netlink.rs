@@ -1,0 +1,120 @@
+//! One rtnetlink connection with blocking calls: send and wait for the acknowledgement, or dump.
+//!
+//! Not for what the messages mean: that is beside us, by topic. Owns a current-thread runtime, since
+//! rtnetlink is async; so it must not be used inside another runtime's worker.
+
+use std::cell::Cell;
+
+use futures::StreamExt;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use nix::errno::Errno;
+use tokio::runtime::Runtime;
+
+use crate::dataplane::DataplaneError;
+
+/// A dump that the kernel changed under us is read again this often.
+const DUMP_ATTEMPTS: usize = 5;
+
+/// A connection to rtnetlink in the network namespace of the thread that opened it.
+pub(crate) struct Netlink {
+    runtime: Runtime,
+    handle: rtnetlink::Handle,
+    broken: Cell<bool>,
+}
+
+impl Netlink {
+    /// Connects.
+    pub(crate) fn open() -> Result<Self, DataplaneError> {
+        let failed = |e: std::io::Error| DataplaneError::Netlink { reason: e.to_string() };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+        let inside = runtime.enter();
+        // Strict checking makes the kernel filter dumps by table and protocol.
+        let (connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().map_err(failed)?;
+        runtime.spawn(connection);
+        drop(inside);
+        Ok(Self { runtime, handle, broken: Cell::new(false) })
+    }
+
+    /// True when the connection is gone and has to be opened anew.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    /// Sends a request with `flags` and waits until the kernel says yes or no.
+    pub(crate) fn act(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Errno> {
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)
+    }
+
+    /// Sends a request that is answered by one message.
+    pub(crate) fn get(
+        &self,
+        message: RouteNetlinkMessage,
+    ) -> Result<Option<RouteNetlinkMessage>, Errno> {
+        // The acknowledgement ends the wait even when the answer cannot be decoded.
+        Ok(self.exchange(message, NLM_F_REQUEST | NLM_F_ACK)?.0.pop())
+    }
+
+    /// Reads a whole table. Where the address family is switched off there is nothing to read.
+    pub(crate) fn dump(
+        &self,
+        message: &RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, Errno> {
+        for _ in 0..DUMP_ATTEMPTS {
+            match self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP) {
+                Ok((answers, false)) => return Ok(answers),
+                Ok((_, true)) => {}
+                // ENOENT: strict dumps say so for a table that nobody ever used.
+                Err(
+                    Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP | Errno::EPFNOSUPPORT,
+                ) => return Ok(Vec::new()),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// The answers, and whether the kernel says that they do not fit together.
+    fn exchange(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(Vec<RouteNetlinkMessage>, bool), Errno> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = flags;
+        let mut handle = self.handle.clone();
+        let outcome = self.runtime.block_on(async move {
+            let mut answers = Vec::new();
+            let mut interrupted = false;
+            let mut stream = handle.request(request).map_err(|_| Errno::ECONNRESET)?;
+            while let Some(answer) = stream.next().await {
+                interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                    NetlinkPayload::Error(error) => match error.code {
+                        Some(code) => return Err(Errno::from_raw(code.get().saturating_abs())),
+                        None => return Ok((answers, interrupted)),
+                    },
+                    NetlinkPayload::Done(done) if done.code == 0 => {
+                        return Ok((answers, interrupted));
+                    }
+                    NetlinkPayload::Done(done) => {
+                        return Err(Errno::from_raw(done.code.saturating_abs()));
+                    }
+                    NetlinkPayload::Overrun(_) => return Err(Errno::ENOBUFS),
+                    _ => {}
+                }
+            }
+            // Neither an acknowledgement nor an end: the connection is gone.
+            Err(Errno::ECONNRESET)
+        });
+        if outcome == Err(Errno::ECONNRESET) {
+            self.broken.set(true);
+        }
+        outcome
+    }
+}

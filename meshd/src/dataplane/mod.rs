@@ -1,0 +1,65 @@
+//! Carries [`Change`]s into the kernel and reads back what is there.
+//!
+//! Responsible for: the WireGuard device (kernel or userspace), its peers and addresses, our routes,
+//! rules, sysctls and nftables table; telling what is ours from what is not, with no memory of its
+//! own. Not for deciding anything: what should be there is `meshd_core::plan`. Called by the daemon's
+//! reconcile thread, and by `meshd cleanup`.
+//!
+//! | object | how it is known as ours |
+//! |---|---|
+//! | WireGuard device | kind and alias `meshd` |
+//! | route | protocol 109 in the configured table |
+//! | rule | protocol 109, at our priority or towards our table |
+//! | nftables | table `inet meshd` |
+
+mod error;
+pub mod linux;
+pub mod userspace;
+pub mod watch;
+
+use std::collections::BTreeSet;
+
+pub use error::DataplaneError;
+pub use linux::LinuxDataplane;
+use meshd_core::plan::{Change, Observed};
+
+/// Which implementation of WireGuard may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackendChoice {
+    /// The kernel's, or a userspace process where the kernel has none.
+    #[default]
+    Auto,
+    /// Only the kernel's.
+    Kernel,
+    /// Only a userspace process.
+    Userspace,
+}
+
+/// What [`Dataplane::observe`] is to look at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Name of the WireGuard device, e.g. `mesh0`.
+    pub interface: String,
+    /// Our routing table.
+    pub table: u32,
+    /// Priority of our rules. Rules are ours when they carry our protocol number and either look up our table or
+    /// stand at this priority, so that what an older configuration made is found too.
+    pub rule_priority: u32,
+    /// Sysctls to read, as paths below `/proc/sys`. Those that do not exist are left out of the answer.
+    pub sysctls: BTreeSet<String>,
+}
+
+/// Reads and changes the kernel. All calls block: run it on a thread of its own, outside any async
+/// runtime.
+pub trait Dataplane: Send {
+    /// Everything in `scope` that is ours.
+    ///
+    /// # Errors
+    /// When something could not be read, or the interface name belongs to somebody else
+    /// ([`DataplaneError::NameTaken`]).
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, DataplaneError>;
+
+    /// Applies `changes` in order; those that do not depend on a failed one are still made. Returns the index and
+    /// the error of each that failed. Every change can be applied twice.
+    fn apply(&mut self, changes: &[Change]) -> Vec<(usize, DataplaneError)>;
+}
