@@ -19,7 +19,7 @@ pub(crate) fn safe(text: &str) -> String {
 }
 
 /// [`safe`] for each.
-pub(crate) fn safe_all(texts: Vec<String>) -> Vec<String> {
+pub(crate) fn safe_all(texts: &[String]) -> Vec<String> {
     texts.iter().map(|text| safe(text)).collect()
 }
 

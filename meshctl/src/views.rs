@@ -46,8 +46,8 @@ pub(crate) struct HealthView {
     pub(crate) fix: Option<String>,
 }
 
-fn optional(text: Option<String>) -> Option<String> {
-    text.as_deref().and_then(known)
+fn optional(text: Option<&String>) -> Option<String> {
+    text.and_then(|text| known(text))
 }
 
 impl From<wire::StatusReply> for StatusView {
@@ -61,16 +61,16 @@ impl From<wire::StatusReply> for StatusView {
         });
         Self {
             state: safe(&reply.state),
-            mesh: optional(reply.mesh),
-            node: optional(reply.node),
-            id: optional(reply.id),
-            interface: optional(reply.interface),
-            backend: optional(reply.backend),
-            public_key: optional(reply.public_key),
+            mesh: optional(reply.mesh.as_ref()),
+            node: optional(reply.node.as_ref()),
+            id: optional(reply.id.as_ref()),
+            interface: optional(reply.interface.as_ref()),
+            backend: optional(reply.backend.as_ref()),
+            public_key: optional(reply.public_key.as_ref()),
             listen_port: reply.listen_port,
             gossip_port: reply.gossip_port,
-            mesh_addresses: safe_all(reply.mesh_addresses),
-            prefixes: safe_all(reply.prefixes),
+            mesh_addresses: safe_all(&reply.mesh_addresses),
+            prefixes: safe_all(&reply.prefixes),
             peers: PeerCountsView {
                 total: peers.total,
                 up: peers.up,
@@ -80,9 +80,9 @@ impl From<wire::StatusReply> for StatusView {
             health: health.collect(),
             version: safe(&reply.version),
             signer: reply.signer,
-            zone: optional(reply.zone),
-            certificate_not_after: optional(reply.certificate_not_after),
-            directory_hash: optional(reply.directory_hash),
+            zone: optional(reply.zone.as_ref()),
+            certificate_not_after: optional(reply.certificate_not_after.as_ref()),
+            directory_hash: optional(reply.directory_hash.as_ref()),
             synced: reply.synced,
         }
     }
@@ -141,11 +141,11 @@ impl From<wire::Peer> for PeerDetailView {
         });
         Self {
             blocked: blocked.collect(),
-            allowed_ips: safe_all(peer.allowed_ips),
-            endpoints: safe_all(peer.endpoints),
+            allowed_ips: safe_all(&peer.allowed_ips),
+            endpoints: safe_all(&peer.endpoints),
             record_version: peer.record_version,
-            record_issued_at: optional(peer.record_issued_at),
-            certificate_not_after: optional(peer.certificate_not_after),
+            record_issued_at: optional(peer.record_issued_at.as_ref()),
+            certificate_not_after: optional(peer.certificate_not_after.as_ref()),
             peer: PeerView {
                 name: safe(&peer.name),
                 id: safe(&peer.id),
@@ -153,18 +153,18 @@ impl From<wire::Peer> for PeerDetailView {
                 gossip: safe(&peer.gossip),
                 tunnel: safe(&peer.tunnel),
                 path: safe(&peer.path),
-                endpoint: optional(peer.endpoint),
+                endpoint: optional(peer.endpoint.as_ref()),
                 rtt_ms: peer.rtt_ms,
                 last_handshake_seconds: peer.last_handshake_seconds,
                 rx_bytes: peer.rx_bytes,
                 tx_bytes: peer.tx_bytes,
                 mtu: peer.mtu,
-                public_key: optional(peer.public_key),
-                mesh_addresses: safe_all(peer.mesh_addresses),
-                node_addresses: safe_all(peer.node_addresses),
-                prefixes: safe_all(peer.prefixes),
-                groups: safe_all(peer.groups),
-                reason: optional(peer.reason),
+                public_key: optional(peer.public_key.as_ref()),
+                mesh_addresses: safe_all(&peer.mesh_addresses),
+                node_addresses: safe_all(&peer.node_addresses),
+                prefixes: safe_all(&peer.prefixes),
+                groups: safe_all(&peer.groups),
+                reason: optional(peer.reason.as_ref()),
                 version: known(&peer.version),
             },
         }
@@ -191,9 +191,9 @@ impl From<wire::TokenInfo> for TokenView {
             id: safe(&info.id),
             state: safe(&info.state),
             node: known(&info.node_name),
-            prefixes: safe_all(info.prefixes),
-            allow: safe_all(info.allow),
-            groups: safe_all(info.groups),
+            prefixes: safe_all(&info.prefixes),
+            allow: safe_all(&info.allow),
+            groups: safe_all(&info.groups),
             expires_at: safe(&info.expires_at),
             uses: info.uses,
             used: info.used,
@@ -227,8 +227,8 @@ impl From<wire::InitReply> for MemberView {
             mesh: safe(&reply.mesh),
             node: safe(&reply.node),
             id: safe(&reply.id),
-            mesh_addresses: safe_all(reply.mesh_addresses),
-            prefixes: safe_all(reply.prefixes),
+            mesh_addresses: safe_all(&reply.mesh_addresses),
+            prefixes: safe_all(&reply.prefixes),
             not_granted: Vec::new(),
             peers: 0,
         }
@@ -241,9 +241,9 @@ impl From<wire::JoinDone> for MemberView {
             mesh: safe(&done.mesh),
             node: safe(&done.node),
             id: safe(&done.id),
-            mesh_addresses: safe_all(done.mesh_addresses),
-            prefixes: safe_all(done.prefixes),
-            not_granted: safe_all(done.not_granted),
+            mesh_addresses: safe_all(&done.mesh_addresses),
+            prefixes: safe_all(&done.prefixes),
+            not_granted: safe_all(&done.not_granted),
             peers: done.peers,
         }
     }
@@ -264,7 +264,7 @@ impl From<wire::LeaveReply> for LeaveView {
             mesh: known(&reply.mesh),
             node: known(&reply.node),
             told: reply.told,
-            removed: safe_all(reply.removed),
+            removed: safe_all(&reply.removed),
         }
     }
 }

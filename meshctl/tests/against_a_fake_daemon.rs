@@ -1,5 +1,7 @@
 //! What a user of `meshctl` sees, with the real control server and no mesh behind it.
 
+#![allow(clippy::unwrap_used)] // A failed step of a test is a failed test.
+
 mod fake;
 
 use std::{

@@ -39,7 +39,7 @@ pub(crate) async fn run(socket: &Path, output: Output, arguments: Ping) -> Resul
                 if !output.is_for_programs() {
                     write(line(&view.name, &reply).as_bytes())?;
                 }
-                add(&mut view, reply);
+                add(&mut view, &reply);
             }
             Ok(None) => break,
             Err(status) => {
@@ -83,7 +83,7 @@ fn line(name: &str, reply: &PingReply) -> String {
     }
 }
 
-fn add(view: &mut PingView, reply: PingReply) {
+fn add(view: &mut PingView, reply: &PingReply) {
     view.sent += 1;
     view.replies.push(ProbeView { sequence: reply.sequence, rtt_ms: reply.rtt_ms });
     view.address = known(&reply.address).or(view.address.take());

@@ -1,6 +1,8 @@
 //! A daemon without a mesh: serves the real control server on a temporary socket and answers from
 //! what the test gave it.
 
+#![allow(clippy::unwrap_used)] // A failed step of a test is a failed test.
+
 use std::{
     os::unix::fs::PermissionsExt,
     path::PathBuf,
