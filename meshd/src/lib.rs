@@ -1,4 +1,10 @@
 //! The daemon's parts, as a library so that tests can drive each against a real kernel.
 
+pub mod config;
+pub mod control;
 pub mod dataplane;
 pub mod host;
+pub mod logging;
+pub mod probe;
+pub mod reconcile;
+pub mod transport;

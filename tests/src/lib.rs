@@ -1,0 +1,3 @@
+//! Tests of meshd that need more than one function call: what they share.
+
+pub mod harness;

@@ -3,9 +3,33 @@
 //! [`Desired`] is computed from current state only, [`Observed`] is what the data plane read, and
 //! `diff` orders the [`Change`]s between the two. After a successful apply the diff is empty.
 
+mod blocked;
+mod claims;
+mod device;
+mod diff;
+mod endpoints;
+mod health;
+mod input;
+mod model;
+mod planner;
+mod prefixes;
+mod preflight;
+mod routes;
+#[cfg(test)]
+mod tests;
 mod types;
 
+pub use blocked::{BlockReason, Blocked};
+pub use claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length};
+pub use diff::diff;
+pub use health::TunnelTracker;
+pub use input::{
+    LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, TunnelHealth, TunnelState,
+};
+pub use model::{Kernel, KernelError, Verdict};
+pub use planner::{Plan, plan};
+pub use routes::ROUTE_METRIC;
 pub use types::{
-    Backend, Change, Desired, Device, Family, ObservedDevice, ObservedPeer, Observed, Peer, Route,
-    RouteKind, Rule, SourceNat, WgPrivateKey, LINK_ALIAS, PROTOCOL, UNREACHABLE_METRIC,
+    Backend, Change, Desired, Device, Family, LINK_ALIAS, Observed, ObservedDevice, ObservedPeer,
+    PROTOCOL, Peer, Route, RouteKind, Rule, SourceNat, UNREACHABLE_METRIC, WgPrivateKey,
 };

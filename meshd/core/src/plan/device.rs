@@ -1,0 +1,85 @@
+//! The device of the first lane: its addresses, MTU and sysctls, and the source NAT on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use super::{
+    input::PlanInput,
+    prefixes::is_v6,
+    types::{Device, SourceNat},
+};
+use crate::address::{is_routable_unicast, ula_prefix};
+
+/// Bytes that WireGuard adds over IPv4: 20 IP, 8 UDP, 32 its own (16 header, 16 tag).
+const OVERHEAD_V4: u32 = 60;
+/// Bytes that WireGuard adds over IPv6.
+const OVERHEAD_V6: u32 = 80;
+/// Assumed of an underlay whose MTU is not known: Ethernet's.
+const UNDERLAY_MTU: u32 = 1_500;
+/// Linux takes IPv6 away from a device with less (RFC 8200, 5). An underlay too small for it carries
+/// the encrypted packets in fragments.
+const SMALLEST_MTU: u32 = 1_280;
+/// The largest IP packet less the overhead.
+const LARGEST_MTU: u32 = 65_535 - OVERHEAD_V6;
+
+/// The device. `any_v6`: a peer has, or may get, an IPv6 endpoint.
+pub(super) fn device(input: &PlanInput<'_>, any_v6: bool) -> Device {
+    let has_family = |address: &&IpNet| input.local.ipv6 || !is_v6(address);
+    Device {
+        name: input.config.interface.clone(),
+        private_key: input.lane.private_key.clone(),
+        public_key: input.lane.public_key,
+        listen_port: input.config.listen_port,
+        fwmark: input.config.fwmark,
+        mtu: mtu(input, any_v6),
+        addresses: input.own.mesh_addresses.iter().filter(has_family).copied().collect(),
+        sysctls: sysctls(input),
+    }
+}
+
+fn mtu(input: &PlanInput<'_>, any_v6: bool) -> u32 {
+    let ulas = IpNet::V6(ula_prefix(&input.own.certificate.mesh_id));
+    let underlay_v6 = input.local.addresses.iter().any(|address| {
+        is_v6(address) && is_routable_unicast(&address.addr()) && !ulas.contains(&address.addr())
+    });
+    let overhead = if any_v6 && underlay_v6 { OVERHEAD_V6 } else { OVERHEAD_V4 };
+    let underlay = input.local.underlay_mtu.unwrap_or(UNDERLAY_MTU);
+    let mtu = input.config.mtu.unwrap_or_else(|| underlay.saturating_sub(overhead));
+    mtu.clamp(SMALLEST_MTU, LARGEST_MTU)
+}
+
+/// - `rp_filter=2`: WireGuard has checked the source by itself, and a strict check would look for the
+///   way back without the mark (2 wins over a strict `all`, since the kernel takes the larger).
+/// - IPv4 `forwarding`: decided by the interface a packet came in by, so this is what lets remote
+///   pods in. IPv6 asks `all` for that; on the device it makes this host a router, deaf to
+///   redirects.
+/// - `addr_gen_mode=1`: no link-local address of the kernel's making. The kernel's WireGuard does so
+///   by itself, a TUN device does not.
+/// - `accept_ra=0`: no member gives this host routes or addresses.
+/// - `disable_ipv6=0`: hosts that disable IPv6 by default for new devices would have no ULA.
+fn sysctls(input: &PlanInput<'_>) -> BTreeMap<String, String> {
+    let v4 = [("rp_filter", "2"), ("forwarding", "1")];
+    let v6 =
+        [("disable_ipv6", "0"), ("forwarding", "1"), ("addr_gen_mode", "1"), ("accept_ra", "0")];
+    let name = &input.config.interface;
+    let path = |family: &str, key: &str| format!("net/{family}/conf/{name}/{key}");
+    let v4 = v4.map(|(key, value)| (path("ipv4", key), value.to_owned()));
+    let v6 = v6.map(|(key, value)| (path("ipv6", key), value.to_owned()));
+    v4.into_iter().chain(v6.into_iter().filter(|_| input.local.ipv6)).collect()
+}
+
+/// What keeps its source: our mesh addresses, and our prefixes except those that others have won,
+/// since nobody takes packets from those from us.
+pub(super) fn source_nat(input: &PlanInput<'_>, lost: impl Fn(&IpNet) -> bool) -> SourceNat {
+    let (mut own_v4, mut own_v6) = (BTreeSet::new(), BTreeSet::new());
+    for net in input.own.mesh_addresses.iter().chain(&input.own.prefixes) {
+        match net.trunc() {
+            prefix if lost(&prefix) => {}
+            IpNet::V4(v4) => drop(own_v4.insert(v4)),
+            IpNet::V6(v6) if input.local.ipv6 => drop(own_v6.insert(v6)),
+            IpNet::V6(_) => {}
+        }
+    }
+    SourceNat { device: input.config.interface.clone(), own_v4, own_v6 }
+}

@@ -1,0 +1,272 @@
+//! The changes that lead from what the kernel holds to what it should hold, in an order in which no
+//! step makes a hole, lets a packet out in the clear, or refers to what is not there.
+//!
+//! | step | why there |
+//! |---|---|
+//! | all rules, when none should remain | teardown: from here on nothing of ours is looked at |
+//! | `unreachable` routes | whatever fails from here on, nothing leaves in the clear |
+//! | a device of another name goes | it holds the UDP port; its routes go with it |
+//! | device, key, port, mark, MTU, sysctls, addresses, up | IPv6 may be disabled before its sysctl; a route needs device, source address, and link up |
+//! | peers: new ones, and allowed IPs added | adding moves an allowed IP without a gap; the packet needs a peer before the route |
+//! | source NAT | before the first packet takes a new route |
+//! | `throw` and device routes, the longest first | what is local or goes in the clear must not be taken along by a wider route, nor let out what is within it |
+//! | among them `unreachable` within a device route | earlier it would be a hole until its own device route stands |
+//! | rules, new before old | last of the setup: the table is complete |
+//! | routes go, the shortest first, each `unreachable` before its device route | the other way round would be a hole, or a leak, where a wider route takes over |
+//! | allowed IPs and peers go | no route leads to them any more |
+//! | addresses go | no route has them as its source any more |
+//!
+//! A data plane should stop at the first change that fails and observe again: every prefix of the
+//! list leaves the kernel in a state without holes and leaks. If it goes on, later changes fail
+//! too or are right, and the next diff mends the rest.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use ipnet::IpNet;
+use meshd_proto::WgPublicKey;
+
+use super::{
+    prefixes::PrefixMap,
+    types::{
+        Change, Desired, Device, Observed, ObservedDevice, ObservedPeer, Peer, Route, RouteKind,
+    },
+};
+use crate::limits::HANDSHAKE_FRESH;
+
+/// The ordered changes from `observed` to `desired`; empty when nothing is to be done.
+///
+/// An endpoint is compared only where `desired` gives one, and never set on a peer with a handshake
+/// in the last 180 s: it works, and may have roamed since the plan was made.
+#[must_use]
+pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
+    let wanted = desired.device.as_ref();
+    let (kept, doomed) = match &observed.device {
+        Some(device) if wanted.is_some_and(|wanted| wanted.name == device.name) => {
+            (Some(device), None)
+        }
+        other => (None, other.as_ref()),
+    };
+    let routes = RouteDiff::new(desired, observed, doomed);
+    let mut changes = Vec::new();
+    if desired.rules.is_empty() {
+        remove_rules(desired, observed, &mut changes);
+    }
+    changes.extend(routes.early_unreachable());
+    if let Some(device) = doomed {
+        changes.push(Change::DeleteDevice { name: device.name.clone() });
+    }
+    let peers = wanted.map(|wanted| {
+        configure(wanted, kept, &mut changes);
+        PeerDiff::new(wanted, desired, kept.map(|_| &observed.peers))
+    });
+    changes.extend(peers.iter().flat_map(PeerDiff::puts));
+    if desired.nat.is_some() && desired.nat != observed.nat {
+        changes.extend(desired.nat.clone().map(Change::PutNat));
+    }
+    changes.extend(routes.puts());
+    if !desired.rules.is_empty() {
+        changes.extend(desired.rules.difference(&observed.rules).cloned().map(Change::AddRule));
+        remove_rules(desired, observed, &mut changes);
+    }
+    changes.extend(routes.removals());
+    changes.extend(peers.iter().flat_map(PeerDiff::removals));
+    if let (Some(wanted), Some(kept)) = (wanted, kept) {
+        let gone = kept.addresses.difference(&wanted.addresses);
+        let name = || wanted.name.clone();
+        changes
+            .extend(gone.map(|address| Change::RemoveAddress { name: name(), address: *address }));
+    }
+    if desired.nat.is_none() && observed.nat_present {
+        changes.push(Change::RemoveNat);
+    }
+    changes
+}
+
+fn remove_rules(desired: &Desired, observed: &Observed, changes: &mut Vec<Change>) {
+    changes.extend(observed.rules.difference(&desired.rules).cloned().map(Change::RemoveRule));
+}
+
+/// Makes the device if there is none, and sets what differs on it.
+fn configure(wanted: &Device, kept: Option<&ObservedDevice>, changes: &mut Vec<Change>) {
+    let name = || wanted.name.clone();
+    if kept.is_none() {
+        changes.push(Change::CreateDevice { name: name() });
+    }
+    let differs =
+        |same: fn(&Device, &ObservedDevice) -> bool| kept.is_none_or(|k| !same(wanted, k));
+    let new_key = differs(|w, k| k.public_key == Some(w.public_key));
+    let new_port = differs(|w, k| k.listen_port == w.listen_port);
+    let new_mark = differs(|w, k| k.fwmark == w.fwmark);
+    if new_key || new_port || new_mark {
+        changes.push(Change::ConfigureDevice {
+            name: name(),
+            private_key: new_key.then(|| wanted.private_key.clone()),
+            listen_port: new_port.then_some(wanted.listen_port),
+            fwmark: new_mark.then_some(wanted.fwmark),
+        });
+    }
+    if differs(|w, k| k.mtu == w.mtu) {
+        changes.push(Change::SetMtu { name: name(), mtu: wanted.mtu });
+    }
+    for (path, value) in &wanted.sysctls {
+        if kept.is_none_or(|kept| kept.sysctls.get(path) != Some(value)) {
+            changes.push(Change::SetSysctl { path: path.clone(), value: value.clone() });
+        }
+    }
+    for address in &wanted.addresses {
+        if kept.is_none_or(|kept| !kept.addresses.contains(address)) {
+            changes.push(Change::AddAddress { name: name(), address: *address });
+        }
+    }
+    if kept.is_none_or(|kept| !kept.up) {
+        changes.push(Change::SetUp { name: name() });
+    }
+}
+
+/// What differs among the peers of a device that stays or was just made.
+struct PeerDiff<'a> {
+    device: &'a str,
+    desired: &'a BTreeMap<WgPublicKey, Peer>,
+    /// As they are once key and device are set.
+    present: BTreeMap<WgPublicKey, &'a ObservedPeer>,
+    /// Allowed IPs that go by themselves, since another peer gets them.
+    moving: BTreeSet<IpNet>,
+}
+
+impl<'a> PeerDiff<'a> {
+    fn new(
+        device: &'a Device,
+        desired: &'a Desired,
+        observed: Option<&'a BTreeMap<WgPublicKey, ObservedPeer>>,
+    ) -> Self {
+        let mut present: BTreeMap<_, _> =
+            observed.into_iter().flatten().map(|(key, peer)| (*key, peer)).collect();
+        // A device does not keep a peer with its own key.
+        present.remove(&device.public_key);
+        let mut moving = BTreeSet::new();
+        for (key, peer) in &desired.peers {
+            let held = present.get(key).map(|peer| &peer.allowed_ips);
+            moving
+                .extend(peer.allowed_ips.iter().filter(|ip| held.is_none_or(|h| !h.contains(*ip))));
+        }
+        Self { device: &device.name, desired: &desired.peers, present, moving }
+    }
+
+    fn puts(&self) -> impl Iterator<Item = Change> {
+        self.desired.iter().filter_map(|(key, peer)| self.put(key, peer))
+    }
+
+    fn put(&self, key: &WgPublicKey, peer: &Peer) -> Option<Change> {
+        let nothing = ObservedPeer::default();
+        let present = self.present.get(key).copied();
+        let held = present.unwrap_or(&nothing);
+        let works = held.last_handshake.is_some_and(|age| age < HANDSHAKE_FRESH);
+        let endpoint = peer.endpoint.filter(|new| !works && held.endpoint != Some(*new));
+        let keepalive = (peer.keepalive != held.keepalive).then_some(peer.keepalive);
+        let add: BTreeSet<IpNet> =
+            peer.allowed_ips.difference(&held.allowed_ips).copied().collect();
+        let new = present.is_none();
+        if !new && endpoint.is_none() && keepalive.is_none() && add.is_empty() {
+            return None;
+        }
+        Some(Change::PutPeer {
+            device: self.device.to_owned(),
+            public_key: *key,
+            endpoint,
+            keepalive,
+            add_allowed_ips: add,
+            new,
+        })
+    }
+
+    fn removals(&self) -> impl Iterator<Item = Change> {
+        self.present.iter().filter_map(|(key, held)| self.removal(key, held))
+    }
+
+    fn removal(&self, key: &WgPublicKey, held: &ObservedPeer) -> Option<Change> {
+        let Some(peer) = self.desired.get(key) else {
+            return Some(Change::RemovePeer { device: self.device.to_owned(), public_key: *key });
+        };
+        let mut extra = held.allowed_ips.difference(&peer.allowed_ips);
+        extra.any(|ip| !self.moving.contains(ip)).then(|| Change::ReplaceAllowedIps {
+            device: self.device.to_owned(),
+            public_key: *key,
+            allowed_ips: peer.allowed_ips.clone(),
+        })
+    }
+}
+
+/// What differs among the routes.
+struct RouteDiff<'a> {
+    desired: &'a BTreeSet<Route>,
+    /// As they are once the device that goes has gone.
+    present: BTreeSet<&'a Route>,
+    /// Destinations of the device routes among them.
+    through_device: PrefixMap<()>,
+}
+
+impl<'a> RouteDiff<'a> {
+    fn new(desired: &'a Desired, observed: &'a Observed, doomed: Option<&ObservedDevice>) -> Self {
+        let goes = |route: &Route| {
+            let device = device_of(route);
+            device.is_some() && device == doomed.map(|doomed| doomed.name.as_str())
+        };
+        let present: BTreeSet<&Route> =
+            observed.routes.iter().filter(|route| !goes(route)).collect();
+        let through_device = present.iter().filter(|route| device_of(route).is_some());
+        let through_device = through_device.map(|route| route.destination).collect();
+        Self { desired: &desired.routes, present, through_device }
+    }
+
+    fn missing(&self) -> impl Iterator<Item = &'a Route> {
+        self.desired.iter().filter(|route| !self.present.contains(route))
+    }
+
+    /// A wider device route carries the destination now, and shall until its own one stands.
+    fn is_within_tunnel(&self, route: &Route) -> bool {
+        let mut covering = self.through_device.covering(&route.destination);
+        covering.next().is_some_and(|(prefix, ())| prefix != route.destination)
+    }
+
+    fn early_unreachable(&self) -> impl Iterator<Item = Change> {
+        self.missing()
+            .filter(|route| is_unreachable(route) && !self.is_within_tunnel(route))
+            .cloned()
+            .map(Change::PutRoute)
+    }
+
+    /// The longest first: what leaves the tunnel again within a wider prefix is there before that,
+    /// and what is within that too before it.
+    fn puts(&self) -> impl Iterator<Item = Change> {
+        let mut late: Vec<&Route> = self
+            .missing()
+            .filter(|route| !is_unreachable(route) || self.is_within_tunnel(route))
+            .collect();
+        late.sort_by_key(|route| (Reverse(route.destination.prefix_len()), route.metric));
+        late.into_iter().cloned().map(Change::PutRoute)
+    }
+
+    /// The other way round: the shortest first, and `unreachable` before the device route.
+    fn removals(&self) -> impl Iterator<Item = Change> {
+        let place = |route: &Route| (route.destination, route.table, route.metric);
+        let replaced: BTreeSet<_> = self.desired.iter().map(place).collect();
+        let gone = self.present.iter().copied().filter(|route| !replaced.contains(&place(route)));
+        let mut gone: Vec<&Route> = gone.collect();
+        gone.sort_by_key(|route| (route.destination.prefix_len(), Reverse(route.metric)));
+        gone.into_iter().cloned().map(Change::RemoveRoute)
+    }
+}
+
+fn device_of(route: &Route) -> Option<&str> {
+    match &route.kind {
+        RouteKind::Device { device, .. } => Some(device),
+        RouteKind::Throw | RouteKind::Unreachable => None,
+    }
+}
+
+fn is_unreachable(route: &Route) -> bool {
+    route.kind == RouteKind::Unreachable
+}

@@ -1,0 +1,159 @@
+//! What the planner is given: plain values, the state of now and nothing of the past.
+//!
+//! The daemon fills a [`PlanInput`] from its configuration, the directory, SWIM, the network of
+//! this host and [`TunnelTracker`](super::TunnelTracker). Reads nothing itself.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use meshd_proto::WgPublicKey;
+
+use super::types::WgPrivateKey;
+use crate::trust::Record;
+
+/// Everything that [`plan`](super::plan()) decides from.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanInput<'a> {
+    /// This node's own record, as it publishes it.
+    pub own: &'a Record,
+    /// The key pair of this node's first lane.
+    pub lane: &'a LaneKeys,
+    /// What the configuration says.
+    pub config: &'a PlanConfig,
+    /// What this host's network looks like without the mesh.
+    pub local: &'a LocalNetwork,
+    /// All others, in any order. This node itself is passed over; of two with the same identity the
+    /// record with the higher version counts.
+    pub members: &'a [Member],
+}
+
+/// A lane's WireGuard key pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneKeys {
+    /// Static key.
+    pub private_key: WgPrivateKey,
+    /// Its public half.
+    pub public_key: WgPublicKey,
+}
+
+/// The part of the configuration that steers the data plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanConfig {
+    /// `[wireguard] interface`.
+    pub interface: String,
+    /// `[wireguard] port`.
+    pub listen_port: u16,
+    /// `[wireguard] fwmark`.
+    pub fwmark: u32,
+    /// `[network] table`.
+    pub table: u32,
+    /// `[network] rule_priority`.
+    pub rule_priority: u32,
+    /// `[network] mtu`; `None` is "auto". The configuration allows 1,280 to 65,455 only: Linux takes
+    /// IPv6 away from a device below 1,280. Values outside are brought to the nearer end.
+    pub mtu: Option<u32>,
+    /// `[wireguard] persistent_keepalive` in seconds; 0 is never.
+    pub keepalive: u16,
+}
+
+impl Default for PlanConfig {
+    fn default() -> Self {
+        Self {
+            interface: "mesh0".to_owned(),
+            listen_port: 51820,
+            fwmark: 0x10,
+            table: 51820,
+            rule_priority: 2600,
+            mtu: None,
+            keepalive: 25,
+        }
+    }
+}
+
+/// This host's network, the mesh device left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalNetwork {
+    /// Every address of every interface with the length of its network, host bits kept
+    /// (`10.0.0.5/24`). Loopback and link-local ones may be there; they are not looked at.
+    pub addresses: BTreeSet<IpNet>,
+    /// Next hops of all routes of this host.
+    pub gateways: BTreeSet<IpAddr>,
+    /// MTU of the interface that leads to the other hosts (the smallest, where there are several);
+    /// `None` counts as 1,500.
+    pub underlay_mtu: Option<u32>,
+    /// Others reach this host only where it has spoken first.
+    pub behind_nat: bool,
+    /// The host can have IPv6 addresses (false with `ipv6.disable=1`).
+    pub ipv6: bool,
+}
+
+/// What SWIM says of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Liveness {
+    /// It answers.
+    Alive,
+    /// It did not answer lately.
+    Suspect,
+    /// It is taken for dead. Never a reason to take its peer away.
+    Down,
+    /// It said so, signed.
+    Left,
+}
+
+/// Another member as it is known now.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its verified record.
+    pub record: Arc<Record>,
+    /// What SWIM says.
+    pub liveness: Liveness,
+    /// How long it has been [`Liveness::Down`].
+    pub down_for: Option<Duration>,
+    /// The address over which a QUIC connection with it was last made. Should stay when the
+    /// connection ends: it is what was proved last, and a prefix that covers it is not routed.
+    pub path: Option<IpAddr>,
+    /// Its tunnel, when the kernel holds its peer.
+    pub tunnel: Option<TunnelHealth>,
+}
+
+/// How a tunnel does, told from successive observations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TunnelHealth {
+    /// Up, stale or never.
+    pub state: TunnelState,
+    /// Where the kernel sends to.
+    pub endpoint: Option<SocketAddr>,
+    /// Age of the last handshake.
+    pub last_handshake: Option<Duration>,
+    /// How many endpoints were given enough time without an answer since the tunnel was last up.
+    pub attempt: u32,
+}
+
+/// State of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TunnelState {
+    /// There was a handshake, and nothing that was sent stayed without an answer for long. An idle
+    /// tunnel is up, whatever the age of its handshake.
+    Up,
+    /// Sent without an answer, and the last handshake is older than 180 s.
+    Stale,
+    /// No handshake yet.
+    Never,
+}
+
+impl TunnelState {
+    /// `up`, `stale` or `never`, as in `peers list`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Stale => "stale",
+            Self::Never => "never",
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Whether routing a prefix into the mesh would cut this host off from anything.
+//!
+//! Asked by the planner for each prefix that its claimant holds by right. "Covers" means: an address
+//! that this host needs outside the mesh lies within the prefix. A neighbour of our pod network
+//! (10.244.2.0/24 beside our 10.244.1.0/24) covers nothing; 10.0.0.0/8 on a host at 10.0.0.5 does.
+//! What lies within our own prefixes needs no such care: their `throw` routes are longer.
+//!
+//! A single address (/32, /128) within a network that we are directly on is let through: that is a
+//! workload whose address the cloud took from the hosts' subnet. Anything wider there is not.
+//!
+//! Endpoints that others merely claim do not count. If they did, a member could name an address
+//! within another's pod prefix and so take that prefix off every host. Counted are the addresses
+//! where a member was reached (`Member::path`), and a claimant's own endpoints against its own
+//! prefixes. An endpoint that lies in a routed prefix is not used instead (`endpoints`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::{IpNet, Ipv6Net};
+use meshd_proto::NodeName;
+
+use super::{
+    blocked::{BlockReason, Blocked},
+    input::{Member, PlanInput, TunnelState},
+    prefixes::{PrefixMap, address_within, is_v6},
+};
+use crate::address::{host_prefix, is_forbidden_prefix, is_routable_unicast, overlaps, ula_prefix};
+
+/// What this host must keep reaching outside the mesh.
+#[derive(Debug)]
+pub(super) struct Preflight {
+    /// Own prefixes and mesh addresses.
+    own: PrefixMap<()>,
+    gateways: BTreeSet<IpAddr>,
+    addresses: BTreeSet<IpAddr>,
+    /// Networks that an interface is on, with its address.
+    networks: PrefixMap<IpNet>,
+    /// Where members were reached.
+    reached: BTreeMap<IpAddr, NodeName>,
+    own_endpoints: BTreeSet<IpAddr>,
+    ulas: Ipv6Net,
+    /// Mesh addresses that their nodes hold by right.
+    mesh_addresses: BTreeSet<IpAddr>,
+}
+
+impl Preflight {
+    /// Collects what is to be kept reachable. `mesh_addresses` are those held by right, ours among
+    /// them.
+    pub(super) fn new<'a>(
+        input: &PlanInput<'_>,
+        members: impl IntoIterator<Item = &'a Member>,
+        mesh_addresses: BTreeSet<IpAddr>,
+    ) -> Self {
+        let own_nets = input.own.prefixes.iter().chain(&input.own.mesh_addresses).copied();
+        let own: PrefixMap<()> = own_nets.collect();
+        let ulas = ula_prefix(&input.own.certificate.mesh_id);
+        let outside = |address: &IpAddr| {
+            is_routable_unicast(address)
+                && !own.holds(*address)
+                && !mesh_addresses.contains(address)
+                && !matches!(address, IpAddr::V6(v6) if ulas.contains(v6))
+        };
+        let local = input.local.addresses.iter().filter(|net| outside(&net.addr()));
+        let mut networks = PrefixMap::default();
+        for net in local.clone() {
+            networks.insert(*net, *net);
+        }
+        let reached = members.into_iter().filter_map(|member| {
+            let path = member.path.filter(|path| outside(path))?;
+            Some((path, member.record.name.clone()))
+        });
+        Self {
+            gateways: input.local.gateways.iter().copied().filter(|a| outside(a)).collect(),
+            addresses: local.map(IpNet::addr).collect(),
+            networks,
+            reached: reached.collect(),
+            own_endpoints: input.own.endpoints.iter().map(|e| e.ip()).filter(outside).collect(),
+            own,
+            ulas,
+            mesh_addresses,
+        }
+    }
+
+    /// Why `prefix`, held by `claimant`, must not be routed into the mesh here; `None` when it may.
+    /// Reasons that leave it without a route come before those that make it unreachable.
+    pub(super) fn check(&self, prefix: &IpNet, claimant: &Member) -> Option<Blocked> {
+        let name = &claimant.record.name;
+        let narrow = format!("narrow the prefix of {name}, or renumber");
+        let (reason, what, fix) = if is_forbidden_prefix(prefix) {
+            let what = "holds loopback, link-local, multicast or reserved addresses".to_owned();
+            (BlockReason::Reserved, what, narrow)
+        } else if let Some((own, ())) = self.own.covering(prefix).next() {
+            let fix = format!("let only one of this node and {name} have it");
+            (BlockReason::OwnPrefix, format!("lies within {own} of this node"), fix)
+        } else if let Some(gateway) = address_within(&self.gateways, prefix) {
+            (BlockReason::CoversGateway, format!("covers this host's gateway {gateway}"), narrow)
+        } else if let Some(address) = address_within(&self.addresses, prefix) {
+            (BlockReason::CoversUnderlay, format!("covers this host's address {address}"), narrow)
+        } else if let Some(network) = self.connected(prefix) {
+            let what = format!("is a part of the network of this host's address {network}");
+            (BlockReason::ConnectedNetwork, what, narrow)
+        } else if let Some(what) = self.covered_endpoint(prefix, claimant) {
+            (BlockReason::CoversEndpoint, what, narrow)
+        } else if self.is_in_mesh_range(prefix, claimant) {
+            let what = "overlaps the mesh's own addresses".to_owned();
+            (BlockReason::MeshRange, what, narrow)
+        } else {
+            return None;
+        };
+        let message = format!("{prefix} of {name} is not routed; it {what}; {fix}");
+        Some(Blocked { prefix: Some(*prefix), reason, message })
+    }
+
+    fn connected(&self, prefix: &IpNet) -> Option<IpNet> {
+        if prefix.prefix_len() == prefix.max_prefix_len() {
+            return None;
+        }
+        self.networks.covering(prefix).next().map(|(_, address)| *address)
+    }
+
+    fn covered_endpoint(&self, prefix: &IpNet, claimant: &Member) -> Option<String> {
+        let mut reached = self.reached.range(prefix.network()..=prefix.broadcast());
+        if let Some((address, name)) = reached.next() {
+            return Some(format!("covers {address}, where {name} was reached"));
+        }
+        if let Some(address) = address_within(&self.own_endpoints, prefix) {
+            return Some(format!("covers {address}, an endpoint of this node"));
+        }
+        let tunnel = claimant.tunnel.filter(|tunnel| tunnel.state == TunnelState::Up);
+        if let Some(endpoint) = tunnel.and_then(|tunnel| tunnel.endpoint)
+            && prefix.contains(&endpoint.ip())
+        {
+            return Some(format!("covers {endpoint}, where its own tunnel ends"));
+        }
+        // A member that routes for the network that it is in is fine, as long as there is another
+        // way to it.
+        let mut endpoints =
+            claimant.record.endpoints.iter().map(|e| e.ip()).filter(is_routable_unicast);
+        let covered = endpoints.clone().find(|address| prefix.contains(address))?;
+        let claimed: PrefixMap<()> = claimant.record.prefixes.iter().copied().collect();
+        endpoints
+            .all(|address| claimed.holds(address))
+            .then(|| format!("covers {covered}, and its node has no endpoint outside"))
+    }
+
+    fn is_in_mesh_range(&self, prefix: &IpNet, claimant: &Member) -> bool {
+        if claimant.record.mesh_addresses.contains(prefix) {
+            return false;
+        }
+        (is_v6(prefix) && overlaps(prefix, &IpNet::V6(self.ulas)))
+            || address_within(&self.mesh_addresses, prefix)
+                .is_some_and(|address| host_prefix(address) != *prefix)
+    }
+}

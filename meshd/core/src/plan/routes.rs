@@ -1,0 +1,69 @@
+//! Routes of our table and the rules that lead to it.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+
+use super::{
+    input::PlanInput,
+    planner::Destinations,
+    prefixes::{PrefixMap, is_v6},
+    types::{Family, Route, RouteKind, Rule, UNREACHABLE_METRIC},
+};
+
+/// Metric of device and `throw` routes. Not 0, which IPv6 would turn into this very number.
+pub const ROUTE_METRIC: u32 = 1_024;
+
+/// Routes for all destinations, and `throw` for our own prefixes.
+///
+/// What goes as without a mesh has no route, except where a wider prefix would take it along: there
+/// a `throw` lets it out again.
+pub(super) fn routes(input: &PlanInput<'_>, destinations: &Destinations) -> BTreeSet<Route> {
+    let source = |v6: bool| -> Option<IpAddr> {
+        let addresses = input.own.mesh_addresses.iter();
+        addresses.map(IpNet::addr).find(|address| address.is_ipv6() == v6)
+    };
+    let sources = [source(false), source(true)];
+    let route = |destination: &IpNet, metric: u32, kind: RouteKind| Route {
+        destination: destination.trunc(),
+        table: input.config.table,
+        metric,
+        kind,
+    };
+    let mut routes = BTreeSet::new();
+    for prefix in &destinations.tunnel {
+        let kind = RouteKind::Device {
+            device: input.config.interface.clone(),
+            source: sources[usize::from(is_v6(prefix))],
+            mtu: None,
+        };
+        routes.insert(route(prefix, ROUTE_METRIC, kind));
+    }
+    for prefix in destinations.tunnel.iter().chain(&destinations.unreachable) {
+        routes.insert(route(prefix, UNREACHABLE_METRIC, RouteKind::Unreachable));
+    }
+    for prefix in &input.own.prefixes {
+        routes.insert(route(prefix, ROUTE_METRIC, RouteKind::Throw));
+    }
+    let caught: PrefixMap<()> =
+        destinations.tunnel.iter().chain(&destinations.unreachable).copied().collect();
+    for prefix in &destinations.clear {
+        if caught.covering(prefix).next().is_some() {
+            routes.insert(route(prefix, ROUTE_METRIC, RouteKind::Throw));
+        }
+    }
+    routes.retain(|route| input.local.ipv6 || !is_v6(&route.destination));
+    routes
+}
+
+/// One rule for each family that the host has.
+pub(super) fn rules(input: &PlanInput<'_>) -> BTreeSet<Rule> {
+    let families = [Some(Family::V4), input.local.ipv6.then_some(Family::V6)];
+    let rule = |family| Rule {
+        family,
+        priority: input.config.rule_priority,
+        table: input.config.table,
+        fwmark: input.config.fwmark,
+    };
+    families.into_iter().flatten().map(rule).collect()
+}

@@ -1,0 +1,55 @@
+//! What the daemon answers to each call.
+
+use futures::{future::BoxFuture, stream::BoxStream};
+use meshd_proto::control::{
+    CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest, JoinProgress,
+    JoinRequest, LeaveReply, ListPeersReply, ListTokensReply, PingReply, PingRequest,
+    ShowPeerReply, ShowPeerRequest, StatusReply,
+};
+
+use super::ControlError;
+
+/// The answer of a call.
+pub type Reply<'a, T> = BoxFuture<'a, Result<T, ControlError>>;
+/// The answers of a call that goes on; an error ends it.
+pub type ReplyStream<T> = BoxStream<'static, Result<T, ControlError>>;
+
+/// One method per call. Callers have been checked when a method runs: changes come from root.
+///
+/// A future or stream is dropped when the client goes away; what must not be left half done runs in
+/// a task of its own.
+pub trait ControlBackend: Send + Sync + 'static {
+    /// This host.
+    fn status(&self) -> Reply<'_, StatusReply>;
+
+    /// All peers in the order in which they are shown. The server applies the caller's filter.
+    fn peers(&self) -> Reply<'_, ListPeersReply>;
+
+    /// All peers now and whenever something changed. The server applies the caller's filter and
+    /// leaves out answers that say nothing new.
+    fn watch_peers(&self) -> Reply<'_, ReplyStream<ListPeersReply>>;
+
+    /// One peer by name (`NAME` or `NAME~ab12`).
+    fn peer(&self, request: ShowPeerRequest) -> Reply<'_, ShowPeerReply>;
+
+    /// Probes through the tunnel, one answer per probe.
+    fn ping(&self, request: PingRequest) -> Reply<'_, ReplyStream<PingReply>>;
+
+    /// Tokens that this host has signed.
+    fn tokens(&self) -> Reply<'_, ListTokensReply>;
+
+    /// Everything counted since start.
+    fn counters(&self) -> Reply<'_, CountersReply>;
+
+    /// Makes a mesh.
+    fn init(&self, request: InitRequest) -> Reply<'_, InitReply>;
+
+    /// Makes a join token.
+    fn create_token(&self, request: CreateTokenRequest) -> Reply<'_, CreateTokenReply>;
+
+    /// Joins a mesh; the last answer is `done`.
+    fn join(&self, request: JoinRequest) -> Reply<'_, ReplyStream<JoinProgress>>;
+
+    /// Leaves the mesh and removes all that meshd made on this host.
+    fn leave(&self) -> Reply<'_, LeaveReply>;
+}

@@ -1,0 +1,314 @@
+//! Serves the API: one task per connection (by tonic), bounded in number per user and altogether.
+//!
+//! Queues: none of our own; a stream is polled only as fast as its client reads. Everything may be
+//! cancelled at any await.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt, future::ready, stream};
+use meshd_proto::control::{
+    CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
+    JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListPeersReply, ListPeersRequest,
+    ListTokensReply, ListTokensRequest, PingReply, PingRequest, ShowPeerReply, ShowPeerRequest,
+    StatusReply, StatusRequest,
+    control_server::{Control, ControlServer},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::UnixStream,
+    sync::watch,
+};
+use tonic::{Request, Response, Status, transport::server::Connected};
+
+use super::{
+    Caller, ControlBackend, ControlError, ControlSocket, PeerFilter, Readers, ReplyStream,
+};
+
+/// Requests are names and a token.
+const LARGEST_REQUEST: usize = 64 * 1024;
+/// Open connections per user, so that no reader can keep root out.
+const CONNECTIONS_PER_USER: usize = 32;
+/// Open connections of all users but root.
+const CONNECTIONS: usize = 128;
+/// Calls at once on one connection.
+const CALLS: u32 = 16;
+/// For calls that are still open when the daemon stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Serves until `stop` becomes true or its sender is gone, then ends watches and gives other calls
+/// two seconds.
+///
+/// # Errors
+/// When the socket fails for good.
+pub async fn serve(
+    socket: ControlSocket,
+    backend: Arc<dyn ControlBackend>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let service = ControlServer::new(Service { backend, stop: stop.clone() })
+        .max_decoding_message_size(LARGEST_REQUEST)
+        .max_encoding_message_size(usize::MAX);
+    let served = tonic::transport::Server::builder()
+        .max_concurrent_streams(CALLS)
+        .concurrency_limit_per_connection(CALLS as usize)
+        .http2_max_header_list_size(8 * 1024)
+        .serve_with_incoming_shutdown(service, incoming(&socket), stopped(stop.clone()));
+    tokio::select! {
+        done = served => done,
+        () = async { stopped(stop).await; tokio::time::sleep(GRACE).await } => Ok(()),
+    }
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it the daemon.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Connections, each with its caller. Those above the limits are closed at once.
+fn incoming(socket: &ControlSocket) -> impl Stream<Item = Result<Connection, Infallible>> {
+    let open = Open::default();
+    let readers = socket.readers();
+    stream::unfold((), move |()| async move { Some((socket.listener().accept().await, ())) })
+        .then(move |accepted| async move {
+            if let Err(error) = &accepted {
+                // Out of file descriptors, mostly: do not spin until some are free.
+                tracing::warn!(%error, "accepting a control connection failed");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            accepted
+        })
+        .filter_map(move |accepted| ready(admit(accepted, readers, &open).map(Ok)))
+}
+
+fn admit(
+    accepted: io::Result<(UnixStream, tokio::net::unix::SocketAddr)>,
+    readers: Readers,
+    open: &Open,
+) -> Option<Connection> {
+    let (stream, _) = accepted.ok()?;
+    let caller = Caller::of(&stream.peer_cred().ok()?, readers);
+    let Some(slot) = open.take(&caller) else {
+        tracing::warn!(uid = %caller.uid(), "too many control connections, one was closed");
+        return None;
+    };
+    Some(Connection { stream, caller, _slot: slot })
+}
+
+/// How many connections each user has open.
+#[derive(Debug, Clone, Default)]
+struct Open(Arc<Mutex<BTreeMap<u32, usize>>>);
+
+/// Counts as open until dropped.
+#[derive(Debug)]
+struct Slot {
+    open: Open,
+    uid: u32,
+}
+
+impl Open {
+    fn take(&self, caller: &Caller) -> Option<Slot> {
+        let uid = caller.uid().as_raw();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others: usize = counts.iter().filter(|(of, _)| **of != 0).map(|(_, n)| n).sum();
+        let own = counts.get(&uid).copied().unwrap_or(0);
+        if own >= CONNECTIONS_PER_USER || (uid != 0 && others >= CONNECTIONS) {
+            return None;
+        }
+        *counts.entry(uid).or_default() += 1;
+        Some(Slot { open: self.clone(), uid })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut counts = self.open.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.uid) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// A stream that knows who is at its other end.
+struct Connection {
+    stream: UnixStream,
+    caller: Caller,
+    _slot: Slot,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+struct Service {
+    backend: Arc<dyn ControlBackend>,
+    stop: watch::Receiver<bool>,
+}
+
+fn caller<T>(request: &Request<T>) -> Result<Caller, ControlError> {
+    request.extensions().get::<Caller>().copied().ok_or_else(|| {
+        ControlError::new("permission_denied", "the daemon refused to answer", "unknown caller", "")
+    })
+}
+
+fn reader<T>(request: Request<T>) -> Result<T, ControlError> {
+    caller(&request)?.check_read()?;
+    Ok(request.into_inner())
+}
+
+fn changer<T>(request: Request<T>, what: &str) -> Result<T, ControlError> {
+    caller(&request)?.check_change(what)?;
+    Ok(request.into_inner())
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn answers<T: Send + 'static>(stream: ReplyStream<T>) -> Answers<T> {
+    Box::pin(stream.map(|item| item.map_err(Status::from)))
+}
+
+#[tonic::async_trait]
+impl Control for Service {
+    type WatchPeersStream = Answers<ListPeersReply>;
+    type PingStream = Answers<PingReply>;
+    type JoinStream = Answers<JoinProgress>;
+
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusReply>, Status> {
+        reader(request)?;
+        Ok(Response::new(self.backend.status().await?))
+    }
+
+    async fn list_peers(
+        &self,
+        request: Request<ListPeersRequest>,
+    ) -> Result<Response<ListPeersReply>, Status> {
+        let filter = PeerFilter::try_from(reader(request)?)?;
+        let mut reply = self.backend.peers().await?;
+        reply.peers.retain(|peer| filter.matches(peer));
+        Ok(Response::new(reply))
+    }
+
+    async fn watch_peers(
+        &self,
+        request: Request<ListPeersRequest>,
+    ) -> Result<Response<Self::WatchPeersStream>, Status> {
+        let filter = PeerFilter::try_from(reader(request)?)?;
+        let mut last = None;
+        let peers = self.backend.watch_peers().await?.filter_map(move |item| {
+            let item = item.map(|mut reply| {
+                reply.peers.retain(|peer| filter.matches(peer));
+                reply
+            });
+            let new = !matches!((&item, &last), (Ok(now), Some(before)) if now == before);
+            if let (Ok(now), true) = (&item, new) {
+                last = Some(now.clone());
+            }
+            ready(new.then_some(item))
+        });
+        let peers = peers.take_until(Box::pin(stopped(self.stop.clone())));
+        Ok(Response::new(answers(peers.boxed())))
+    }
+
+    async fn show_peer(
+        &self,
+        request: Request<ShowPeerRequest>,
+    ) -> Result<Response<ShowPeerReply>, Status> {
+        Ok(Response::new(self.backend.peer(reader(request)?).await?))
+    }
+
+    async fn ping(
+        &self,
+        request: Request<PingRequest>,
+    ) -> Result<Response<Self::PingStream>, Status> {
+        let replies = self.backend.ping(reader(request)?).await?;
+        let replies = replies.take_until(Box::pin(stopped(self.stop.clone())));
+        Ok(Response::new(answers(replies.boxed())))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<ListTokensRequest>,
+    ) -> Result<Response<ListTokensReply>, Status> {
+        reader(request)?;
+        Ok(Response::new(self.backend.tokens().await?))
+    }
+
+    async fn counters(
+        &self,
+        request: Request<CountersRequest>,
+    ) -> Result<Response<CountersReply>, Status> {
+        reader(request)?;
+        Ok(Response::new(self.backend.counters().await?))
+    }
+
+    async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
+        let request = changer(request, "make a mesh")?;
+        Ok(Response::new(self.backend.init(request).await?))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenReply>, Status> {
+        let request = changer(request, "create a token")?;
+        Ok(Response::new(self.backend.create_token(request).await?))
+    }
+
+    async fn join(
+        &self,
+        request: Request<JoinRequest>,
+    ) -> Result<Response<Self::JoinStream>, Status> {
+        let request = changer(request, "join a mesh")?;
+        Ok(Response::new(answers(self.backend.join(request).await?)))
+    }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
+        changer(request, "leave the mesh")?;
+        Ok(Response::new(self.backend.leave().await?))
+    }
+}

@@ -1,0 +1,211 @@
+//! The thread that keeps the kernel as planned.
+//!
+//! Responsible for: observe → diff → apply, again when netlink or a timer says so, with backoff when
+//! something fails. Not for: what is planned. One thread, since netlink and `nft` block; it takes
+//! commands from a channel of which only the newest plan counts, and sends a [`Report`] after each
+//! round. It ends when the [`Reconciler`] is dropped, leaving the kernel as it is.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use meshd_core::plan::{Change, Desired, Observed, diff};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::dataplane::{Dataplane, DataplaneError, Scope};
+
+/// Peers removed by others are told by no notification: look at least this often.
+const PERIOD: Duration = Duration::from_secs(10);
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+/// Rounds of observe, diff, apply before waiting: what one change makes possible, the next may need.
+const ROUNDS: usize = 3;
+
+/// What one round did.
+#[derive(Debug)]
+pub struct Report {
+    /// The kernel afterwards; `None` when it could not be read.
+    pub observed: Option<Observed>,
+    /// Changes that were made.
+    pub applied: Vec<Change>,
+    /// Changes that failed, and why.
+    pub errors: Vec<DataplaneError>,
+    /// The plan was the same as the round before: what was applied had been undone by others.
+    pub repaired: bool,
+    /// Which plan, counted by [`Reconciler::want`].
+    pub plan: u64,
+    /// When the kernel was read.
+    pub at: Instant,
+}
+
+enum Command {
+    Want { desired: Arc<Desired>, scope: Scope, plan: u64 },
+    Look,
+    LookNow(oneshot::Sender<Option<Observed>>),
+    TearDown { scope: Scope, done: oneshot::Sender<Report> },
+}
+
+/// The handle of the thread.
+pub struct Reconciler {
+    commands: Sender<Command>,
+    plans: u64,
+}
+
+impl Reconciler {
+    /// Starts the thread on `dataplane`; its reports come out of the receiver.
+    pub fn start(
+        dataplane: Box<dyn Dataplane + Send>,
+    ) -> std::io::Result<(Self, mpsc::Receiver<Report>)> {
+        let (commands, inbox) = channel();
+        let (reports, outbox) = mpsc::channel(64);
+        thread::Builder::new()
+            .name("dataplane".to_owned())
+            .spawn(move || Worker::new(dataplane, reports).run(&inbox))?;
+        Ok((Self { commands, plans: 0 }, outbox))
+    }
+
+    /// Makes the kernel as `desired`, and keeps it so. Returns the plan's number.
+    pub fn want(&mut self, desired: Arc<Desired>, scope: Scope) -> u64 {
+        self.plans += 1;
+        let plan = self.plans;
+        self.send(Command::Want { desired, scope, plan });
+        plan
+    }
+
+    /// Something may have changed: look, and repair.
+    pub fn look(&self) {
+        self.send(Command::Look);
+    }
+
+    /// What the kernel holds now.
+    pub fn look_now(&self) -> oneshot::Receiver<Option<Observed>> {
+        let (answer, wait) = oneshot::channel();
+        self.send(Command::LookNow(answer));
+        wait
+    }
+
+    /// Removes everything of ours in `scope`, and stops keeping anything.
+    pub fn tear_down(&self, scope: Scope) -> oneshot::Receiver<Report> {
+        let (done, wait) = oneshot::channel();
+        self.send(Command::TearDown { scope, done });
+        wait
+    }
+
+    fn send(&self, command: Command) {
+        if self.commands.send(command).is_err() {
+            tracing::error!("the data plane thread is gone; restart meshd");
+        }
+    }
+}
+
+struct Worker {
+    dataplane: Box<dyn Dataplane + Send>,
+    reports: mpsc::Sender<Report>,
+    want: Option<(Arc<Desired>, Scope, u64)>,
+    /// The plan that was last applied without an error.
+    settled: u64,
+    retry: Duration,
+}
+
+impl Worker {
+    fn new(dataplane: Box<dyn Dataplane + Send>, reports: mpsc::Sender<Report>) -> Self {
+        Self { dataplane, reports, want: None, settled: 0, retry: RETRY_FIRST }
+    }
+
+    fn run(mut self, inbox: &Receiver<Command>) {
+        let mut wait = PERIOD;
+        loop {
+            let first = match inbox.recv_timeout(wait) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            // Only the newest plan counts; a burst of changes costs one round.
+            let mut asked = Vec::new();
+            let mut tear_downs = Vec::new();
+            for command in first.into_iter().chain(inbox.try_iter()) {
+                match command {
+                    Command::Want { desired, scope, plan } => {
+                        self.want = Some((desired, scope, plan));
+                    }
+                    Command::Look => {}
+                    Command::LookNow(answer) => asked.push(answer),
+                    Command::TearDown { scope, done } => {
+                        self.want = None;
+                        tear_downs.push((scope, done));
+                    }
+                }
+            }
+            for (scope, done) in tear_downs {
+                let report = self.round(&Desired::default(), &scope, 0);
+                let _ = done.send(report);
+            }
+            wait = self.keep(asked);
+        }
+    }
+
+    /// One round for the plan in force; returns how long to wait for the next.
+    fn keep(&mut self, asked: Vec<oneshot::Sender<Option<Observed>>>) -> Duration {
+        let Some((desired, scope, plan)) = self.want.clone() else {
+            return PERIOD;
+        };
+        let report = self.round(&desired, &scope, plan);
+        for answer in asked {
+            let _ = answer.send(report.observed.clone());
+        }
+        let wait = if report.errors.is_empty() {
+            self.settled = plan;
+            self.retry = RETRY_FIRST;
+            PERIOD
+        } else {
+            let wait = self.retry;
+            self.retry = (self.retry * 2).min(RETRY_LAST);
+            wait
+        };
+        // A full channel means that the loop is behind; it gets the next report.
+        let _ = self.reports.try_send(report);
+        wait
+    }
+
+    fn round(&mut self, desired: &Desired, scope: &Scope, plan: u64) -> Report {
+        let mut report = Report {
+            observed: None,
+            applied: Vec::new(),
+            errors: Vec::new(),
+            repaired: plan != 0 && plan == self.settled,
+            plan,
+            at: Instant::now(),
+        };
+        for _ in 0..ROUNDS {
+            report.at = Instant::now();
+            let observed = match self.dataplane.observe(scope) {
+                Ok(observed) => observed,
+                Err(error) => {
+                    report.errors.push(error);
+                    return report;
+                }
+            };
+            let changes = diff(desired, &observed);
+            report.observed = Some(observed);
+            if changes.is_empty() {
+                return report;
+            }
+            let failed = self.dataplane.apply(&changes);
+            let (bad, errors): (Vec<usize>, Vec<_>) = failed.into_iter().unzip();
+            let done = changes.into_iter().enumerate().filter(|(n, _)| !bad.contains(n));
+            report.applied.extend(done.map(|(_, change)| change));
+            if !errors.is_empty() {
+                report.errors = errors;
+                report.observed = self.dataplane.observe(scope).ok();
+                return report;
+            }
+        }
+        report.observed = self.dataplane.observe(scope).ok().or(report.observed);
+        report
+    }
+}

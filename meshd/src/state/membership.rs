@@ -1,0 +1,203 @@
+//! This host's membership and, on a signer, its authority.
+
+use std::{fs, path::PathBuf};
+
+use data_encoding::HEXLOWER_PERMISSIVE as HEX;
+use meshd_core::trust::{Anchors, IdentityKey, LaneKey, NodeCertificate};
+use meshd_proto::wire::SignedBundle;
+use prost::Message;
+use zeroize::Zeroizing;
+
+use super::{SMALL, StateDir, StateError, durable, durable::FileError, pem};
+
+/// A host that belongs to a mesh.
+#[derive(Debug)]
+pub struct Membership {
+    /// The mesh's root and its intermediates.
+    pub anchors: Anchors,
+    /// This node's identity.
+    pub identity: IdentityKey,
+    /// Its certificate.
+    pub certificate: NodeCertificate,
+    /// Its WireGuard key.
+    pub lane: LaneKey,
+    /// Where to ask first, as `HOST:PORT`.
+    pub seeds: Vec<String>,
+}
+
+/// What lets a host admit others.
+pub struct Authority {
+    /// Seed of the root's key.
+    pub root_seed: Zeroizing<[u8; 32]>,
+    /// The intermediate's certificate, DER.
+    pub intermediate: Vec<u8>,
+    /// Seed of the intermediate's key.
+    pub intermediate_seed: Zeroizing<[u8; 32]>,
+}
+
+/// What a leave keeps of a signer, and nothing else.
+const AUTHORITY: [&str; 4] =
+    ["pki/root.key", "pki/intermediate.crt", "pki/intermediate.key", "pki/ledger"];
+const MEMBERSHIP: [&str; 6] =
+    ["pki/node.crt", "pki/bundle", "pki/seeds", "pki/root.crt", "keys/identity", "keys/lane0"];
+
+impl StateDir {
+    /// The identity key: that of the last attempt to join, so that the same request gets the same
+    /// certificate, or a new one from `seed`, on disk before it is used.
+    pub fn identity(&self, seed: &[u8; 32]) -> Result<IdentityKey, StateError> {
+        let seed = match self.read_seed("keys/identity")? {
+            Some(kept) => kept,
+            None => {
+                self.write_seed("keys/identity", seed)?;
+                Zeroizing::new(*seed)
+            }
+        };
+        Ok(IdentityKey::from_seed(&seed))
+    }
+
+    /// The WireGuard key, as [`StateDir::identity`].
+    pub fn lane(&self, seed: &[u8; 32]) -> Result<LaneKey, StateError> {
+        let seed = match self.read_seed("keys/lane0")? {
+            Some(kept) => kept,
+            None => {
+                self.write_seed("keys/lane0", seed)?;
+                Zeroizing::new(*seed)
+            }
+        };
+        Ok(LaneKey::from_seed(&seed))
+    }
+
+    /// The membership, or `None` while this host waits for one.
+    pub fn membership(&self) -> Result<Option<Membership>, StateError> {
+        // Written last: without it there is no membership.
+        let path = self.file("pki/node.crt");
+        let Some(text) = durable::read(&path, SMALL)? else { return Ok(None) };
+        let der = pem::decode(&text).map_err(|why| StateError::damaged(&path, why))?;
+        let certificate =
+            NodeCertificate::parse(&der).map_err(|why| StateError::damaged(&path, why))?;
+        let root_path = self.file("pki/root.crt");
+        let root = self.need("pki/root.crt")?;
+        let root = pem::decode(&root).map_err(|why| StateError::damaged(&root_path, why))?;
+        let mut anchors =
+            Anchors::from_root(&root).map_err(|why| StateError::damaged(&root_path, why))?;
+        let bundle_path = self.file("pki/bundle");
+        let bundle = SignedBundle::decode(self.need("pki/bundle")?.as_slice())
+            .map_err(|why| StateError::damaged(&bundle_path, why))?;
+        anchors
+            .install_bundle(&bundle)
+            .map_err(|why| StateError::damaged(&bundle_path, why))?;
+        let identity = IdentityKey::from_seed(&*self.need_seed("keys/identity")?);
+        if identity.public() != certificate.key {
+            return Err(StateError::damaged(&path, "it is for another key than keys/identity"));
+        }
+        anchors
+            .check_chain(&certificate.der, None)
+            .map_err(|why| StateError::damaged(&path, why))?;
+        let lane = LaneKey::from_seed(&*self.need_seed("keys/lane0")?);
+        let seeds = durable::read(&self.file("pki/seeds"), SMALL)?.unwrap_or_default();
+        let seeds = String::from_utf8_lossy(&seeds).lines().map(str::to_owned).collect();
+        Ok(Some(Membership { anchors, identity, certificate, lane, seeds }))
+    }
+
+    /// Keeps a membership; keys must be on disk already.
+    pub fn save_membership(
+        &self,
+        anchors: &Anchors,
+        certificate: &NodeCertificate,
+        seeds: &[String],
+    ) -> Result<(), StateError> {
+        durable::write(&self.file("pki/root.crt"), pem::encode(anchors.root_der()).as_bytes())?;
+        self.save_bundle(&anchors.signed_bundle().encode_to_vec())?;
+        let seeds: String = seeds.iter().map(|seed| format!("{seed}\n")).collect();
+        durable::write(&self.file("pki/seeds"), seeds.as_bytes())?;
+        durable::write(&self.file("pki/node.crt"), pem::encode(&certificate.der).as_bytes())?;
+        Ok(())
+    }
+
+    /// Keeps a newer bundle of intermediates, encoded.
+    pub fn save_bundle(&self, bundle: &[u8]) -> Result<(), StateError> {
+        Ok(durable::write(&self.file("pki/bundle"), bundle)?)
+    }
+
+    /// The authority of a signer, or `None` on other hosts.
+    pub fn authority(&self) -> Result<Option<Authority>, StateError> {
+        let Some(intermediate_seed) = self.read_seed("pki/intermediate.key")? else {
+            return Ok(None);
+        };
+        let path = self.file("pki/intermediate.crt");
+        let intermediate = pem::decode(&self.need("pki/intermediate.crt")?)
+            .map_err(|why| StateError::damaged(&path, why))?;
+        let root_seed = self.need_seed("pki/root.key")?;
+        Ok(Some(Authority { root_seed, intermediate, intermediate_seed }))
+    }
+
+    /// Keeps an authority. Comes before [`StateDir::save_membership`].
+    pub fn save_authority(&self, authority: &Authority) -> Result<(), StateError> {
+        self.write_seed("pki/root.key", &authority.root_seed)?;
+        let text = pem::encode(&authority.intermediate);
+        durable::write(&self.file("pki/intermediate.crt"), text.as_bytes())?;
+        self.write_seed("pki/intermediate.key", &authority.intermediate_seed)
+    }
+
+    /// Ends the membership: node keys and certificate go, the authority of a signer is set aside.
+    /// Returns where to, if there was one.
+    pub fn forget_membership(&self) -> Result<Option<PathBuf>, StateError> {
+        let aside = self.set_authority_aside()?;
+        for name in MEMBERSHIP {
+            durable::remove(&self.file(name))?;
+        }
+        Ok(aside)
+    }
+
+    fn set_authority_aside(&self) -> Result<Option<PathBuf>, StateError> {
+        if !self.file("pki/root.key").exists() {
+            return Ok(None);
+        }
+        let Some(aside) = (1..1_000).map(|n| self.file(&format!("former-ca-{n}"))).find(|p| !p.exists())
+        else {
+            return Err(StateError::damaged(&self.path, "a thousand former CAs lie here; move some"));
+        };
+        super::private_directory(&aside)
+            .map_err(|source| FileError::new("make", &aside, source))?;
+        let root = self.file("pki/root.crt");
+        let copy = aside.join("root.crt");
+        fs::copy(&root, &copy).map_err(|source| FileError::new("copy", &root, source))?;
+        for name in AUTHORITY {
+            let (from, to) = (self.file(name), aside.join(name.trim_start_matches("pki/")));
+            match fs::rename(&from, &to) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(FileError::new("move", &from, source).into());
+                }
+                _ => {}
+            }
+        }
+        Ok(Some(aside))
+    }
+
+    fn need(&self, name: &str) -> Result<Vec<u8>, StateError> {
+        let path = self.file(name);
+        durable::read(&path, SMALL)?.ok_or_else(|| StateError::damaged(&path, "it is missing"))
+    }
+
+    fn need_seed(&self, name: &str) -> Result<Zeroizing<[u8; 32]>, StateError> {
+        self.read_seed(name)?
+            .ok_or_else(|| StateError::damaged(&self.file(name), "it is missing"))
+    }
+
+    fn read_seed(&self, name: &str) -> Result<Option<Zeroizing<[u8; 32]>>, StateError> {
+        let path = self.file(name);
+        let Some(text) = durable::read(&path, SMALL)?.map(Zeroizing::new) else { return Ok(None) };
+        let bytes = HEX
+            .decode(text.trim_ascii())
+            .map(Zeroizing::new)
+            .map_err(|_| StateError::damaged(&path, "it is not 64 hexadecimal digits"))?;
+        let seed = <[u8; 32]>::try_from(bytes.as_slice())
+            .map_err(|_| StateError::damaged(&path, "it is not 64 hexadecimal digits"))?;
+        Ok(Some(Zeroizing::new(seed)))
+    }
+
+    fn write_seed(&self, name: &str, seed: &[u8; 32]) -> Result<(), StateError> {
+        let text = Zeroizing::new(format!("{}\n", HEX.encode(seed)));
+        Ok(durable::write(&self.file(name), text.as_bytes())?)
+    }
+}

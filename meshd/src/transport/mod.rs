@@ -1,0 +1,379 @@
+//! QUIC between members: who is connected, and bytes to and from them.
+//!
+//! Responsible for: the endpoint, its limits, TLS, the cache of connections, dialling. Not for: what
+//! the bytes mean, or whom to talk to (the core's `Node` says that). Called by the daemon's loop,
+//! which owns the [`Transport`]; nothing here is shared between threads.
+//!
+//! Tasks, each ended with its connection or with the endpoint:
+//! - `accept`: one; takes incoming handshakes, at most [`limits::HANDSHAKES`] at once.
+//! - per connection a reader (streams and datagrams) and a writer (queue of
+//!   [`limits::FRAME_QUEUE`] frames); both stop when the connection closes.
+//! - per dial one task, bounded by [`limits::HANDSHAKE_TIMEOUT`].
+//!
+//! All of them report into one bounded channel that the loop drains with [`Transport::recv`]; a full
+//! channel slows the readers down, and through flow control the peers.
+
+mod connection;
+mod dial;
+mod enrol;
+mod limits;
+mod server;
+mod socket;
+mod tls;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use meshd_core::{limits::CONNECTIONS, trust::NodeCertificate};
+use meshd_proto::NodeKey;
+use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+use tokio::sync::mpsc;
+
+use self::{connection::Live, server::Gate};
+pub use self::{
+    dial::Target,
+    enrol::{EnrolClientError, EnrolTicket},
+    server::ChainCheck,
+    socket::SocketError,
+    tls::{TlsError, TlsIdentity},
+};
+
+/// What the loop hears.
+#[derive(Debug)]
+pub enum Event {
+    /// A first connection with `peer` stands; its certificate was verified.
+    Connected {
+        /// Who it is.
+        peer: NodeKey,
+        /// The verified certificate.
+        certificate: Arc<NodeCertificate>,
+        /// Where it is.
+        remote: SocketAddr,
+        /// This side dialled.
+        outgoing: bool,
+    },
+    /// The last connection with `peer` is gone.
+    Disconnected {
+        /// Who it was.
+        peer: NodeKey,
+    },
+    /// A datagram.
+    Datagram {
+        /// From whom, as authenticated.
+        peer: NodeKey,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// A whole frame of a stream.
+    Frame {
+        /// From whom, as authenticated.
+        peer: NodeKey,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// A dial failed.
+    Unreachable {
+        /// What was dialled.
+        target: Target,
+        /// Addresses that were tried.
+        tried: Vec<SocketAddr>,
+        /// Why, for a person.
+        why: String,
+    },
+    /// Somebody without a certificate asks to enrol; answer on the ticket.
+    Enrol(EnrolTicket),
+    /// A handshake or stream was refused; counted by reason.
+    Refused {
+        /// Stable code.
+        code: &'static str,
+        /// From where.
+        remote: SocketAddr,
+    },
+}
+
+/// What the tasks report; the transport turns it into [`Event`]s.
+pub(crate) enum Report {
+    Up(Box<Live>),
+    Closed { peer: NodeKey, stable_id: usize },
+    DialFailed { target: Target, tried: Vec<SocketAddr>, why: String },
+    Event(Event),
+}
+
+/// Connections, by peer.
+pub struct Transport {
+    endpoint: Endpoint,
+    member: Option<Member>,
+    gate: Gate,
+    live: BTreeMap<NodeKey, Vec<Live>>,
+    dialling: BTreeMap<Target, Dial>,
+    reports: mpsc::Sender<Report>,
+    inbox: mpsc::Receiver<Report>,
+    ready: VecDeque<Event>,
+    dropped_frames: u64,
+}
+
+/// What is needed to talk as a member.
+struct Member {
+    client: quinn::ClientConfig,
+    server_name: String,
+    check: Arc<dyn ChainCheck>,
+}
+
+/// A dial in progress and what waits for it.
+#[derive(Default)]
+struct Dial {
+    frames: VecDeque<Bytes>,
+    datagrams: VecDeque<Bytes>,
+}
+
+impl Transport {
+    /// Opens the port. Nobody is let in before [`Transport::become_member`].
+    pub fn open(listen: SocketAddr, mark: u32) -> Result<Self, SocketError> {
+        let socket = socket::open(listen, mark)?;
+        let mut config = EndpointConfig::default();
+        // The peers' MTU discovery may go to jumbo frames; ours too.
+        let _ = config.max_udp_payload_size(9_000);
+        let endpoint = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
+            .map_err(|error| SocketError::Other(listen, error))?;
+        let (reports, inbox) = mpsc::channel(limits::EVENT_QUEUE);
+        let gate = Gate::default();
+        tokio::spawn(server::accept(endpoint.clone(), gate.clone(), reports.clone()));
+        Ok(Self {
+            endpoint,
+            member: None,
+            gate,
+            live: BTreeMap::new(),
+            dialling: BTreeMap::new(),
+            reports,
+            inbox,
+            ready: VecDeque::new(),
+            dropped_frames: 0,
+        })
+    }
+
+    /// Starts to accept and to dial as the member that `identity` says.
+    pub fn become_member(
+        &mut self,
+        identity: &TlsIdentity,
+        server_name: String,
+        check: Arc<dyn ChainCheck>,
+    ) -> Result<(), TlsError> {
+        let server = tls::server(identity)?;
+        let client = tls::client(identity)?;
+        self.gate.open(check.clone());
+        self.member = Some(Member { client, server_name, check });
+        self.endpoint.set_server_config(Some(server));
+        Ok(())
+    }
+
+    /// Closes every connection and refuses new ones: after a leave.
+    pub fn stop_member(&mut self) {
+        self.endpoint.set_server_config(None);
+        self.gate.shut();
+        self.member = None;
+        self.dialling.clear();
+        for live in std::mem::take(&mut self.live).into_values().flatten() {
+            live.close("left");
+        }
+    }
+
+    /// The port in use.
+    #[must_use]
+    pub fn local_port(&self) -> Option<u16> {
+        self.endpoint.local_addr().ok().map(|address| address.port())
+    }
+
+    /// Frames dropped because a peer was too slow.
+    #[must_use]
+    pub fn dropped_frames(&self) -> u64 {
+        self.dropped_frames
+    }
+
+    /// True when a connection with `peer` stands: no addresses are needed to send.
+    #[must_use]
+    pub fn is_connected(&self, peer: &NodeKey) -> bool {
+        self.live.contains_key(peer)
+    }
+
+    /// Round-trip time to `peer` on the underlay, as QUIC measures it.
+    #[must_use]
+    pub fn rtt(&self, peer: &NodeKey) -> Option<Duration> {
+        self.live.get(peer)?.last().map(Live::rtt)
+    }
+
+    /// The address of `peer` on its newest connection.
+    #[must_use]
+    pub fn remote(&self, peer: &NodeKey) -> Option<IpAddr> {
+        self.live.get(peer)?.last().map(|live| live.remote().ip())
+    }
+
+    /// Sends a datagram; `addresses` are dialled when there is no connection. Best effort.
+    pub fn send_datagram(&mut self, to: NodeKey, bytes: Bytes, addresses: Vec<SocketAddr>) {
+        if let Some(live) = self.newest(&to) {
+            live.send_datagram(bytes);
+        } else if let Some(dial) = self.dial(Target::Node(to), addresses) {
+            push_bounded(&mut dial.datagrams, bytes);
+        }
+    }
+
+    /// Sends a frame on a stream of its own; `addresses` are dialled when there is no connection.
+    pub fn send_frame(&mut self, to: NodeKey, bytes: Bytes, addresses: Vec<SocketAddr>) {
+        if let Some(live) = self.newest(&to) {
+            if !live.send_frame(bytes) {
+                self.dropped_frames += 1;
+            }
+        } else if let Some(dial) = self.dial(Target::Node(to), addresses)
+            && !push_bounded(&mut dial.frames, bytes)
+        {
+            self.dropped_frames += 1;
+        }
+    }
+
+    /// Dials a seed whose identity is not known.
+    pub fn contact(&mut self, address: SocketAddr) {
+        self.dial(Target::Address(address), vec![address]);
+    }
+
+    /// Closes every connection with `peer`.
+    pub fn close(&mut self, peer: &NodeKey, why: &str) {
+        for live in self.live.remove(peer).unwrap_or_default() {
+            live.close(why);
+        }
+    }
+
+    /// Waits until what was queued to `peers` is on the wire, or `limit` has passed.
+    pub async fn flush(&mut self, peers: &[NodeKey], limit: Duration) {
+        let writers = peers.iter().filter_map(|peer| self.live.get(peer)?.last());
+        let all = futures::future::join_all(writers.map(Live::flushed));
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::debug!("some frames were still unsent when the time was over");
+        }
+    }
+
+    /// A joiner's enrolment through `address`: one request, one reply.
+    pub fn enrol_client(&self) -> enrol::EnrolClient {
+        enrol::EnrolClient::new(self.endpoint.clone())
+    }
+
+    /// The next thing that happened. Cancel safe.
+    pub async fn recv(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return event;
+            }
+            // The sender is a field of `self`: the channel never closes.
+            if let Some(report) = self.inbox.recv().await {
+                self.take(report);
+            }
+        }
+    }
+
+    fn take(&mut self, report: Report) {
+        match report {
+            Report::Event(event) => self.ready.push_back(event),
+            Report::Up(live) => self.up(*live),
+            Report::Closed { peer, stable_id } => {
+                if let Some(all) = self.live.get_mut(&peer) {
+                    all.retain(|live| live.stable_id() != stable_id);
+                    if all.is_empty() {
+                        self.live.remove(&peer);
+                        self.ready.push_back(Event::Disconnected { peer });
+                    }
+                }
+            }
+            Report::DialFailed { target, tried, why } => {
+                self.dialling.remove(&target);
+                self.ready.push_back(Event::Unreachable { target, tried, why });
+            }
+        }
+    }
+
+    fn up(&mut self, live: Live) {
+        if self.member.is_none() {
+            live.close("left");
+            return;
+        }
+        let peer = live.peer();
+        let mut waiting = self.dialling.remove(&Target::Node(peer)).unwrap_or_default();
+        if let Some(address) = live.dialled()
+            && let Some(dial) = self.dialling.remove(&Target::Address(address))
+        {
+            waiting.frames.extend(dial.frames);
+        }
+        for bytes in waiting.datagrams {
+            live.send_datagram(bytes);
+        }
+        for bytes in waiting.frames {
+            if !live.send_frame(bytes) {
+                self.dropped_frames += 1;
+            }
+        }
+        let first = !self.live.contains_key(&peer);
+        let (certificate, remote) = (live.certificate(), live.remote());
+        let outgoing = live.dialled().is_some();
+        let all = self.live.entry(peer).or_default();
+        all.push(live);
+        // Both sides may dial at once; of more than two with one peer the oldest goes.
+        if all.len() > 2 {
+            all.remove(0).close("superseded");
+        }
+        if first {
+            self.ready.push_back(Event::Connected { peer, certificate, remote, outgoing });
+        }
+        self.evict(&peer);
+    }
+
+    /// Keeps the number of connections bounded: the one idle longest goes.
+    fn evict(&mut self, newest: &NodeKey) {
+        while self.live.len() > CONNECTIONS {
+            let idle = self
+                .live
+                .iter()
+                .filter(|(peer, _)| *peer != newest)
+                .min_by_key(|(_, all)| all.iter().map(Live::last_used).max())
+                .map(|(peer, _)| *peer);
+            let Some(peer) = idle else { return };
+            self.close(&peer, "idle");
+            self.ready.push_back(Event::Disconnected { peer });
+        }
+    }
+
+    fn newest(&self, peer: &NodeKey) -> Option<&Live> {
+        self.live.get(peer)?.last()
+    }
+
+    /// The dial of `target`, begun now if there is none; `None` when there is no address to try.
+    fn dial(&mut self, target: Target, addresses: Vec<SocketAddr>) -> Option<&mut Dial> {
+        let member = self.member.as_ref()?;
+        if !self.dialling.contains_key(&target) {
+            if addresses.is_empty() || self.dialling.len() >= limits::HANDSHAKES {
+                return None;
+            }
+            tokio::spawn(dial::dial(
+                self.endpoint.clone(),
+                dial::Plan {
+                    target: target.clone(),
+                    addresses,
+                    client: member.client.clone(),
+                    server_name: member.server_name.clone(),
+                    check: member.check.clone(),
+                },
+                self.reports.clone(),
+            ));
+        }
+        Some(self.dialling.entry(target).or_default())
+    }
+}
+
+fn push_bounded(queue: &mut VecDeque<Bytes>, bytes: Bytes) -> bool {
+    let room = queue.len() < limits::DIAL_QUEUE;
+    if room {
+        queue.push_back(bytes);
+    }
+    room
+}
