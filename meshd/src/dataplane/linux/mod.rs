@@ -49,6 +49,35 @@ impl LinuxDataplane {
         Ok(Self { choice, netlink: Netlink::open()? })
     }
 
+    /// Who would run WireGuard here. Makes a device of a name of its own for a moment, since nothing else
+    /// tells whether the kernel can.
+    ///
+    /// # Errors
+    /// When neither the kernel nor a program can, or we may not ask.
+    pub fn probe(&self) -> Result<Backend, DataplaneError> {
+        const NAME: &str = "meshdprobe0";
+        match (self.choice, link::create_wireguard(&self.netlink, NAME)) {
+            (_, Ok(())) => {
+                if let Some(made) = link::find(&self.netlink, NAME)? {
+                    link::delete(&self.netlink, NAME, made.index)?;
+                }
+                match self.choice {
+                    BackendChoice::Userspace => userspace::check_installed(NAME),
+                    _ => Ok(Backend::Kernel),
+                }
+            }
+            (BackendChoice::Kernel, Err(errno @ Errno::EOPNOTSUPP)) => {
+                Err(DataplaneError::NoKernelWireGuard { errno })
+            }
+            (_, Err(Errno::EOPNOTSUPP)) => userspace::check_installed(NAME),
+            (_, Err(errno)) => Err(DataplaneError::Kernel {
+                action: "make",
+                object: "a WireGuard interface".to_owned(),
+                errno,
+            }),
+        }
+    }
+
     fn reconnect(&mut self) -> Result<(), DataplaneError> {
         if self.netlink.is_broken() {
             self.netlink = Netlink::open()?;
