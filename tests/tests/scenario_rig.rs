@@ -6,8 +6,8 @@ use meshd_tests::harness::{Flow, Host, HostPlan, Place, PodPlan, Snapshot, scena
 #[test]
 fn a_capture_sees_every_packet_between_hosts() {
     scenario("rig-capture", |world| {
-        let a = world.host(HostPlan::vm("a"))?;
-        let b = world.host(HostPlan::vm("b"))?;
+        let a = world.host(&HostPlan::vm("a"))?;
+        let b = world.host(&HostPlan::vm("b"))?;
         let capture = world.capture("wire")?;
         for address in [b.address(), b.address6()] {
             a.run(&["ping", "-q", "-n", "-c", "20", "-i", "0.01", &address])?;
@@ -24,8 +24,8 @@ fn a_capture_sees_every_packet_between_hosts() {
 #[test]
 fn a_flow_counts_what_a_cut_cable_loses() {
     scenario("rig-flow", |world| {
-        let a = world.host(HostPlan::vm("a"))?;
-        let b = world.host(HostPlan::vm("b"))?;
+        let a = world.host(&HostPlan::vm("a"))?;
+        let b = world.host(&HostPlan::vm("b"))?;
         let whole = Flow::start((&a, &a.address()), (&b, &b.address()), 500, 2)?.report()?;
         whole.nothing_lost("a flow over an untouched cable")?;
 
@@ -63,24 +63,36 @@ fn wait_for_traffic(host: &Host) -> Result<()> {
 #[test]
 fn pods_come_from_the_real_plugins_and_reach_their_host() {
     scenario("rig-pods", |world| {
-        let node = world.host(HostPlan::node("node"))?;
-        let plain = node.pod(PodPlan::plain("plain"))?;
-        let hidden = node.pod(PodPlan::masqueraded("hidden"))?;
-        ensure!(plain.address().starts_with("10.244.1.") && plain.address6().starts_with("fd00:10:244:1:"), "{plain:?}");
+        let node = world.host(&HostPlan::node("node"))?;
+        let plain = node.pod(&PodPlan::plain("plain"))?;
+        let hidden = node.pod(&PodPlan::masqueraded("hidden"))?;
+        ensure!(
+            plain.address().starts_with("10.244.1.")
+                && plain.address6().starts_with("fd00:10:244:1:"),
+            "{plain:?}"
+        );
         node.ping(plain.address(), "")?;
         node.ping(plain.address6(), "")?;
         plain.ping(hidden.address(), "")?;
 
         // Only the masqueraded pod's packets carry the node's address on the wire.
-        let other = world.host(HostPlan::vm("other"))?;
+        let other = world.host(&HostPlan::vm("other"))?;
         let capture = world.capture("wire")?;
         hidden.ping(&other.address(), "")?;
         plain.try_run(&["ping", "-n", "-c", "1", "-W", "1", &other.address()])?;
         let captured = capture.stop(world)?;
-        let seen = |source: &str| captured.packets(&format!("icmp[icmptype] == icmp-echo and src host {source}"));
-        ensure!(seen(&node.address())?.len() == 1, "the masqueraded pod's request is not on the wire");
+        let seen = |source: &str| {
+            captured.packets(&format!("icmp[icmptype] == icmp-echo and src host {source}"))
+        };
+        ensure!(
+            seen(&node.address())?.len() == 1,
+            "the masqueraded pod's request is not on the wire"
+        );
         ensure!(seen(plain.address())?.len() == 1, "the plain pod's request is not on the wire");
-        ensure!(seen(hidden.address())?.is_empty(), "the masqueraded pod's own address is on the wire");
+        ensure!(
+            seen(hidden.address())?.is_empty(),
+            "the masqueraded pod's own address is on the wire"
+        );
         Ok(())
     });
 }
@@ -88,9 +100,12 @@ fn pods_come_from_the_real_plugins_and_reach_their_host() {
 #[test]
 fn a_snapshot_shows_every_kind_of_trace() {
     scenario("rig-snapshot", |world| {
-        let host = world.host(HostPlan::node("host"))?;
+        let host = world.host(&HostPlan::node("host"))?;
         let before = Snapshot::take(&host)?;
-        ensure!(before.differences(&Snapshot::take(&host)?, &[]).is_empty(), "two snapshots of one state differ");
+        ensure!(
+            before.differences(&Snapshot::take(&host)?, &[]).is_empty(),
+            "two snapshots of one state differ"
+        );
         let traces = [
             ("links", "ip link add trace type bridge"),
             ("addresses", "ip addr add 10.1.1.1/32 dev lo"),
@@ -105,12 +120,18 @@ fn a_snapshot_shows_every_kind_of_trace() {
             let before = Snapshot::take(&host)?;
             host.sh(script)?;
             let seen = before.differences(&Snapshot::take(&host)?, &[]);
-            ensure!(seen.iter().any(|line| line.starts_with(part)), "`{script}` does not show: {seen:?}");
+            ensure!(
+                seen.iter().any(|line| line.starts_with(part)),
+                "`{script}` does not show: {seen:?}"
+            );
         }
         let before = Snapshot::take(&host)?;
         let _sleeper = host.start(&["sleep", "60"])?;
         let seen = before.differences(&Snapshot::take(&host)?, &[]);
-        ensure!(seen.iter().any(|line| line.contains("sleep")), "a process does not show: {seen:?}");
+        ensure!(
+            seen.iter().any(|line| line.contains("sleep")),
+            "a process does not show: {seen:?}"
+        );
         Ok(())
     });
 }
@@ -118,10 +139,11 @@ fn a_snapshot_shows_every_kind_of_trace() {
 #[test]
 fn nothing_is_left_behind_when_hosts_are_dropped() {
     scenario("rig-cleanup", |world| {
-        let host = world.host(HostPlan::vm("host"))?;
+        let host = world.host(&HostPlan::vm("host"))?;
         let mut orphan = host.command("sh");
         orphan.args(["-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]);
-        let pid = meshd_tests::harness::run(orphan, "", meshd_tests::harness::pace(10))?.ok()?.stdout;
+        let pid =
+            meshd_tests::harness::run(orphan, "", meshd_tests::harness::pace(10))?.ok()?.stdout;
         let entry = format!("/proc/{}", pid.trim());
         ensure!(std::path::Path::new(&entry).exists(), "the orphan does not run");
         drop(host);

@@ -5,19 +5,22 @@
 //! a fresh look is right in any case. Our own changes are reported too and cost one look. Used by the
 //! daemon's reconcile loop.
 
-use std::{io, time::Duration};
+use std::{future::poll_fn, io, task::Poll, time::Duration};
 
 use netlink_sys::{
-    Socket, SocketAddr,
+    AsyncSocket, Socket, SocketAddr, TokioSocket,
     protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
 };
 use rtnetlink::MulticastGroup;
-use tokio::io::unix::AsyncFd;
 
 use super::DataplaneError;
 
 /// What comes within this time of the first message is one report.
 const COALESCE: Duration = Duration::from_millis(50);
+/// Largest message that is read whole; of a larger one only the start counts.
+const BUFFER: usize = 32 * 1024;
+/// Messages taken at once at most: a flood must not hold the loop up.
+const BURST: usize = 10_000;
 /// Changes of nftables (`NFNLGRP_NFTABLES`).
 const NFTABLES_GROUP: u32 = 7;
 /// Other programs change their own tables all the time: only messages with our table's name count.
@@ -34,8 +37,8 @@ const GROUPS: [MulticastGroup; 7] = [
 
 /// Reports of changes.
 pub struct Watch {
-    routing: AsyncFd<Socket>,
-    nftables: Option<AsyncFd<Socket>>,
+    routing: TokioSocket,
+    nftables: Option<TokioSocket>,
     /// Something came, and was not reported yet.
     pending: bool,
 }
@@ -58,31 +61,30 @@ impl Watch {
     pub async fn changed(&mut self) {
         while !self.pending {
             self.pending = match &self.nftables {
-                None => drain(&self.routing, any).await,
+                None => receive(&self.routing, any).await,
                 Some(nftables) => tokio::select! {
-                    changed = drain(&self.routing, any) => changed,
-                    changed = drain(nftables, names_our_table) => changed,
+                    changed = receive(&self.routing, any) => changed,
+                    changed = receive(nftables, names_our_table) => changed,
                 },
             };
         }
         tokio::time::sleep(COALESCE).await;
         // What came meanwhile is part of this report.
-        empty(self.routing.get_ref(), any);
+        empty(self.routing.socket_ref());
         if let Some(nftables) = &self.nftables {
-            empty(nftables.get_ref(), names_our_table);
+            empty(nftables.socket_ref());
         }
         self.pending = false;
     }
 }
 
-fn listen(protocol: isize, groups: &[u32]) -> io::Result<AsyncFd<Socket>> {
-    let mut socket = Socket::new(protocol)?;
-    socket.bind(&SocketAddr::new(0, 0))?;
+fn listen(protocol: isize, groups: &[u32]) -> io::Result<TokioSocket> {
+    let mut socket = <TokioSocket as AsyncSocket>::new(protocol)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
     for group in groups {
-        socket.add_membership(*group)?;
+        socket.socket_ref().add_membership(*group)?;
     }
-    socket.set_non_blocking(true)?;
-    Ok(AsyncFd::register(socket)?)
+    Ok(socket)
 }
 
 fn any(_: &[u8]) -> bool {
@@ -93,31 +95,25 @@ fn names_our_table(message: &[u8]) -> bool {
     message.windows(NFTABLES_NAME.len()).any(|window| window == NFTABLES_NAME)
 }
 
-/// Waits for messages, takes all that are there, and says whether one counts.
-async fn drain(socket: &AsyncFd<Socket>, counts: fn(&[u8]) -> bool) -> bool {
-    let Ok(mut ready) = socket.readable().await else {
-        // The runtime is shutting down.
-        return std::future::pending().await;
-    };
-    let changed = empty(socket.get_ref(), counts);
-    ready.clear_ready();
-    changed
+/// Waits for a message and says whether it counts.
+async fn receive(socket: &TokioSocket, counts: fn(&[u8]) -> bool) -> bool {
+    let mut buffer = Vec::with_capacity(BUFFER);
+    poll_fn(|context| match socket.poll_recv(context, &mut buffer) {
+        Poll::Ready(Ok(())) => Poll::Ready(counts(&buffer)),
+        // ENOBUFS: the kernel dropped some, so something changed.
+        Poll::Ready(Err(_)) => Poll::Ready(true),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
-/// Takes at most so many messages at once: a flood must not hold the loop up.
-const BURST: usize = 10_000;
-
-fn empty(socket: &Socket, counts: fn(&[u8]) -> bool) -> bool {
-    let mut changed = false;
-    let mut buffer = Vec::with_capacity(64 * 1024);
+/// Takes what is there and forgets it.
+fn empty(socket: &Socket) {
+    let mut buffer = Vec::with_capacity(BUFFER);
     for _ in 0..BURST {
         buffer.clear();
-        match socket.recv(&mut buffer, 0) {
-            Ok(_) => changed |= counts(&buffer),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-            // ENOBUFS: the kernel dropped some, so something changed.
-            Err(_) => changed = true,
+        if socket.recv(&mut buffer, 0).is_err() {
+            break;
         }
     }
-    changed
 }

@@ -84,7 +84,12 @@ fn meet(socket: &UdpSocket, other: SocketAddr) -> Result<()> {
     bail!("nothing heard from {other} for 30 s")
 }
 
-fn send(socket: &UdpSocket, other: SocketAddr, arguments: &Arguments, count: u32) -> (u32, BTreeMap<String, u32>) {
+fn send(
+    socket: &UdpSocket,
+    other: SocketAddr,
+    arguments: &Arguments,
+    count: u32,
+) -> (u32, BTreeMap<String, u32>) {
     let mut packet = vec![0_u8; arguments.size.max(4)];
     let mut errors = BTreeMap::new();
     let start = Instant::now();
@@ -107,13 +112,20 @@ struct Arrivals {
 }
 
 fn receive(socket: &UdpSocket, count: u32, done: &AtomicBool) -> Arrivals {
-    let mut arrivals =
-        Arrivals { seen: vec![false; count as usize], duplicates: 0, reordered: 0, longest_gap: Duration::ZERO };
+    let mut arrivals = Arrivals {
+        seen: vec![false; count as usize],
+        duplicates: 0,
+        reordered: 0,
+        longest_gap: Duration::ZERO,
+    };
     let mut buffer = [0; 2048];
     let (mut highest, mut last) = (None, Instant::now());
     while !done.load(Ordering::Relaxed) {
         let Ok((length, _)) = socket.recv_from(&mut buffer) else { continue };
-        let Some(number) = buffer[..length].first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { continue };
+        let Some(number) = buffer[..length].first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+        else {
+            continue;
+        };
         let Some(seen) = arrivals.seen.get_mut(number as usize) else { continue };
         if std::mem::replace(seen, true) {
             arrivals.duplicates += 1;
@@ -133,17 +145,26 @@ fn receive(socket: &UdpSocket, count: u32, done: &AtomicBool) -> Arrivals {
 }
 
 impl Arrivals {
-    fn report(&self, arguments: &Arguments, count: u32, (sent, send_errors): (u32, BTreeMap<String, u32>)) -> Direction {
+    fn report(
+        &self,
+        arguments: &Arguments,
+        count: u32,
+        (sent, send_errors): (u32, BTreeMap<String, u32>),
+    ) -> Direction {
         let mut gaps = Vec::new();
         let mut number = 0_u32;
         for run in self.seen.chunk_by(|a, b| a == b) {
             let packets = u32::try_from(run.len()).unwrap_or(u32::MAX);
             if !run[0] && gaps.len() < 20 {
-                gaps.push(Gap { at_seconds: f64::from(number) / f64::from(arguments.rate), packets });
+                gaps.push(Gap {
+                    at_seconds: f64::from(number) / f64::from(arguments.rate),
+                    packets,
+                });
             }
             number += packets;
         }
-        let received = u32::try_from(self.seen.iter().filter(|seen| **seen).count()).unwrap_or(u32::MAX);
+        let received =
+            u32::try_from(self.seen.iter().filter(|seen| **seen).count()).unwrap_or(u32::MAX);
         Direction {
             sent,
             send_errors,

@@ -25,7 +25,18 @@ impl Capture {
     /// Returns when tcpdump says that it listens.
     pub(super) fn start(world: &World, file: &Path) -> Result<Self> {
         let path = file.to_string_lossy();
-        let mut tcpdump = world.start(&["tcpdump", "-i", "br0", "-n", "-U", "--immediate-mode", "-Z", "root", "-w", &path])?;
+        let mut tcpdump = world.start(&[
+            "tcpdump",
+            "-i",
+            "br0",
+            "-n",
+            "-U",
+            "--immediate-mode",
+            "-Z",
+            "root",
+            "-w",
+            &path,
+        ])?;
         wait_for("tcpdump listens", pace(10), || {
             let said = tcpdump.errors_so_far()?;
             ensure!(tcpdump.ended()?.is_none(), "tcpdump has ended: {said}");

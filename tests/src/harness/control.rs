@@ -131,7 +131,12 @@ impl Host {
             self.check_daemon()?;
             let status = self.status()?;
             let totals = status.peers.context("no count of peers")?;
-            ensure!(status.state == "running", "the state is {}: {:?}", status.state, status.health);
+            ensure!(
+                status.state == "running",
+                "the state is {}: {:?}",
+                status.state,
+                status.health
+            );
             ensure!(totals.up == count, "{totals:?}");
             Ok(())
         })

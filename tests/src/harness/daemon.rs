@@ -75,9 +75,11 @@ impl Drop for Daemon {
     }
 }
 
-/// The path of a program under test: in `MESHD_BIN_DIR`, or beside the running test (`target/debug`).
+/// The path of a program of this project: `meshd` and `meshctl` in `MESHD_BIN_DIR`, if that is set, all others, and else
+/// all, beside the running test (`target/debug`).
 pub(super) fn binary(name: &str) -> Result<PathBuf> {
-    let directory = match std::env::var_os("MESHD_BIN_DIR") {
+    let given = std::env::var_os("MESHD_BIN_DIR").filter(|_| matches!(name, "meshd" | "meshctl"));
+    let directory = match given {
         Some(directory) => PathBuf::from(directory),
         None => beside_this_program()?,
     };
@@ -87,13 +89,6 @@ pub(super) fn binary(name: &str) -> Result<PathBuf> {
         "{} is not there; build it (cargo build --workspace) or set MESHD_BIN_DIR",
         path.display()
     );
-    Ok(path)
-}
-
-/// The path of a program of this crate, which lies beside the running test.
-pub(super) fn own_binary(name: &str) -> Result<PathBuf> {
-    let path = beside_this_program()?.join(name);
-    ensure!(path.is_file(), "{} is not there; cargo build -p meshd-tests", path.display());
     Ok(path)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::daemon::own_binary;
+use super::daemon::binary;
 use super::place::Place;
 use super::process::Running;
 use super::wait::pace;
@@ -87,10 +87,11 @@ impl Flow {
         packets_per_second: u32,
         seconds: u32,
     ) -> Result<Self> {
-        let program = own_binary("udpflow")?.to_string_lossy().into_owned();
+        let program = binary("udpflow")?.to_string_lossy().into_owned();
         let (rate, length) = (packets_per_second.to_string(), seconds.to_string());
         let end = |here: (&dyn Place, &str), there: &str| {
-            let arguments = [&program, "--bind", here.1, "--to", there, "--rate", &rate, "--seconds", &length];
+            let arguments =
+                [&program, "--bind", here.1, "--to", there, "--rate", &rate, "--seconds", &length];
             here.0.start(&arguments)
         };
         Ok(Self {
@@ -104,9 +105,13 @@ impl Flow {
     pub fn report(self) -> Result<FlowReport> {
         let [first, second] = self.ends.map(|end| -> Result<Direction> {
             let ran = end.finish(self.limit)?.ok()?;
-            serde_json::from_str(&ran.stdout).with_context(|| format!("udpflow said {}", ran.stdout))
+            serde_json::from_str(&ran.stdout)
+                .with_context(|| format!("udpflow said {}", ran.stdout))
         });
         let context = || format!("flow {}", self.name);
-        Ok(FlowReport { first: first.with_context(context)?, second: second.with_context(context)? })
+        Ok(FlowReport {
+            first: first.with_context(context)?,
+            second: second.with_context(context)?,
+        })
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::daemon::Daemon;
+use super::daemon::{self, Daemon};
 use super::place::{Place, Space};
 use super::pod::{self, Pod, PodPlan};
 use super::process::{Ran, run};
@@ -70,7 +70,7 @@ echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
 ";
 
 impl Host {
-    pub(super) fn new(world: &World, number: u32, plan: HostPlan) -> Result<Self> {
+    pub(super) fn new(world: &World, number: u32, plan: &HostPlan) -> Result<Self> {
         ensure!(number < 250, "the underlay has room for 249 hosts");
         let space = Space::new(&plan.name, FILES)?;
         let host = Self {
@@ -97,7 +97,10 @@ impl Host {
         );
         for other in (1..=world.crowd()).filter(|other| *other != number) {
             for address in [format!("192.0.2.{other}"), format!("2001:db8::{other}")] {
-                batch += &format!("neigh replace {address} lladdr {} dev eth0 nud permanent\n", mac(other));
+                batch += &format!(
+                    "neigh replace {address} lladdr {} dev eth0 nud permanent\n",
+                    mac(other)
+                );
             }
         }
         host.try_run_with(&["ip", "-batch", "-"], &batch)?.ok()?;
@@ -134,7 +137,7 @@ impl Host {
     }
 
     /// Makes a pod by the CNI plugins.
-    pub fn pod(&self, plan: PodPlan) -> Result<Pod> {
+    pub fn pod(&self, plan: &PodPlan) -> Result<Pod> {
         Pod::new(self, plan)
     }
 
@@ -206,8 +209,12 @@ impl Host {
 
     /// One of the programs under test, to be started in here.
     pub fn program(&self, name: &str) -> Result<Command> {
-        let path = crate::harness::daemon::binary(name)?;
-        Ok(self.command(&path.to_string_lossy()))
+        Ok(self.command(&self.program_path(name)?))
+    }
+
+    /// The path of a program of this project.
+    pub fn program_path(&self, name: &str) -> Result<String> {
+        Ok(daemon::binary(name)?.to_string_lossy().into_owned())
     }
 
     /// The last lines of the daemon's log.

@@ -15,35 +15,64 @@ use super::world::World;
 pub struct Mesh {
     /// The hosts, in the order of their plans.
     pub hosts: Vec<Host>,
-    /// From the first `join` until all were programmed and had shaken hands, where that was waited for.
-    pub formed_in: Duration,
 }
 
 impl Mesh {
-    /// Makes hosts, starts their daemons, lets all join at the same time, and waits until every tunnel is up.
-    pub fn form(world: &World, plans: Vec<HostPlan>) -> Result<Self> {
-        let hosts = plans.into_iter().map(|plan| world.host(plan)).collect::<Result<Vec<_>>>()?;
-        for host in &hosts {
-            host.launch_daemon()?;
-        }
-        for host in &hosts {
-            host.wait_state("waiting", pace(10))?;
-        }
-        let (first, others) = hosts.split_first().context("a mesh without hosts")?;
-        init(first)?;
-        let tokens = others.iter().map(|host| token(first, host)).collect::<Result<Vec<_>>>()?;
-        let started = Instant::now();
-        let joins = others.iter().zip(&tokens).map(|(h, t)| start_join(h, t)).collect::<Result<Vec<_>>>()?;
-        for join in joins {
-            join.finish(pace(60))?.ok()?;
-        }
-        let mut mesh = Self { hosts, formed_in: Duration::ZERO };
+    /// Makes hosts, without daemons.
+    pub fn unstarted(world: &World, plans: &[HostPlan]) -> Result<Self> {
+        ensure!(!plans.is_empty(), "a mesh without hosts");
+        let hosts = plans.iter().map(|plan| world.host(plan)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { hosts })
+    }
+
+    /// Makes hosts whose daemons wait for `init` or `join`.
+    pub fn waiting(world: &World, plans: &[HostPlan]) -> Result<Self> {
+        let mesh = Self::unstarted(world, plans)?;
+        mesh.start()?;
+        Ok(mesh)
+    }
+
+    /// Makes hosts, lets all join at the same time, and waits until every tunnel is up.
+    pub fn form(world: &World, plans: &[HostPlan]) -> Result<Self> {
+        let mesh = Self::waiting(world, plans)?;
+        mesh.join_all()?;
         mesh.wait_handshaken(pace(30))?;
-        mesh.formed_in = started.elapsed();
         for host in &mesh.hosts {
             host.wait_up(u32::try_from(mesh.hosts.len())? - 1, pace(10))?;
         }
         Ok(mesh)
+    }
+
+    /// Starts all daemons and waits until each is `waiting`.
+    pub fn start(&self) -> Result<()> {
+        for host in &self.hosts {
+            host.launch_daemon()?;
+        }
+        for host in &self.hosts {
+            wait_for(&format!("the daemon of {} answers", host.name()), pace(20), || {
+                host.check_daemon()?;
+                let state = host.status()?.state;
+                ensure!(state == "waiting", "its state is {state}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// `init` on the first host, then a token each and `join` on all others at the same time, to the end of each.
+    pub fn join_all(&self) -> Result<()> {
+        let (first, others) = self.hosts.split_first().context("a mesh without hosts")?;
+        init(first)?;
+        let tokens = others.iter().map(|host| token(first, host)).collect::<Result<Vec<_>>>()?;
+        let joins = others
+            .iter()
+            .zip(&tokens)
+            .map(|(h, t)| start_join(h, t))
+            .collect::<Result<Vec<_>>>()?;
+        for join in joins {
+            join.finish(pace(60))?.ok()?;
+        }
+        Ok(())
     }
 
     /// Waits until WireGuard on every host has had a handshake with every other.
@@ -54,7 +83,10 @@ impl Mesh {
             let left = end.saturating_duration_since(Instant::now());
             wait_for(&format!("{}: a handshake with each other host", host.name()), left, || {
                 let (shaken, peers) = host.wg_handshakes()?;
-                ensure!(shaken == others && peers == others, "{shaken} of {peers} peers, {others} expected");
+                ensure!(
+                    shaken == others && peers == others,
+                    "{shaken} of {peers} peers, {others} expected"
+                );
                 Ok(())
             })?;
         }
@@ -89,7 +121,10 @@ pub(super) fn token(signer: &Host, host: &Host) -> Result<String> {
     prefixes.iter().for_each(|prefix| arguments.extend(["--prefix", prefix]));
     let out = signer.meshctl(&arguments)?.ok()?.stdout;
     let token = out.trim();
-    ensure!(!token.is_empty() && token.lines().count() == 1, "`token create` printed {out:?}, not one line");
+    ensure!(
+        !token.is_empty() && token.lines().count() == 1,
+        "`token create` printed {out:?}, not one line"
+    );
     Ok(token.to_owned())
 }
 

@@ -45,8 +45,12 @@ impl Place for Pod {
 }
 
 impl Pod {
-    pub(super) fn new(host: &Host, plan: PodPlan) -> Result<Self> {
-        ensure!(!host.pod_prefixes().is_empty(), "{} is not a node: it has no pod range", host.name());
+    pub(super) fn new(host: &Host, plan: &PodPlan) -> Result<Self> {
+        ensure!(
+            !host.pod_prefixes().is_empty(),
+            "{} is not a node: it has no pod range",
+            host.name()
+        );
         let space = Space::new(&plan.name, "ip link set lo up")?;
         let reply = add(host, &space, plan.masquerade)?;
         let addresses: Vec<String> = reply["ips"]
@@ -83,7 +87,8 @@ pub(super) fn ranges(number: u32) -> [String; 2] {
 
 /// The network configuration list that a cluster would have put into `/etc/cni/net.d`.
 pub(super) fn conflist(number: u32, masquerade: bool) -> String {
-    let ranges: Vec<Value> = ranges(number).iter().map(|subnet| json!([{ "subnet": subnet }])).collect();
+    let ranges: Vec<Value> =
+        ranges(number).iter().map(|subnet| json!([{ "subnet": subnet }])).collect();
     let list = json!({
         "cniVersion": "1.0.0",
         "name": "pods",
@@ -120,6 +125,9 @@ fn add(host: &Host, pod: &Space, masquerade: bool) -> Result<Value> {
 /// Where the plugins are: Debian's place, or the one of the upstream archive.
 fn plugins() -> Result<PathBuf> {
     let places = ["/usr/lib/cni", "/opt/cni/bin"].map(PathBuf::from);
-    let found = places.into_iter().find(|p| p.join("bridge").is_file() && p.join("host-local").is_file());
-    found.context("no CNI plugins in /usr/lib/cni or /opt/cni/bin; install containernetworking-plugins")
+    let found =
+        places.into_iter().find(|p| p.join("bridge").is_file() && p.join("host-local").is_file());
+    found.context(
+        "no CNI plugins in /usr/lib/cni or /opt/cni/bin; install containernetworking-plugins",
+    )
 }

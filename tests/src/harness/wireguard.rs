@@ -36,7 +36,8 @@ impl Host {
     /// The destinations in meshd's routing table, both families, sorted.
     pub fn mesh_routes(&self) -> Result<Vec<String>> {
         let script = "ip -4 route show table 51820; ip -6 route show table 51820";
-        let mut routes: Vec<String> = self.run(&["sh", "-c", script])?.lines().map(|l| l.trim().to_owned()).collect();
+        let mut routes: Vec<String> =
+            self.run(&["sh", "-c", script])?.lines().map(|l| l.trim().to_owned()).collect();
         routes.sort();
         Ok(routes)
     }

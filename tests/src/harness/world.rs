@@ -25,7 +25,9 @@ impl Backend {
         match std::env::var("MESHD_TEST_BACKEND").as_deref() {
             Ok("kernel") => Ok(Self::Kernel),
             Ok("userspace") | Err(_) => Ok(Self::Userspace),
-            Ok(other) => anyhow::bail!("MESHD_TEST_BACKEND={other} is not known; set kernel or userspace"),
+            Ok(other) => {
+                anyhow::bail!("MESHD_TEST_BACKEND={other} is not known; set kernel or userspace")
+            }
         }
     }
 
@@ -84,7 +86,7 @@ impl World {
     }
 
     /// Adds a host.
-    pub fn host(&self, plan: HostPlan) -> Result<Host> {
+    pub fn host(&self, plan: &HostPlan) -> Result<Host> {
         let number = self.hosts.get() + 1;
         self.hosts.set(number);
         Host::new(self, number, plan)
@@ -121,7 +123,8 @@ impl World {
     }
 
     fn plug(&self, hosts: &[&Host], bridge: &str) -> Result<()> {
-        let batch: String = hosts.iter().map(|h| format!("link set {} master {bridge}\n", h.port())).collect();
+        let batch: String =
+            hosts.iter().map(|h| format!("link set {} master {bridge}\n", h.port())).collect();
         self.try_run_with(&["ip", "-batch", "-"], &batch)?.ok().map(drop)
     }
 

@@ -9,10 +9,10 @@
 //! | device, key, port, mark, MTU, sysctls, addresses, up | IPv6 may be disabled before its sysctl; a route needs device, source address, and link up |
 //! | peers: new ones, and allowed IPs added | adding moves an allowed IP without a gap; the packet needs a peer before the route |
 //! | source NAT | before the first packet takes a new route |
-//! | `throw`, then device routes | what is local or goes in the clear must not be taken along by a wider route |
-//! | `unreachable` within a device route | earlier it would be a hole until its own device route stands |
+//! | `throw` and device routes, the longest first | what is local or goes in the clear must not be taken along by a wider route, nor let out what is within it |
+//! | among them `unreachable` within a device route | earlier it would be a hole until its own device route stands |
 //! | rules, new before old | last of the setup: the table is complete |
-//! | routes go: `unreachable`, then others | the other way round would be a hole where a wider route takes over |
+//! | routes go, the shortest first, each `unreachable` before its device route | the other way round would be a hole, or a leak, where a wider route takes over |
 //! | allowed IPs and peers go | no route leads to them any more |
 //! | addresses go | no route has them as its source any more |
 //!
@@ -20,7 +20,10 @@
 //! list leaves the kernel in a state without holes and leaks. If it goes on, later changes fail
 //! too or are right, and the next diff mends the rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use ipnet::IpNet;
 use meshd_proto::WgPublicKey;
@@ -235,25 +238,25 @@ impl<'a> RouteDiff<'a> {
             .map(Change::PutRoute)
     }
 
+    /// The longest first: what leaves the tunnel again within a wider prefix is there before that,
+    /// and what is within that too before it.
     fn puts(&self) -> impl Iterator<Item = Change> {
-        let throws = self.missing().filter(|route| route.kind == RouteKind::Throw);
-        let devices = self.missing().filter(|route| device_of(route).is_some());
-        let late =
-            self.missing().filter(|route| is_unreachable(route) && self.is_within_tunnel(route));
-        throws.chain(devices).chain(late).cloned().map(Change::PutRoute)
+        let mut late: Vec<&Route> = self
+            .missing()
+            .filter(|route| !is_unreachable(route) || self.is_within_tunnel(route))
+            .collect();
+        late.sort_by_key(|route| (Reverse(route.destination.prefix_len()), route.metric));
+        late.into_iter().cloned().map(Change::PutRoute)
     }
 
+    /// The other way round: the shortest first, and `unreachable` before the device route.
     fn removals(&self) -> impl Iterator<Item = Change> {
         let place = |route: &Route| (route.destination, route.table, route.metric);
         let replaced: BTreeSet<_> = self.desired.iter().map(place).collect();
-        let gone: Vec<Route> = self
-            .present
-            .iter()
-            .filter(|route| !replaced.contains(&place(route)))
-            .map(|route| (*route).clone())
-            .collect();
-        let (unreachable, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(is_unreachable);
-        unreachable.into_iter().chain(others).map(Change::RemoveRoute)
+        let gone = self.present.iter().copied().filter(|route| !replaced.contains(&place(route)));
+        let mut gone: Vec<&Route> = gone.collect();
+        gone.sort_by_key(|route| (route.destination.prefix_len(), Reverse(route.metric)));
+        gone.into_iter().cloned().map(Change::RemoveRoute)
     }
 }
 

@@ -15,6 +15,8 @@ mod planner;
 mod prefixes;
 mod preflight;
 mod routes;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use blocked::{BlockReason, Blocked};

@@ -1,0 +1,6 @@
+//! Tests of planning as a whole: rules one by one, the order of changes, and random worlds.
+
+mod order;
+mod properties;
+mod rules;
+mod worlds;

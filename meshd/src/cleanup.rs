@@ -1,0 +1,39 @@
+//! `meshd cleanup`: removes everything that meshd made in the kernel. Keys and records stay.
+
+use anyhow::anyhow;
+use meshd_core::plan::{Desired, diff};
+
+use crate::{
+    daemon::{Sources, backend},
+    dataplane::{Dataplane, LinuxDataplane, Scope},
+};
+
+/// Looks for objects of ours and removes them, in as many rounds as it takes.
+///
+/// # Errors
+/// When something is left.
+pub fn run(sources: &Sources) -> anyhow::Result<()> {
+    const ROUNDS: usize = 3;
+    let config = sources.load()?;
+    let scope = Scope {
+        interface: config.wireguard.interface.to_string(),
+        table: config.network.table,
+        rule_priority: config.network.rule_priority,
+        ..Scope::default()
+    };
+    let mut dataplane = LinuxDataplane::new(backend(&config))?;
+    let mut removed = 0;
+    for _ in 0..ROUNDS {
+        let changes = diff(&Desired::default(), &dataplane.observe(&scope)?);
+        if changes.is_empty() {
+            println!("removed {removed} objects from the kernel; nothing of meshd is left in it");
+            return Ok(());
+        }
+        let errors = dataplane.apply(&changes);
+        removed += changes.len() - errors.len();
+        if let Some((_, error)) = errors.into_iter().next() {
+            return Err(error.into());
+        }
+    }
+    Err(anyhow!("objects come back as fast as they are removed; another meshd runs; stop it first"))
+}

@@ -1,0 +1,127 @@
+//! The control API's backend: every call is a message to the loop, which answers it.
+
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use meshd_proto::control::{
+    CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest, JoinProgress,
+    JoinRequest, LeaveReply, ListPeersReply, ListTokensReply, PingReply, PingRequest, ShowPeerReply,
+    ShowPeerRequest, StatusReply,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::control::{ControlBackend, ControlError, Reply, ReplyStream};
+
+/// Where one answer goes.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
+/// Where the answers of a call that goes on go.
+pub(super) type Answers<T> = mpsc::Sender<Result<T, ControlError>>;
+
+/// A call, as the loop sees it.
+pub(super) enum Request {
+    Status(Answer<StatusReply>),
+    Peers(Answer<ListPeersReply>),
+    Peer(ShowPeerRequest, Answer<ShowPeerReply>),
+    Ping(PingRequest, Answers<PingReply>),
+    Tokens(Answer<ListTokensReply>),
+    Counters(Answer<CountersReply>),
+    Init(InitRequest, Answer<InitReply>),
+    CreateToken(CreateTokenRequest, Answer<CreateTokenReply>),
+    Join(JoinRequest, Answers<JoinProgress>),
+    Leave(Answer<LeaveReply>),
+}
+
+/// How often a watch looks; the server leaves out what did not change.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+/// The sending side, given to the control server.
+#[derive(Clone)]
+pub(super) struct Bridge(pub(super) mpsc::Sender<Request>);
+
+fn stopping() -> ControlError {
+    ControlError::new("stopping", "the call was not answered", "meshd is stopping", "try again")
+}
+
+impl Bridge {
+    fn ask<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(Answer<T>) -> Request + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, ControlError>> {
+        let loop_ = self.0.clone();
+        async move {
+            let (answer, wait) = oneshot::channel();
+            loop_.send(request(answer)).await.map_err(|_| stopping())?;
+            wait.await.unwrap_or_else(|_| Err(stopping()))
+        }
+        .boxed()
+    }
+
+    fn ask_many<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(Answers<T>) -> Request + Send + 'static,
+    ) -> BoxFuture<'static, Result<ReplyStream<T>, ControlError>> {
+        let loop_ = self.0.clone();
+        async move {
+            let (answers, stream) = mpsc::channel(16);
+            loop_.send(request(answers)).await.map_err(|_| stopping())?;
+            Ok(ReceiverStream::new(stream).boxed())
+        }
+        .boxed()
+    }
+}
+
+impl ControlBackend for Bridge {
+    fn status(&self) -> Reply<'_, StatusReply> {
+        self.ask(Request::Status)
+    }
+
+    fn peers(&self) -> Reply<'_, ListPeersReply> {
+        self.ask(Request::Peers)
+    }
+
+    fn watch_peers(&self) -> Reply<'_, ReplyStream<ListPeersReply>> {
+        let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(WATCH_EVERY));
+        let bridge = self.clone();
+        let answers = stream::unfold(ticks, move |mut ticks| {
+            let bridge = bridge.clone();
+            async move {
+                ticks.next().await?;
+                Some((bridge.ask(Request::Peers).await, ticks))
+            }
+        });
+        async move { Ok(answers.boxed()) }.boxed()
+    }
+
+    fn peer(&self, request: ShowPeerRequest) -> Reply<'_, ShowPeerReply> {
+        self.ask(|answer| Request::Peer(request, answer))
+    }
+
+    fn ping(&self, request: PingRequest) -> Reply<'_, ReplyStream<PingReply>> {
+        self.ask_many(|answers| Request::Ping(request, answers))
+    }
+
+    fn tokens(&self) -> Reply<'_, ListTokensReply> {
+        self.ask(Request::Tokens)
+    }
+
+    fn counters(&self) -> Reply<'_, CountersReply> {
+        self.ask(Request::Counters)
+    }
+
+    fn init(&self, request: InitRequest) -> Reply<'_, InitReply> {
+        self.ask(|answer| Request::Init(request, answer))
+    }
+
+    fn create_token(&self, request: CreateTokenRequest) -> Reply<'_, CreateTokenReply> {
+        self.ask(|answer| Request::CreateToken(request, answer))
+    }
+
+    fn join(&self, request: JoinRequest) -> Reply<'_, ReplyStream<JoinProgress>> {
+        self.ask_many(|answers| Request::Join(request, answers))
+    }
+
+    fn leave(&self) -> Reply<'_, LeaveReply> {
+        self.ask(Request::Leave)
+    }
+}

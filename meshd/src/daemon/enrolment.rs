@@ -1,0 +1,156 @@
+//! Strangers that ask to enrol: answered by the signer, handed on by everybody else.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use meshd_core::{
+    refusal::{Code, Refusal},
+    trust::{EnrolRefusal, Enrolled, enrol_grant_signer},
+};
+use meshd_proto::{NodeKey, wire};
+use prost::Message;
+
+use super::{clock, counters::Counters, running::Running};
+use crate::{
+    state::StateDir,
+    transport::{EnrolTicket, Transport},
+};
+
+/// Requests that wait for a signer's answer.
+const WAITING: usize = 32;
+/// A signer that has not answered by then is not reached.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Requests that are looked at per second; more are turned away before anything is verified.
+const PER_SECOND: u32 = 20;
+
+/// Requests handed to a signer, by the number under which the answer comes.
+#[derive(Default)]
+pub(super) struct Forwarded {
+    next: u64,
+    waiting: BTreeMap<u64, (Instant, EnrolTicket)>,
+    second: Option<Instant>,
+    in_second: u32,
+}
+
+impl Forwarded {
+    /// False when there were too many lately.
+    fn admit(&mut self, now: Instant) -> bool {
+        if self.second.is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1)) {
+            self.second = Some(now);
+            self.in_second = 0;
+        }
+        self.in_second += 1;
+        self.in_second <= PER_SECOND
+    }
+
+    /// Answers those whose signer stayed silent.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let late: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, (since, _))| now.duration_since(*since) >= PATIENCE)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            if let Some((_, ticket)) = self.waiting.remove(&id) {
+                ticket.answer(refusal_reply(&no_signer()));
+            }
+        }
+    }
+
+    /// The signer's answer to a request that was handed on.
+    pub(super) fn answer(&mut self, id: u64, reply: Bytes) {
+        if let Some((_, ticket)) = self.waiting.remove(&id) {
+            ticket.answer(reply);
+        }
+    }
+}
+
+fn no_signer() -> Refusal {
+    Refusal::new(Code::NoSigner, "the signer of this token cannot be reached from here")
+}
+
+/// A refusal as the joiner gets it.
+fn refusal_reply(refusal: &Refusal) -> Bytes {
+    encode_refusal(refusal, "try another seed, or start the host that made the token")
+}
+
+fn encode_refusal(refusal: &Refusal, fix: &str) -> Bytes {
+    let refused = wire::EnrolRefused {
+        code: refusal.code.as_str().to_owned(),
+        message: refusal.detail.clone(),
+        fix: fix.to_owned(),
+    };
+    let reply = wire::EnrolReply { result: Some(wire::enrol_reply::Result::Refused(refused)) };
+    reply.encode_to_vec().into()
+}
+
+impl Running {
+    /// A stranger's request, on this host's own port.
+    pub(super) fn handle_enrol(
+        &mut self,
+        ticket: EnrolTicket,
+        state: &StateDir,
+        transport: &Transport,
+        counters: &mut Counters,
+    ) {
+        if !self.forwarded.admit(Instant::now()) {
+            counters.enrolment_refused(Code::RateLimited.as_str());
+            let refusal = Refusal::new(Code::RateLimited, "too many enrolments at once");
+            ticket.answer(encode_refusal(&refusal, "try again in a few seconds"));
+            return;
+        }
+        let signer = match enrol_grant_signer(&ticket.request, &self.anchors.get()) {
+            Ok(signer) => signer,
+            Err(refusal) => {
+                counters.enrolment_refused(refusal.code.as_str());
+                tracing::warn!(remote = %ticket.remote, code = refusal.code.as_str(),
+                    "enrolment refused: {}", refusal.detail);
+                ticket.answer(encode_refusal(&refusal, "make a new token on a signer of this mesh"));
+                return;
+            }
+        };
+        if signer == self.node.key() {
+            let reply = self.enrol(&ticket.request, state, counters);
+            ticket.answer(reply);
+        } else if self.forwarded.waiting.len() >= WAITING
+            || self.node.directory().get(&signer).is_none()
+        {
+            counters.enrolment_refused(Code::NoSigner.as_str());
+            ticket.answer(refusal_reply(&no_signer()));
+        } else {
+            self.forward(signer, ticket, transport);
+        }
+    }
+
+    fn forward(&mut self, signer: NodeKey, ticket: EnrolTicket, _transport: &Transport) {
+        self.forwarded.next += 1;
+        let id = self.forwarded.next;
+        self.node.forward_enrolment(signer, id, ticket.request.clone());
+        self.forwarded.waiting.insert(id, (Instant::now(), ticket));
+    }
+
+    /// The signer's own decision, on disk before it is told.
+    pub(super) fn enrol(&mut self, request: &[u8], state: &StateDir, counters: &mut Counters) -> Bytes {
+        match self.decide(request, state) {
+            Ok(Enrolled { reply, name, key, .. }) => {
+                counters.enrolments += 1;
+                tracing::info!(node = %key, "{name} was admitted");
+                reply.encode_to_vec().into()
+            }
+            Err(EnrolRefusal { refusal, fix }) => {
+                counters.enrolment_refused(refusal.code.as_str());
+                tracing::warn!(code = refusal.code.as_str(), "enrolment refused: {}", refusal.detail);
+                encode_refusal(&refusal, &fix)
+            }
+        }
+    }
+
+    fn decide(&mut self, request: &[u8], state: &StateDir) -> Result<Enrolled, EnrolRefusal> {
+        let _ = (request, state, clock::now());
+        todo!()
+    }
+}

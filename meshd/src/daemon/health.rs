@@ -1,0 +1,122 @@
+//! Health lines: what is wrong with this host, and how to mend it.
+
+use meshd_core::{limits::NODE_CERTIFICATE_SECONDS, refusal::Code};
+use meshd_proto::control::HealthLine;
+
+use super::{Daemon, clock, running::Running, status::rfc3339};
+
+/// A certificate that ends this soon is worth a warning.
+const EXPIRY_WARNING_SECONDS: i64 = NODE_CERTIFICATE_SECONDS / 12;
+
+fn line(code: &str, severity: &str, message: impl Into<String>, fix: impl Into<String>) -> HealthLine {
+    HealthLine {
+        code: code.to_owned(),
+        severity: severity.to_owned(),
+        message: message.into(),
+        fix: fix.into(),
+    }
+}
+
+/// All lines, worst first.
+pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
+    let mut lines = daemon.notices.clone();
+    for warning in &daemon.own.warnings {
+        lines.push(line("pod_prefixes", "warning", warning, "correct the file, or set [network] pod_prefixes"));
+    }
+    if let Some(running) = &daemon.running {
+        of_running(daemon, running, &mut lines);
+    }
+    let rank = |line: &HealthLine| match line.severity.as_str() {
+        "error" => 0,
+        "warning" => 1,
+        _ => 2,
+    };
+    lines.sort_by_key(rank);
+    lines
+}
+
+fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
+    for (code, text) in &running.dataplane_errors {
+        // The error's last part is what to do.
+        let (message, fix) = text.rsplit_once("; ").unwrap_or((text, "see the journal"));
+        lines.push(line(code, "error", message, fix));
+    }
+    for refusal in running.node.own_refusals() {
+        let fix = match refusal.code {
+            Code::PrefixNotGranted => "announce it on a host whose token grants it: \
+                 `meshctl token create --prefix …` on a signer, then leave and join again",
+            _ => "see the journal",
+        };
+        lines.push(line(refusal.code.as_str(), "warning", refusal.detail.clone(), fix));
+    }
+    for damage in &running.damage {
+        lines.push(line("state_damaged", "warning", damage.as_str(), "check the disk of the state directory"));
+    }
+    forwarding(daemon, running, lines);
+    expiry(running, lines);
+    names(running, lines);
+    let userspace = running
+        .observed
+        .as_ref()
+        .and_then(|observed| observed.device.as_ref())
+        .is_some_and(|device| device.backend == meshd_core::plan::Backend::Userspace);
+    if userspace {
+        lines.push(line(
+            "userspace_wireguard",
+            "info",
+            "WireGuard runs in userspace, which is slower",
+            "use a kernel with the wireguard module (Linux 5.6 or later)",
+        ));
+    }
+    let own_key = running.node.key();
+    for blocked in running.plan.blocked.get(&own_key).into_iter().flatten() {
+        lines.push(line(blocked.reason.as_str(), "warning", blocked.message.as_str(), "announce each prefix on one host only"));
+    }
+}
+
+fn forwarding(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
+    let Some(own) = running.own_record() else { return };
+    let facts = &daemon.own.facts;
+    let has = |v6: bool| own.prefixes.iter().any(|prefix| prefix.addr().is_ipv6() == v6);
+    for (off, family, sysctl) in [
+        (has(false) && !facts.forwarding_v4, "IPv4", "net.ipv4.ip_forward=1"),
+        (has(true) && !facts.forwarding_v6, "IPv6", "net.ipv6.conf.all.forwarding=1"),
+    ] {
+        if off {
+            lines.push(line(
+                "forwarding_off",
+                "warning",
+                format!("this host announces {family} prefixes but does not forward {family}"),
+                format!("sysctl -w {sysctl}, and keep it in /etc/sysctl.d"),
+            ));
+        }
+    }
+}
+
+fn expiry(running: &Running, lines: &mut Vec<HealthLine>) {
+    let end = running.certificate_end();
+    let left = end.since(clock::unix());
+    if left > EXPIRY_WARNING_SECONDS {
+        return;
+    }
+    let date = rfc3339(end).unwrap_or_default();
+    let (severity, message) = if left > 0 {
+        ("warning", format!("this node's certificate ends on {date}"))
+    } else {
+        ("error", format!("this node's certificate ended on {date}: other members refuse it"))
+    };
+    lines.push(line("certificate_expiry", severity, message, "`meshctl leave`, then join with a new token"));
+}
+
+fn names(running: &Running, lines: &mut Vec<HealthLine>) {
+    let directory = running.node.directory();
+    let own = running.identity.certificate.name.as_str();
+    if directory.display_name(&running.node.key()).is_some_and(|shown| shown != own) {
+        lines.push(line(
+            "name_conflict",
+            "warning",
+            format!("another member is named {own} too"),
+            "give each host a name of its own: leave, set [node] name, and join again",
+        ));
+    }
+}

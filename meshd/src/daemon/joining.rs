@@ -1,0 +1,277 @@
+//! Joining with a token: by hand or unattended.
+//!
+//! A task of its own talks to the seeds; the loop only starts it and takes its result over.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use meshd_core::trust::{self, Enrolment, IdentityKey, JoinToken, LaneKey};
+use meshd_proto::{
+    NodeName,
+    control::{JoinDone, JoinProgress, JoinRequest, join_progress::Step},
+    wire,
+};
+use ipnet::IpNet;
+use prost::Message;
+use tokio::time::sleep;
+
+use super::{Daemon, Done, bridge::Answers, clock, resolve};
+use crate::{control::ControlError, state::Membership, transport::EnrolClient};
+
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(60);
+/// A join returns when this host has synced; after this it returns all the same and says so.
+const SYNC: Duration = Duration::from_secs(15);
+const SYNC_LOOK: Duration = Duration::from_millis(20);
+
+/// What a join task brings back.
+pub(super) struct Joined {
+    pub(super) result: Result<(Enrolment, IdentityKey, LaneKey, Vec<String>), ControlError>,
+    pub(super) answers: Option<Answers<JoinProgress>>,
+}
+
+/// All that the task needs.
+struct Attempt {
+    token: JoinToken,
+    identity: IdentityKey,
+    lane: LaneKey,
+    name: NodeName,
+    wanted: Vec<IpNet>,
+    client: EnrolClient,
+    config_seeds: Vec<String>,
+}
+
+fn failed(code: &str, why: impl Into<String>, fix: impl Into<String>) -> ControlError {
+    ControlError::new(code.to_owned(), "cannot join", why, fix)
+}
+
+impl Daemon {
+    /// `meshctl join`.
+    pub(super) fn join(&mut self, request: JoinRequest, answers: Answers<JoinProgress>) {
+        match self.prepare_join(&request.token, &request.name) {
+            Ok(attempt) => {
+                self.joining = true;
+                let done = self.done.clone();
+                tokio::spawn(async move {
+                    let result = attempt.run(Some(&answers)).await;
+                    let joined = Joined { result, answers: Some(answers) };
+                    let _ = done.send(Done::Joined(Box::new(joined))).await;
+                });
+            }
+            Err(error) => {
+                let _ = answers.try_send(Err(error));
+            }
+        }
+    }
+
+    /// With a token file or a systemd credential: tries for ever.
+    pub(super) fn join_unattended(&mut self) {
+        let Some(path) = self.token_file() else { return };
+        let token = match std::fs::read_to_string(&path) {
+            Ok(token) => token,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot read the join token");
+                return;
+            }
+        };
+        match self.prepare_join(token.trim(), "") {
+            Ok(attempt) => {
+                tracing::info!(path = %path.display(), "joining with the token found there");
+                self.joining = true;
+                let done = self.done.clone();
+                tokio::spawn(async move {
+                    let mut wait = RETRY_FIRST;
+                    let result = loop {
+                        match attempt.run(None).await {
+                            // Only what time or the network can mend is tried again.
+                            Err(error) if error.code == "seed_unreachable" || error.code == "no_signer" => {
+                                tracing::warn!("{error}; trying again in {} s", wait.as_secs());
+                                sleep(wait).await;
+                                wait = (wait * 2).min(RETRY_LAST);
+                            }
+                            result => break result,
+                        }
+                    };
+                    let _ = done.send(Done::Joined(Box::new(Joined { result, answers: None }))).await;
+                });
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    fn token_file(&self) -> Option<PathBuf> {
+        let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
+            .map(|directory| PathBuf::from(directory).join("meshd.token"))
+            .filter(|path| path.exists());
+        self.config.gossip.join_token_file.clone().or(credential)
+    }
+
+    fn prepare_join(&mut self, token: &str, name: &str) -> Result<Attempt, ControlError> {
+        if let Some(running) = &self.running {
+            let mesh = running.identity.certificate.mesh.clone();
+            return Err(failed("already_member", format!("this host is a member of {mesh}"),
+                "`meshctl leave` first"));
+        }
+        if self.joining {
+            return Err(failed("already_joining", "another join is in progress", "wait for it"));
+        }
+        let token = JoinToken::parse(token)
+            .map_err(|error| failed("bad_token", error.why(), error.fix()))?;
+        let name = if name.is_empty() {
+            self.config.node_name(&self.own.facts.name)
+        } else {
+            name.parse()
+        };
+        let name = match token.node_name() {
+            // A token for one node says what it is called.
+            Some(only) => only.clone(),
+            None => name.map_err(|error| {
+                failed("bad_name", error.to_string(), "give --name NAME, or set [node] name")
+            })?,
+        };
+        let state = |error: crate::state::StateError| {
+            failed("state_dir", error.to_string(), "check the state directory")
+        };
+        Ok(Attempt {
+            identity: self.state.identity(&rand::random()).map_err(state)?,
+            lane: self.state.lane(&rand::random()).map_err(state)?,
+            token,
+            name,
+            wanted: self.own.prefixes.iter().copied().collect(),
+            client: self.transport.enrol_client(),
+            config_seeds: self.config.gossip.seeds.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// Takes over what a join task brought.
+    pub(super) fn finish_join(&mut self, joined: Joined) {
+        self.joining = false;
+        let outcome = joined.result.and_then(|(enrolment, identity, lane, seeds)| {
+            let not_granted = enrolment.not_granted.clone();
+            self.take_over(enrolment, identity, lane, seeds)?;
+            Ok(not_granted)
+        });
+        match (outcome, joined.answers) {
+            (Err(error), Some(answers)) => {
+                let _ = answers.try_send(Err(error));
+            }
+            (Err(error), None) => tracing::error!("{error}"),
+            (Ok(_), None) => {}
+            (Ok(not_granted), Some(answers)) => self.wait_synced(not_granted, answers),
+        }
+    }
+
+    fn take_over(
+        &mut self,
+        enrolment: Enrolment,
+        identity: IdentityKey,
+        lane: LaneKey,
+        seeds: Vec<String>,
+    ) -> Result<(), ControlError> {
+        let state = |error: String| failed("state_dir", error, "check the state directory");
+        self.state
+            .save_membership(&enrolment.anchors, &enrolment.certificate, &seeds)
+            .map_err(|error| state(error.to_string()))?;
+        let membership = Membership {
+            anchors: enrolment.anchors,
+            identity,
+            certificate: enrolment.certificate,
+            lane,
+            seeds,
+        };
+        self.become_member(membership).map_err(|error| state(error.to_string()))?;
+        if let Some(running) = &mut self.running {
+            for record in enrolment.records {
+                // A signer's record that is not believed is only one fewer to start from.
+                if let Err(refusal) = running.node.restore(&record.encode_to_vec(), clock::now()) {
+                    tracing::warn!(code = refusal.code.as_str(), "{}", refusal.detail);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers when this host has synced once and its device stands.
+    fn wait_synced(&self, not_granted: Vec<IpNet>, answers: Answers<JoinProgress>) {
+        let Some(bridge) = self.bridge.clone() else { return };
+        tokio::spawn(async move {
+            let _ = answers.send(doing("syncing with the mesh")).await;
+            let until = tokio::time::Instant::now() + SYNC;
+            loop {
+                let status = match bridge.status_now().await {
+                    Ok(status) => status,
+                    Err(error) => {
+                        let _ = answers.send(Err(error)).await;
+                        return;
+                    }
+                };
+                let late = tokio::time::Instant::now() >= until;
+                if (status.synced && status.backend.is_some()) || late {
+                    let done = JoinDone {
+                        mesh: status.mesh.unwrap_or_default(),
+                        node: status.node.unwrap_or_default(),
+                        id: status.id.unwrap_or_default(),
+                        mesh_addresses: status.mesh_addresses,
+                        prefixes: status.prefixes,
+                        not_granted: not_granted.iter().map(ToString::to_string).collect(),
+                        peers: status.peers.map_or(0, |peers| peers.total),
+                    };
+                    let _ = answers.send(Ok(JoinProgress { step: Some(Step::Done(done)) })).await;
+                    return;
+                }
+                sleep(SYNC_LOOK).await;
+            }
+        });
+    }
+}
+
+fn doing(what: impl Into<String>) -> Result<JoinProgress, ControlError> {
+    Ok(JoinProgress { step: Some(Step::Doing(what.into())) })
+}
+
+impl Attempt {
+    /// Asks seed after seed until one brings an answer.
+    async fn run(
+        &self,
+        progress: Option<&Answers<JoinProgress>>,
+    ) -> Result<(Enrolment, IdentityKey, LaneKey, Vec<String>), ControlError> {
+        let mut seeds = self.token.seeds().to_vec();
+        seeds.extend(self.config_seeds.iter().cloned());
+        let resolved = resolve::resolve(&seeds).await;
+        let mut why = resolved.failed;
+        let request = trust::build_request(
+            &self.token, &self.identity, &self.name, &self.wanted, rand::random(), clock::unix(),
+        );
+        let request: Bytes = request.encode_to_vec().into();
+        for address in resolved.addresses {
+            if let Some(progress) = progress {
+                let _ = progress.send(doing(format!("asking {address}"))).await;
+            }
+            let answer = self
+                .client
+                .enrol(address, &self.token.trust_anchor(), &self.token.server_name(), request.clone())
+                .await;
+            let reply = match answer {
+                Ok(reply) => reply,
+                Err(error) => {
+                    why.push(error.to_string());
+                    continue;
+                }
+            };
+            let reply = wire::EnrolReply::decode(reply)
+                .map_err(|_| failed("bad_reply", format!("{address} sent what is no reply"), "try another seed"))?;
+            match trust::accept_reply(&reply, &self.token, &self.identity.public()) {
+                Ok(enrolment) => {
+                    return Ok((enrolment, self.identity.clone(), self.lane.clone(), seeds));
+                }
+                Err(error) if error.code() == "no_signer" => why.push(format!("{address}: {}", error.why())),
+                Err(error) => return Err(failed(error.code(), error.why(), error.fix())),
+            }
+        }
+        if why.is_empty() {
+            why.push("the token names no seed, and [gossip] seeds is empty".to_owned());
+        }
+        Err(failed("seed_unreachable", format!("no seed answered: {}", why.join(", ")),
+            "check that UDP 51800 of a seed is open, or add one to [gossip] seeds"))
+    }
+}

@@ -1,0 +1,53 @@
+//! Leaving for good: the others are told, the kernel and the state directory are emptied.
+
+use std::time::Duration;
+
+use meshd_proto::control::LeaveReply;
+
+use super::{Daemon, running::scope};
+use crate::control::ControlError;
+
+/// The frames that carry the leave get this long to be acknowledged.
+const TELL: Duration = Duration::from_secs(3);
+
+impl Daemon {
+    /// Ends this host's membership. What cannot be done is an error that says what remains.
+    pub(super) async fn leave(&mut self) -> Result<LeaveReply, ControlError> {
+        let Some(running) = &mut self.running else {
+            return Err(super::requests::not_a_member("leave"));
+        };
+        running.node.leave(super::clock::now());
+        self.pump();
+        let to = self.running.as_mut().and_then(|r| r.left.take()).unwrap_or_default();
+        let told = to.iter().filter(|peer| self.transport.is_connected(peer)).count();
+        self.transport.flush(&to, TELL).await;
+
+        let empty = meshd_core::plan::Desired::default();
+        let scope = scope(&self.config, &empty);
+        let report = self.reconciler.tear_down(scope).await;
+        self.transport.stop_member();
+        if let Some(running) = self.running.take()
+            && let Err(why) = running.store.clear()
+        {
+            tracing::error!(%why, "the record store was not emptied");
+        }
+        self.resolve_due = None;
+        let aside = self.state.forget_membership().map_err(|error| {
+            ControlError::new("state_dir", "left, but the keys are still on disk", error.to_string(),
+                "remove the state directory's keys/ and pki/")
+        })?;
+        if let Some(aside) = aside {
+            tracing::warn!(path = %aside.display(), "the mesh's CA was set aside, not deleted");
+        }
+        let failed = match report {
+            Ok(report) => report.errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            Err(_) => vec!["the data plane's thread is gone".to_owned()],
+        };
+        if !failed.is_empty() {
+            return Err(ControlError::new("dataplane", "left, but not all was removed from the kernel",
+                failed.join(", "), "stop meshd and run `meshd cleanup`"));
+        }
+        tracing::info!(told, "left the mesh");
+        Ok(LeaveReply { told: u32::try_from(told).unwrap_or(u32::MAX) })
+    }
+}

@@ -1,0 +1,401 @@
+//! The daemon's loop: one task that owns all state and never blocks.
+//!
+//! Responsible for gluing core, transport, data plane, store and control API together. Not for
+//! decisions: those are the core's. Called by `main`.
+//!
+//! | comes from | queue | goes to |
+//! |---|---|---|
+//! | transport | bounded, slows the peers | [`Running`]'s node |
+//! | data plane thread | 64 reports | health, pokes, replanning |
+//! | control server | 64 calls | `requests` |
+//! | netlink watch | coalesced | data plane, own facts |
+//! | tasks of the loop (resolver, join) | 16 | [`Done`] |
+//! | signals, ticks | – | reload, stop, housekeeping |
+
+mod bridge;
+mod clock;
+mod counters;
+mod enrolment;
+mod health;
+mod joining;
+mod leaving;
+mod own;
+mod requests;
+mod resolve;
+mod running;
+mod start;
+mod status;
+mod systemd;
+mod tokens;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use meshd_core::node::Unreachable;
+use meshd_proto::control::HealthLine;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+
+pub(crate) use self::start::backend;
+use self::{
+    bridge::Request, counters::Counters, joining::Joined, own::Own, resolve::Resolved,
+    running::Running, systemd::Notifier,
+};
+use crate::{
+    config::{Config, DEFAULT_DROP_INS},
+    dataplane::watch::Watch,
+    reconcile::{Reconciler, Report},
+    state::StateDir,
+    transport::{Event, Target, Transport},
+};
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The main file.
+    pub file: PathBuf,
+    /// The directory of drop-ins.
+    pub drop_ins: PathBuf,
+}
+
+impl Sources {
+    /// `file`, and `conf.d` beside it.
+    #[must_use]
+    pub fn of(file: PathBuf) -> Self {
+        let drop_ins =
+            file.parent().map_or_else(|| PathBuf::from(DEFAULT_DROP_INS), |dir| dir.join("conf.d"));
+        Self { file, drop_ins }
+    }
+
+    /// Reads all layers.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn load(&self) -> Result<Config, crate::config::ConfigErrors> {
+        Config::load(&self.file, &self.drop_ins, std::env::vars_os())
+    }
+}
+
+/// What tasks of the loop report.
+enum Done {
+    Resolved(Resolved),
+    Joined(Box<Joined>),
+}
+
+/// All state of the daemon.
+struct Daemon {
+    sources: Sources,
+    config: Config,
+    state: StateDir,
+    transport: Transport,
+    reconciler: Reconciler,
+    running: Option<Running>,
+    own: Own,
+    counters: Counters,
+    /// Health lines that come from the start.
+    notices: Vec<HealthLine>,
+    joining: bool,
+    stopping: bool,
+    done: mpsc::Sender<Done>,
+    notifier: Notifier,
+    /// When names of seeds are looked up again.
+    resolve_due: Option<Instant>,
+    /// When interfaces and CNI files are looked at again.
+    look_due: Option<Instant>,
+}
+
+/// What wakes the loop beside the transport.
+struct Inboxes {
+    reports: mpsc::Receiver<Report>,
+    requests: mpsc::Receiver<Request>,
+    done: mpsc::Receiver<Done>,
+    watch: Watch,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    stop_control: watch::Sender<bool>,
+}
+
+/// Runs until SIGTERM. The data plane stays up.
+///
+/// # Errors
+/// When the daemon cannot start.
+pub fn run(sources: Sources) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(async {
+        let (daemon, inboxes) = Daemon::start(sources)?;
+        daemon.run(inboxes).await;
+        Ok(())
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+fn signals() -> std::io::Result<(Signal, Signal, Signal)> {
+    Ok((
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ))
+}
+
+/// For timers that nothing asked for.
+const FAR: Duration = Duration::from_secs(3600);
+const TICK: Duration = Duration::from_secs(1);
+/// Interfaces change in bursts.
+const LOOK_DELAY: Duration = Duration::from_millis(200);
+/// CNI files and whatever netlink does not tell.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+impl Daemon {
+    async fn run(mut self, mut inboxes: Inboxes) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.pump();
+            let wake = self.next_wake();
+            tokio::select! {
+                event = self.transport.recv() => self.on_transport(event),
+                Some(report) = inboxes.reports.recv() => self.on_report(report),
+                Some(request) = inboxes.requests.recv() => self.on_request(request).await,
+                Some(done) = inboxes.done.recv() => self.on_done(done),
+                () = inboxes.watch.changed() => {
+                    self.reconciler.look();
+                    self.look_due.get_or_insert(Instant::now() + LOOK_DELAY);
+                }
+                () = sleep_until(wake.into()) => self.on_wake(),
+                _ = tick.tick() => self.on_tick(),
+                _ = inboxes.hangup.recv() => self.reload(),
+                _ = inboxes.terminate.recv() => break,
+                _ = inboxes.interrupt.recv() => break,
+            }
+        }
+        self.stopping = true;
+        self.notifier.stopping();
+        tracing::info!("stopping; the data plane stays up");
+        let _ = inboxes.stop_control.send(true);
+        if let Some(running) = &self.running
+            && let Err(why) = running.store.flush()
+        {
+            tracing::error!(%why, "the record store was not flushed");
+        }
+        self.transport.stop_member();
+        self.transport.wait_closed(Duration::from_millis(500)).await;
+    }
+
+    /// Carries out what the node wants, and plans when that is due.
+    fn pump(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let (mut replies, mut requests) = (Vec::new(), Vec::new());
+        loop {
+            running.pump(
+                &mut self.transport,
+                &self.state,
+                &mut self.counters,
+                &mut replies,
+                &mut requests,
+            );
+            if replies.is_empty() && requests.is_empty() {
+                break;
+            }
+            for (id, reply) in replies.drain(..) {
+                running.forwarded.answer(id, reply);
+            }
+            for (from, id, request) in requests.drain(..) {
+                let reply = running.enrol(&request, &self.state, &mut self.counters);
+                running.node.reply_enrolment(from, id, reply);
+            }
+        }
+        if running.plan_due.is_some_and(|due| due <= Instant::now())
+            && let Some((desired, scope)) = running.replan(&self.own, &self.config)
+        {
+            running.plan_number = self.reconciler.want(desired, scope);
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let node = self.running.as_ref().and_then(|r| r.node.poll_timeout()).map(|(at, _)| at);
+        let plan = self.running.as_ref().and_then(|running| running.plan_due);
+        [node, plan, self.resolve_due, self.look_due]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(|| Instant::now() + FAR)
+    }
+
+    fn on_wake(&mut self) {
+        let now = Instant::now();
+        if let Some(running) = &mut self.running
+            && running.node.poll_timeout().is_some_and(|(at, _)| at <= now)
+        {
+            running.node.handle_timeout(clock::now());
+        }
+        if self.resolve_due.is_some_and(|due| due <= now) {
+            self.resolve_seeds();
+        }
+        if self.look_due.is_some_and(|due| due <= now) {
+            self.look_at_host();
+        }
+    }
+
+    fn on_transport(&mut self, event: Event) {
+        let now = clock::now();
+        let Some(running) = &mut self.running else { return };
+        match event {
+            Event::Connected { peer, remote, outgoing, .. } => {
+                running.paths.insert(peer, remote.ip());
+                running.node.handle_connected(peer, remote, outgoing, now);
+            }
+            Event::Disconnected { peer } => running.node.handle_disconnected(peer, now),
+            Event::Datagram { peer, bytes } => running.node.handle_datagram(peer, &bytes, now),
+            Event::Frame { peer, bytes } => running.node.handle_frame(peer, &bytes, now),
+            Event::Unreachable { target, tried, why } => {
+                tracing::debug!(%why, "not reached");
+                for address in tried {
+                    running.node.handle_unreachable(Unreachable::Address(address), now);
+                }
+                if let Target::Node(key) = target {
+                    running.node.handle_unreachable(Unreachable::Member(key), now);
+                }
+            }
+            Event::Enrol(ticket) => {
+                running.handle_enrol(ticket, &self.state, &mut self.counters);
+            }
+            Event::Refused { code, remote } => {
+                tracing::debug!(code, %remote, "refused");
+                self.counters.connection_refused(code);
+            }
+        }
+    }
+
+    fn on_report(&mut self, report: Report) {
+        let Some(running) = &mut self.running else { return };
+        running.take_report(report, &mut self.counters);
+        if running.programmed || !running.dataplane_errors.is_empty() {
+            self.notifier.ready();
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Resolved(resolved) => {
+                for why in &resolved.failed {
+                    tracing::warn!(%why, "a seed could not be resolved");
+                }
+                if let Some(running) = &mut self.running {
+                    running.node.set_seeds(resolved.addresses, clock::now());
+                }
+            }
+            Done::Joined(joined) => self.finish_join(*joined),
+        }
+    }
+
+    fn on_tick(&mut self) {
+        self.counters.frames_dropped = self.transport.dropped_frames();
+        if let Some(running) = &mut self.running {
+            running.forwarded.expire(Instant::now());
+            running.tell_handshakes();
+        }
+        let line = self.status_line();
+        self.notifier.alive(&line);
+    }
+
+    /// One line for `systemctl status`.
+    fn status_line(&self) -> String {
+        let status = status::status(self);
+        match (status.mesh, status.peers) {
+            (Some(mesh), Some(peers)) => {
+                format!("{}: {} in {mesh}, {} of {} peers up", status.state,
+                    status.node.unwrap_or_default(), peers.up, peers.total)
+            }
+            _ => format!("{}: run `meshctl init` or `meshctl join TOKEN`", status.state),
+        }
+    }
+
+    /// Looks at this host again and tells the mesh what changed.
+    fn look_at_host(&mut self) {
+        self.look_due = Some(Instant::now() + LOOK_EVERY);
+        match Own::look(&self.config) {
+            Ok(own) if own == self.own => {}
+            Ok(own) => {
+                self.own = own;
+                self.announce();
+            }
+            Err(error) => tracing::warn!(%error, "cannot look at this host"),
+        }
+    }
+
+    fn announce(&mut self) {
+        let port = self.gossip_port();
+        if let Some(running) = &mut self.running {
+            running.announce(&self.own, &self.config, port);
+        }
+    }
+
+    fn gossip_port(&self) -> u16 {
+        self.transport.local_port().unwrap_or_else(|| self.config.gossip.listen.port())
+    }
+
+    /// Looks up the seeds' names in a task, and again after a while: names move.
+    fn resolve_seeds(&mut self) {
+        const AGAIN: Duration = Duration::from_secs(30);
+        self.resolve_due = None;
+        let Some(running) = &self.running else { return };
+        let mut seeds: Vec<String> =
+            self.config.gossip.seeds.iter().map(ToString::to_string).collect();
+        seeds.extend(running.seeds.iter().cloned());
+        seeds.dedup();
+        if seeds.is_empty() {
+            return;
+        }
+        self.resolve_due = Some(Instant::now() + AGAIN);
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            // The loop only goes away with the process.
+            let _ = done.send(Done::Resolved(resolve::resolve(&seeds).await)).await;
+        });
+    }
+
+    /// SIGHUP: applies what can change at run time, and says what cannot.
+    fn reload(&mut self) {
+        self.notifier.reloading();
+        match self.sources.load() {
+            Ok(new) => {
+                let changes = self.config.changes(&new);
+                for change in &changes.restart {
+                    tracing::warn!(key = change.key, old = %change.old, new = %change.new,
+                        "this needs a restart: systemctl restart meshd");
+                }
+                for change in &changes.live {
+                    tracing::info!(key = change.key, old = %change.old, new = %change.new, "applied");
+                }
+                self.apply_live(new);
+                tracing::info!("configuration read again");
+            }
+            Err(errors) => tracing::error!("the configuration in force stays: {errors}"),
+        }
+        self.notifier.reloaded();
+    }
+
+    /// Takes over what may change at run time and leaves the rest as it is.
+    fn apply_live(&mut self, new: Config) {
+        self.config.apply_live(new);
+        if let Some(running) = &mut self.running {
+            running.node.set_forget_after(self.config.network.forget_after);
+        }
+        match Own::look(&self.config) {
+            Ok(own) => self.own = own,
+            Err(error) => tracing::warn!(%error, "cannot look at this host"),
+        }
+        self.announce();
+        self.resolve_seeds();
+    }
+}

@@ -1,0 +1,226 @@
+//! Calls of the control API, answered by the loop.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use meshd_core::address;
+use meshd_proto::control::{
+    CreateTokenReply, CreateTokenRequest, ListPeersReply, ListTokensReply, Peer, PingReply,
+    PingRequest, ShowPeerReply,
+};
+use tokio::sync::oneshot;
+
+use super::{
+    Daemon,
+    bridge::{Answers, Request},
+    clock, status,
+};
+use crate::{control::ControlError, probe};
+
+/// Probes per call.
+const PROBES: u32 = 10_000;
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Payload of a probe unless asked otherwise, as `ping` has it.
+const PROBE_SIZE: usize = 56;
+
+/// This host belongs to no mesh yet.
+pub(super) fn not_a_member(doing: &str) -> ControlError {
+    ControlError::new(
+        "not_a_member",
+        format!("cannot {doing}"),
+        "this host belongs to no mesh",
+        "`meshctl init --mesh NAME` makes one, `meshctl join TOKEN` joins one",
+    )
+}
+
+/// An answer whose caller went away is nobody's loss.
+fn answer<T>(to: oneshot::Sender<T>, with: T) {
+    let _ = to.send(with);
+}
+
+impl Daemon {
+    pub(super) async fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Status(to) => answer(to, Ok(status::status(self))),
+            Request::Peers(to) => {
+                let peers = self.fresh_peers().await;
+                answer(to, peers.map(|peers| ListPeersReply { peers }));
+            }
+            Request::Peer(request, to) => {
+                let found = self.fresh_peers().await.and_then(|peers| find(peers, &request.name));
+                answer(to, found.map(|peer| ShowPeerReply { peer: Some(peer) }));
+            }
+            Request::Ping(request, to) => self.ping(&request, to),
+            Request::Tokens(to) => answer(to, self.tokens()),
+            Request::Counters(to) => {
+                let node = self.running.as_ref().map(|running| running.node.counters());
+                answer(to, Ok(self.counters.reply(node)));
+            }
+            Request::Init(request, to) => {
+                let made = self.init(&request);
+                answer(to, made);
+            }
+            Request::CreateToken(request, to) => {
+                let made = self.create_token(&request);
+                answer(to, made);
+            }
+            Request::Join(request, to) => self.join(request, to),
+            Request::Leave(to) => {
+                let left = self.leave().await;
+                answer(to, left);
+            }
+        }
+    }
+
+    /// Peers with the kernel's counters of now.
+    async fn fresh_peers(&mut self) -> Result<Vec<Peer>, ControlError> {
+        if self.running.is_none() {
+            return Ok(Vec::new());
+        }
+        // The thread answers within milliseconds unless the kernel is stuck; then old figures do.
+        let look = tokio::time::timeout(LOOK, self.reconciler.look_now()).await;
+        let running = self.running.as_mut().ok_or_else(|| not_a_member("list peers"))?;
+        if let Ok(Ok(Some(observed))) = look {
+            running.tracker.observe(&observed.peers, Instant::now());
+            running.observed = Some(observed);
+        }
+        Ok(status::peers(running, running.observed.as_ref(), &self.transport))
+    }
+
+    fn ping(&self, request: &PingRequest, to: Answers<PingReply>) {
+        match self.prepare_ping(request) {
+            Ok(plan) => {
+                tokio::spawn(plan.run(to));
+            }
+            Err(error) => {
+                let _ = to.try_send(Err(error));
+            }
+        }
+    }
+
+    fn prepare_ping(&self, request: &PingRequest) -> Result<Ping, ControlError> {
+        let running = self.running.as_ref().ok_or_else(|| not_a_member("ping"))?;
+        let record = running
+            .node
+            .directory()
+            .by_name(&request.name)
+            .ok_or_else(|| no_such_peer(&request.name))?
+            .clone();
+        if record.key == running.node.key() {
+            return Err(ControlError::new("bad_request", format!("cannot ping {}", request.name),
+                "that is this host", "name another member"));
+        }
+        let prober = running.prober.clone().ok_or_else(|| {
+            ControlError::new("not_ready", format!("cannot ping {}", request.name),
+                "the tunnel device is not up", "see `meshctl status`")
+        })?;
+        let kernel = record.lanes.first().and_then(|lane| {
+            running.observed.as_ref()?.peers.get(&lane.public_key)
+        });
+        let duration = |ms: u32, default: Duration| match ms {
+            0 => default,
+            ms => Duration::from_millis(u64::from(ms)),
+        };
+        Ok(Ping {
+            name: request.name.clone(),
+            target: address::ula(&running.identity.certificate.mesh_id, &record.key),
+            endpoint: kernel.and_then(|peer| peer.endpoint).map(|e| e.to_string()),
+            mtu: status::mtu(running),
+            prober,
+            count: request.count.clamp(1, PROBES),
+            size: match request.size {
+                0 => PROBE_SIZE,
+                size => (size as usize).min(probe::LARGEST),
+            },
+            interval: duration(request.interval_ms, PROBE_INTERVAL),
+            timeout: duration(request.timeout_ms, PROBE_TIMEOUT),
+        })
+    }
+
+    fn tokens(&self) -> Result<ListTokensReply, ControlError> {
+        let running = self.running.as_ref().ok_or_else(|| not_a_member("list tokens"))?;
+        let signer = running.signer.as_ref().ok_or_else(|| not_a_signer("list tokens"))?;
+        let tokens = signer.tokens(clock::unix()).map(super::tokens::info).collect();
+        Ok(ListTokensReply { tokens })
+    }
+
+    fn create_token(&mut self, request: &CreateTokenRequest) -> Result<CreateTokenReply, ControlError> {
+        let port = self.gossip_port();
+        let seeds = self.own.endpoints(&self.config, port);
+        let running = self.running.as_mut().ok_or_else(|| not_a_member("make a token"))?;
+        running.create_token(request, &seeds, &self.state)
+    }
+}
+
+/// The loop waits no longer for the kernel's counters.
+const LOOK: Duration = Duration::from_millis(60);
+
+/// Only signers have what it takes.
+pub(super) fn not_a_signer(doing: &str) -> ControlError {
+    ControlError::new(
+        "not_a_signer",
+        format!("cannot {doing}"),
+        "this host is a member, but no signer of its mesh",
+        "do it on the host where `meshctl init` was run",
+    )
+}
+
+fn no_such_peer(name: &str) -> ControlError {
+    let shown: String = name.chars().take(80).collect();
+    ControlError::new(
+        "peer_not_found",
+        format!("no peer named {shown:?}"),
+        "no member of this mesh has that name",
+        "`meshctl peers list` shows the names",
+    )
+}
+
+fn find(peers: Vec<Peer>, name: &str) -> Result<Peer, ControlError> {
+    peers.into_iter().find(|peer| peer.name == name).ok_or_else(|| no_such_peer(name))
+}
+
+/// A series of probes.
+struct Ping {
+    name: String,
+    target: std::net::Ipv6Addr,
+    endpoint: Option<String>,
+    mtu: Option<u32>,
+    prober: Arc<probe::Prober>,
+    count: u32,
+    size: usize,
+    interval: Duration,
+    timeout: Duration,
+}
+
+impl Ping {
+    async fn run(self, to: Answers<PingReply>) {
+        let mut ticks = tokio::time::interval(self.interval);
+        for sequence in 1..=self.count {
+            ticks.tick().await;
+            let rtt = match self.prober.ping(self.target, self.size, self.timeout).await {
+                Ok(rtt) => rtt,
+                Err(error) => {
+                    let failed = ControlError::new("probe_failed", format!("cannot ping {}", self.name),
+                        error.to_string(), "see `meshctl status`");
+                    let _ = to.send(Err(failed)).await;
+                    return;
+                }
+            };
+            let reply = PingReply {
+                sequence,
+                rtt_ms: rtt.map(|rtt| status::round_ms(rtt.as_secs_f64())),
+                path: if rtt.is_some() { "direct" } else { "none" }.to_owned(),
+                endpoint: self.endpoint.clone(),
+                mtu: self.mtu,
+                address: self.target.to_string(),
+                name: self.name.clone(),
+            };
+            if to.send(Ok(reply)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

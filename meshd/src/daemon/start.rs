@@ -1,0 +1,216 @@
+//! Bringing the daemon up: everything opened in the order in which it is safe.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
+
+use anyhow::{Context, anyhow};
+use meshd_core::{
+    node::{Node, NodeConfig, Profile},
+    plan::TunnelTracker,
+    trust::{NodeIdentity, Signer},
+};
+use meshd_proto::BootId;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Daemon, Inboxes, Sources, bridge::Bridge, clock, counters::Counters, enrolment::Forwarded,
+    health, own::Own, running::{Running, SharedAnchors}, signals, systemd::Notifier,
+};
+use crate::{
+    config::{self, Config},
+    control::{self, ControlSocket},
+    dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
+    reconcile::Reconciler,
+    state::{Membership, StateDir, store::Store},
+    transport::{TlsIdentity, Transport},
+};
+
+/// Which WireGuard the configuration wants.
+pub(crate) fn backend(config: &Config) -> BackendChoice {
+    match config.wireguard.backend {
+        config::Backend::Auto => BackendChoice::Auto,
+        config::Backend::Kernel => BackendChoice::Kernel,
+        config::Backend::Userspace => BackendChoice::Userspace,
+    }
+}
+
+impl Daemon {
+    /// Opens everything. Must run inside the runtime.
+    pub(super) fn start(sources: Sources) -> anyhow::Result<(Self, Inboxes)> {
+        let config = sources.load()?;
+        let (terminate, interrupt, hangup) = signals().context("cannot catch signals")?;
+        let state = StateDir::open(&config.node.state_dir)?;
+        let socket = ControlSocket::bind(&config.control.socket, &config.control.group)?;
+        let transport = Transport::open(config.gossip.listen, config.wireguard.fwmark)?;
+        let dataplane = LinuxDataplane::new(backend(&config))?;
+        let (reconciler, reports) = Reconciler::start(Box::new(dataplane))
+            .map_err(|error| anyhow!("cannot start the data plane's thread; {error}"))?;
+        let watch = Watch::new()?;
+        let own = Own::look(&config)?;
+
+        let notices = socket
+            .warning()
+            .map(|warning| health::notice("control_group", warning, "create the group and restart meshd"))
+            .into_iter()
+            .collect();
+        let (calls, requests) = mpsc::channel(64);
+        let (done, done_inbox) = mpsc::channel(16);
+        let (stop_control, stopped) = watch::channel(false);
+        let server = control::serve(socket, Arc::new(Bridge(calls)), stopped);
+        tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the control socket is closed; restart meshd");
+            }
+        });
+
+        let mut daemon = Self {
+            sources,
+            config,
+            state,
+            transport,
+            reconciler,
+            running: None,
+            own,
+            counters: Counters::default(),
+            notices,
+            joining: false,
+            stopping: false,
+            done,
+            notifier: Notifier::default(),
+            resolve_due: None,
+            look_due: Some(Instant::now() + super::LOOK_EVERY),
+        };
+        match daemon.state.membership()? {
+            Some(membership) => daemon.become_member(membership)?,
+            None => {
+                tracing::info!("waiting; run `meshctl init` or `meshctl join TOKEN`");
+                daemon.notifier.ready();
+                daemon.join_unattended();
+            }
+        }
+        let inboxes = Inboxes {
+            reports,
+            requests,
+            done: done_inbox,
+            watch,
+            terminate,
+            interrupt,
+            hangup,
+            stop_control,
+        };
+        Ok((daemon, inboxes))
+    }
+
+    /// From `waiting` to `running`: the kernel is programmed from the store before anybody is asked.
+    pub(super) fn become_member(&mut self, membership: Membership) -> anyhow::Result<()> {
+        let opened = Store::open(&self.state.store_path())?;
+        for damage in &opened.damage {
+            tracing::warn!("{damage}");
+        }
+        let signer = self.open_signer(&membership)?;
+        let identity = Arc::new(NodeIdentity {
+            key: membership.identity,
+            certificate: Arc::new(membership.certificate),
+        });
+        let versions = self.state.reserve_versions(0)?;
+        let node = Node::new(
+            self.node_config(),
+            identity.clone(),
+            membership.anchors.clone(),
+            rand::random(),
+            versions,
+            BootId(rand::random()),
+            clock::now(),
+        );
+        let mut running = Running {
+            node,
+            identity,
+            lane: membership.lane,
+            store: opened.store,
+            signer,
+            anchors: SharedAnchors(Arc::new(std::sync::RwLock::new(membership.anchors))),
+            seeds: membership.seeds,
+            prober: None,
+            members: Arc::default(),
+            tracker: TunnelTracker::default(),
+            observed: None,
+            plan: meshd_core::plan::Plan::default(),
+            plan_number: 0,
+            plan_due: Some(Instant::now()),
+            planned_at: None,
+            paths: std::collections::BTreeMap::new(),
+            dataplane_errors: Vec::new(),
+            damage: opened.damage,
+            forwarded: Forwarded::default(),
+            left: None,
+            programmed: false,
+        };
+        for (key, record) in opened.records {
+            if let Err(refusal) = running.node.restore(&record, clock::now()) {
+                self.counters.stored_refused(refusal.code.as_str());
+                tracing::warn!(node = %key, code = refusal.code.as_str(),
+                    "a stored record is not believed and dropped: {}", refusal.detail);
+                if let Err(why) = running.store.remove(&key) {
+                    tracing::error!(%why, "cannot write the record store");
+                }
+            }
+        }
+        let tls = tls_identity(&running)?;
+        let name = running.anchors.get().server_name();
+        let certificate = running.identity.certificate.clone();
+        self.transport.become_member(&tls, name, Arc::new(running.anchors.clone()))?;
+        self.running = Some(running);
+        self.announce();
+        self.resolve_seeds();
+        tracing::info!(mesh = %certificate.mesh, node = %certificate.name, id = %certificate.key,
+            "running");
+        Ok(())
+    }
+
+    fn node_config(&self) -> NodeConfig {
+        NodeConfig {
+            profile: match self.config.gossip.profile {
+                config::Profile::Lan => Profile::Lan,
+                config::Profile::Wan => Profile::Wan,
+            },
+            forget_after: self.config.network.forget_after,
+            software_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn open_signer(&self, membership: &Membership) -> anyhow::Result<Option<Signer>> {
+        let Some(authority) = self.state.authority()? else { return Ok(None) };
+        let ledger = self.state.read_ledger()?;
+        let signer = Signer::open(
+            membership.anchors.clone(),
+            &authority.intermediate,
+            &authority.intermediate_seed,
+            membership.certificate.key,
+            ledger.iter().map(Vec::as_slice),
+        )
+        .map_err(|error| {
+            anyhow!("cannot act as signer; {error}; restore pki/ from a backup")
+        })?;
+        Ok(Some(signer))
+    }
+}
+
+fn tls_identity(running: &Running) -> anyhow::Result<TlsIdentity> {
+    let anchors = running.anchors.0.read().unwrap_or_else(PoisonError::into_inner);
+    let certificate = &running.identity.certificate;
+    let issuer = anchors
+        .issuer_of(certificate)
+        .ok_or_else(|| anyhow!("this node's certificate has no issuer in pki/bundle; join again"))?;
+    let key = running.identity.key.pkcs8_der();
+    Ok(TlsIdentity {
+        chain: vec![
+            CertificateDer::from(certificate.der.to_vec()),
+            CertificateDer::from(issuer.to_vec()),
+        ],
+        key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec())),
+        root: anchors.trust_anchor(),
+    })
+}

@@ -1,0 +1,177 @@
+//! What `status` and `peers` show, from the state of one moment.
+
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+use meshd_core::{
+    node::Liveness,
+    now::UnixTime,
+    plan::{Blocked, Observed, TunnelState},
+    trust::Record,
+};
+use meshd_proto::control::{BlockedPrefix, HealthLine, Peer, PeerCounts, StatusReply};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{Daemon, health, running::Running};
+use crate::transport::Transport;
+
+/// RFC 3339 in UTC.
+pub(super) fn rfc3339(at: UnixTime) -> Option<String> {
+    OffsetDateTime::from_unix_timestamp(at.0).ok()?.format(&Rfc3339).ok()
+}
+
+/// This host.
+pub(super) fn status(daemon: &Daemon) -> StatusReply {
+    let health: Vec<HealthLine> = health::lines(daemon);
+    let broken = health.iter().any(|line| line.severity == "error");
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let Some(running) = &daemon.running else {
+        let state = if daemon.joining { "joining" } else { "waiting" };
+        return StatusReply { state: state.to_owned(), health, version, ..StatusReply::default() };
+    };
+    let certificate = &running.identity.certificate;
+    let own = running.own_record();
+    let device = running.observed.as_ref().and_then(|observed| observed.device.as_ref());
+    let state = match () {
+        () if daemon.stopping => "stopping",
+        () if broken => "degraded",
+        () => "running",
+    };
+    StatusReply {
+        state: state.to_owned(),
+        mesh: Some(certificate.mesh.to_string()),
+        node: Some(certificate.name.to_string()),
+        id: Some(certificate.key.to_string()),
+        interface: Some(daemon.config.wireguard.interface.to_string()),
+        backend: device.map(|device| device.backend.as_str().to_owned()),
+        public_key: Some(running.lane.public_key().to_string()),
+        listen_port: Some(u32::from(daemon.config.wireguard.port)),
+        gossip_port: daemon.transport.local_port().map(u32::from),
+        mesh_addresses: certificate.mesh_addresses().iter().map(|a| a.addr().to_string()).collect(),
+        prefixes: own.iter().flat_map(|o| o.prefixes.iter().map(ToString::to_string)).collect(),
+        peers: Some(counts(running)),
+        health,
+        version,
+        signer: Some(running.signer.is_some()),
+        zone: own.map(|own| own.zone.to_string()),
+        certificate_not_after: rfc3339(certificate.not_after),
+        directory_hash: Some(HEXLOWER.encode(&running.node.directory().root_hash())),
+        synced: running.node.is_synced(),
+        ..StatusReply::default()
+    }
+}
+
+fn others(running: &Running) -> impl Iterator<Item = &Arc<Record>> {
+    let own = running.node.key();
+    running.node.directory().iter().filter(move |record| record.key != own)
+}
+
+fn counts(running: &Running) -> PeerCounts {
+    let mut counts = PeerCounts::default();
+    for record in others(running) {
+        let liveness = liveness(running, record);
+        if liveness == Liveness::Left {
+            continue;
+        }
+        counts.total += 1;
+        match tunnel(running, record) {
+            "up" => counts.up += 1,
+            "stale" => counts.stale += 1,
+            _ => {}
+        }
+        if liveness == Liveness::Down {
+            counts.down += 1;
+        }
+    }
+    counts
+}
+
+fn liveness(running: &Running, record: &Record) -> Liveness {
+    running.node.liveness(&record.key).map_or(Liveness::Suspect, |(liveness, _)| liveness)
+}
+
+fn tunnel(running: &Running, record: &Record) -> &'static str {
+    let Some(lane) = record.lanes.first() else { return "blocked" };
+    match running.tracker.health(&lane.public_key) {
+        Some(health) => health.state.as_str(),
+        None if whole_member_blocked(running, record).is_some() => "blocked",
+        None => TunnelState::Never.as_str(),
+    }
+}
+
+fn whole_member_blocked<'a>(running: &'a Running, record: &Record) -> Option<&'a Blocked> {
+    running.plan.blocked.get(&record.key)?.iter().find(|blocked| blocked.prefix.is_none())
+}
+
+/// All peers, by name.
+pub(super) fn peers(
+    running: &Running,
+    observed: Option<&Observed>,
+    transport: &Transport,
+) -> Vec<Peer> {
+    let mut peers: Vec<Peer> =
+        others(running).map(|record| peer(running, observed, transport, record)).collect();
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    peers
+}
+
+fn peer(
+    running: &Running,
+    observed: Option<&Observed>,
+    transport: &Transport,
+    record: &Record,
+) -> Peer {
+    let lane = record.lanes.first();
+    let kernel = lane.and_then(|lane| observed?.peers.get(&lane.public_key));
+    let tunnel = tunnel(running, record);
+    let blocked = running.plan.blocked.get(&record.key).map(Vec::as_slice).unwrap_or_default();
+    let liveness = liveness(running, record);
+    let reason = blocked.first().map(|blocked| blocked.reason.as_str().to_owned());
+    Peer {
+        name: running.node.directory().display_name(&record.key).unwrap_or_default(),
+        id: record.key.to_string(),
+        zone: record.zone.to_string(),
+        gossip: liveness.as_str().to_owned(),
+        tunnel: tunnel.to_owned(),
+        path: if tunnel == "up" { "direct" } else { "none" }.to_owned(),
+        endpoint: kernel.and_then(|peer| peer.endpoint).map(|endpoint| endpoint.to_string()),
+        rtt_ms: transport.rtt(&record.key).map(|rtt| round_ms(rtt.as_secs_f64())),
+        last_handshake_seconds: kernel.and_then(|p| p.last_handshake).map(|age| age.as_secs()),
+        rx_bytes: kernel.map_or(0, |peer| peer.rx_bytes),
+        tx_bytes: kernel.map_or(0, |peer| peer.tx_bytes),
+        mtu: mtu(running),
+        public_key: lane.map(|lane| lane.public_key.to_string()),
+        mesh_addresses: record.mesh_addresses.iter().map(|a| a.addr().to_string()).collect(),
+        node_addresses: record.node_addresses.iter().map(ToString::to_string).collect(),
+        prefixes: record.prefixes.iter().map(ToString::to_string).collect(),
+        groups: record.certificate.groups.clone(),
+        reason,
+        version: record.software_version.clone(),
+        blocked: blocked.iter().filter_map(blocked_prefix).collect(),
+        endpoints: record.endpoints.iter().map(ToString::to_string).collect(),
+        record_version: record.version,
+        record_issued_at: rfc3339(record.issued_at),
+        certificate_not_after: rfc3339(record.certificate.not_after),
+        allowed_ips: kernel
+            .map(|peer| peer.allowed_ips.iter().map(ToString::to_string).collect())
+            .unwrap_or_default(),
+    }
+}
+
+fn blocked_prefix(blocked: &Blocked) -> Option<BlockedPrefix> {
+    Some(BlockedPrefix {
+        prefix: blocked.prefix?.to_string(),
+        reason: blocked.reason.as_str().to_owned(),
+        message: blocked.message.clone(),
+    })
+}
+
+/// Until it is measured per peer, the device's.
+pub(super) fn mtu(running: &Running) -> Option<u32> {
+    running.observed.as_ref()?.device.as_ref().map(|device| device.mtu)
+}
+
+/// Milliseconds with three decimals: a microsecond is as good as QUIC measures.
+pub(super) fn round_ms(seconds: f64) -> f64 {
+    (seconds * 1_000_000.0).round() / 1_000.0
+}

@@ -1,0 +1,171 @@
+//! Two Kubernetes-like nodes and a plain machine: everything reaches everything through the mesh, and nothing of it is
+//! readable on the wire.
+
+use anyhow::{Result, ensure};
+use meshd_tests::harness::{
+    Captured, Host, HostPlan, Mesh, Place, Pod, PodPlan, World, pace, scenario, wait_for,
+};
+
+/// All that is not WireGuard, gossip, or the link's own neighbour and group management.
+const IN_THE_CLEAR: &str = "not arp and not (udp port 51820 or udp port 51800) and not (ip6 and ip6[6] == 0) \
+                            and not (icmp6 and ip6[40] >= 130 and ip6[40] <= 136)";
+
+struct Site {
+    mesh: Mesh,
+    plain: [Pod; 2],
+    masqueraded: [Pod; 2],
+}
+
+impl Site {
+    fn build(world: &World) -> Result<Self> {
+        let mesh =
+            Mesh::form(world, &[HostPlan::node("a"), HostPlan::node("b"), HostPlan::vm("vm")])?;
+        let [a, b] = [&mesh.hosts[0], &mesh.hosts[1]];
+        Ok(Self {
+            plain: [a.pod(&PodPlan::plain("pod-a"))?, b.pod(&PodPlan::plain("pod-b"))?],
+            masqueraded: [
+                a.pod(&PodPlan::masqueraded("hidden-a"))?,
+                b.pod(&PodPlan::masqueraded("hidden-b"))?,
+            ],
+            mesh,
+        })
+    }
+
+    /// Every place with the number of the host that it is on and, for a host, the address to bind to in a second round.
+    fn sources(&self) -> Vec<(usize, &dyn Place, Option<&Host>)> {
+        let mut all: Vec<(usize, &dyn Place, Option<&Host>)> = Vec::new();
+        for (number, host) in self.mesh.hosts.iter().enumerate() {
+            all.push((number, host, None));
+            all.push((number, host, Some(host)));
+        }
+        for pods in [&self.plain, &self.masqueraded] {
+            all.extend(
+                pods.iter().enumerate().map(|(number, pod)| (number, pod as &dyn Place, None)),
+            );
+        }
+        all
+    }
+
+    /// Every address that must be reachable through the mesh, with the number of its host.
+    fn targets(&self) -> Result<Vec<(usize, String)>> {
+        let mut all = Vec::new();
+        for (number, host) in self.mesh.hosts.iter().enumerate() {
+            let (v4, v6) = host.mesh_addresses()?;
+            all.extend([(number, v4), (number, v6)]);
+        }
+        for (number, pod) in self.plain.iter().enumerate() {
+            all.extend([(number, pod.address().to_owned()), (number, pod.address6().to_owned())]);
+        }
+        Ok(all)
+    }
+}
+
+fn packets_in_the_clear(captured: &Captured) -> Result<Vec<String>> {
+    captured.packets(IN_THE_CLEAR)
+}
+
+#[test]
+fn pods_and_hosts_reach_each_other_and_the_wire_shows_only_the_mesh() {
+    scenario("reach", |world| {
+        let site = Site::build(world)?;
+        let capture = world.capture("mesh-up")?;
+        let (mut failed, mut tried) = (Vec::new(), 0);
+        let targets = site.targets()?;
+        for (number, source, bound) in site.sources() {
+            for (_, target) in targets.iter().filter(|(other, _)| *other != number) {
+                let from = match bound {
+                    None => String::new(),
+                    Some(host) if target.contains(':') => host.address6(),
+                    Some(host) => host.address(),
+                };
+                tried += 1;
+                if let Err(why) = source.ping(target, &from) {
+                    failed.push(format!("{} {from} to {target}: {why:#}", source.name()));
+                }
+            }
+        }
+        let captured = capture.stop(world)?;
+        ensure!(failed.is_empty(), "{} of {tried} failed:\n{}", failed.len(), failed.join("\n"));
+        let clear = packets_in_the_clear(&captured)?;
+        ensure!(
+            clear.is_empty(),
+            "{} packets in the clear, the first: {:?}",
+            clear.len(),
+            clear.first()
+        );
+        let tunnelled = captured.packets("udp port 51820")?.len();
+        ensure!(tunnelled >= 2 * tried, "only {tunnelled} WireGuard packets for {tried} pings");
+        println!("reach: {tried} pairs, {tunnelled} WireGuard packets, none in the clear");
+
+        mesh_down(&site)?;
+        let capture = world.capture("mesh-down")?;
+        for target in [site.plain[1].address(), site.plain[1].address6()] {
+            let _ = site.plain[0].ping(target, "");
+        }
+        let captured = capture.stop(world)?;
+        for filter in ["icmp[icmptype] == icmp-echo", "icmp6 and ip6[40] == 128"] {
+            let seen = captured.packets(&format!("({IN_THE_CLEAR}) and ({filter})"))?;
+            ensure!(
+                !seen.is_empty(),
+                "with the mesh down the capture does not see {filter}: it could not see a leak"
+            );
+        }
+        Ok(())
+    });
+}
+
+fn mesh_down(site: &Site) -> Result<()> {
+    for host in &site.mesh.hosts {
+        host.stop_daemon()?;
+        let mut cleanup = host.program("meshd")?;
+        cleanup.arg("cleanup");
+        meshd_tests::harness::run(cleanup, "", pace(10))?.ok()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn meshctl_tells_of_peers_what_wireguard_knows() {
+    scenario("tell", |world| {
+        let mesh = Mesh::form(world, &[HostPlan::node("a"), HostPlan::vm("b")])?;
+        let [a, b] = [&mesh.hosts[0], &mesh.hosts[1]];
+        for (here, there) in [(a, b), (b, a)] {
+            let peer = here.peer(there.name())?;
+            let key = there.status()?.public_key;
+            let witness = here.wg_peers()?;
+            ensure!(
+                peer.public_key == key && Some(&witness[0].public_key) == key.as_ref(),
+                "{peer:?} {witness:?}"
+            );
+            ensure!(peer.endpoint.as_ref() == Some(&witness[0].endpoint), "{peer:?} {witness:?}");
+            ensure!(
+                peer.path == "direct" && peer.gossip == "alive" && peer.tunnel == "up",
+                "{peer:?}"
+            );
+            for prefix in there.pod_prefixes() {
+                ensure!(
+                    peer.prefixes.contains(&prefix) && witness[0].allowed_ips.contains(&prefix),
+                    "{peer:?}"
+                );
+            }
+            ensure!(
+                here.status()?.backend.as_deref() == Some(world.backend().name()),
+                "another backend is used"
+            );
+            here.meshctl(&["ping", there.name()])?.ok()?;
+            for format in ["table", "wide", "json", "yaml"] {
+                let out = here.meshctl(&["peers", "list", "-o", format])?.ok()?.stdout;
+                ensure!(out.contains(there.name()), "peers list -o {format} printed {out}");
+            }
+        }
+        // A member whose daemon is gone shows as such, and its tunnel goes on.
+        b.kill_daemon()?;
+        wait_for("a notices that b's daemon is gone", pace(60), || {
+            let peer = a.peer("b")?;
+            ensure!(peer.gossip == "down" || peer.gossip == "suspect", "{peer:?}");
+            Ok(())
+        })?;
+        let script = "ip -4 -o addr show mesh0 | sed 's/.*inet \\([^/ ]*\\).*/\\1/'";
+        a.ping(b.sh(script)?.trim(), "")
+    });
+}

@@ -1,0 +1,107 @@
+//! Restarts: flows do not notice them, and a host needs nobody to come back.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use meshd_tests::harness::{Flow, Host, HostPlan, Mesh, Place, WgPeer, pace, scenario, wait_for};
+
+/// Runs two flows beside each other, 1,000 packets a second both ways, and lets `disturb` work on the host of the first.
+fn undisturbed(name: &str, disturb: fn(&Host) -> Result<()>) {
+    scenario(name, |world| {
+        let mesh = Mesh::form(world, &["a", "b", "c"].map(HostPlan::vm))?;
+        let [a, b, c] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
+        let [of_a, of_b, of_c] =
+            [a.mesh_addresses()?.0, b.mesh_addresses()?.0, c.mesh_addresses()?.0];
+        let before = configured(a)?;
+        let seconds = u32::try_from(pace(12).as_secs())?;
+        let disturbed = Flow::start((a, &of_a), (b, &of_b), 1000, seconds)?;
+        let control = Flow::start((c, &of_c), (b, &of_b), 1000, seconds)?;
+        let flowing = Instant::now();
+        wait_for("both flows flow", pace(5), || {
+            let sent = wireguard_packets(c)?.min(wireguard_packets(a)?);
+            ensure!(sent > 1000, "{sent} packets");
+            Ok(())
+        })?;
+        disturb(a)?;
+        let restarted = flowing.elapsed();
+        a.wait_up(2, pace(10))?;
+        ensure!(
+            flowing.elapsed() < Duration::from_secs(seconds.into()),
+            "the restart took longer than the flow"
+        );
+        let (disturbed, control) = (disturbed.report()?, control.report()?);
+        println!(
+            "{name}: restarted after {restarted:?}; {}; control: {}",
+            disturbed.summary(),
+            control.summary()
+        );
+        control.nothing_lost(
+            "the control flow, which nobody disturbed: this machine is too busy to tell",
+        )?;
+        disturbed.nothing_lost("the flow over the host whose daemon was restarted")?;
+        ensure!(configured(a)? == before, "the restart changed WireGuard's peers");
+        Ok(())
+    });
+}
+
+/// Packets that have gone out through the tunnel.
+fn wireguard_packets(host: &Host) -> Result<u64> {
+    Ok(host.run(&["cat", "/sys/class/net/mesh0/statistics/tx_packets"])?.trim().parse()?)
+}
+
+/// Peers without what moves by itself.
+fn configured(host: &Host) -> Result<BTreeSet<(String, Vec<String>)>> {
+    Ok(host
+        .wg_peers()?
+        .into_iter()
+        .map(|WgPeer { public_key, allowed_ips, .. }| (public_key, allowed_ips))
+        .collect())
+}
+
+#[test]
+fn a_killed_and_restarted_daemon_loses_no_packet() {
+    undisturbed("kill", |host| {
+        host.kill_daemon()?;
+        host.start_daemon().map(drop)
+    });
+}
+
+#[test]
+fn a_stopped_and_restarted_daemon_loses_no_packet() {
+    undisturbed("stop", |host| {
+        let took = host.stop_daemon()?;
+        println!("stop: the daemon ended {took:?} after SIGTERM");
+        host.start_daemon().map(drop)
+    });
+}
+
+#[test]
+fn a_host_comes_back_from_its_store_alone() {
+    scenario("store", |world| {
+        let mesh =
+            Mesh::form(world, &[HostPlan::node("a"), HostPlan::node("b"), HostPlan::vm("vm")])?;
+        let [a, b, vm] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
+        let (peers, routes) = (configured(a)?, a.mesh_routes()?);
+        ensure!(peers.len() == 2 && routes.len() >= 6, "{peers:?} {routes:?}");
+        let (v4, _) = b.mesh_addresses()?;
+        for host in [b, vm, a] {
+            host.stop_daemon()?;
+        }
+        a.run(&["ip", "link", "del", "mesh0"])?;
+        let started = Instant::now();
+        a.launch_daemon()?;
+        wait_for("peers and routes are back from the store", pace(1), || {
+            a.check_daemon()?;
+            let (now, there) = (configured(a)?, a.mesh_routes()?);
+            ensure!(now == peers, "peers {now:?} instead of {peers:?}");
+            ensure!(there == routes, "routes {there:?} instead of {routes:?}");
+            Ok(())
+        })?;
+        println!(
+            "store: all is back {:?} after the start, with no other daemon running",
+            started.elapsed()
+        );
+        wait_for("traffic flows again", pace(10), || a.ping(&v4, ""))
+    });
+}
