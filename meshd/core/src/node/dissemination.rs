@@ -4,6 +4,7 @@
 //! is found by [anti-entropy](super::sync).
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use rand::seq::IteratorRandom;
 
 use super::{
     Node,
+    records::rank,
     types::{Liveness, SharedRecord},
 };
 use crate::{limits, now::Now, trust::Record};
@@ -198,7 +200,7 @@ impl Node {
         let key = NodeKey::try_from(&*entry.identity_key).ok()?;
         let payload_hash = <[u8; 8]>::try_from(&*entry.payload_hash).ok()?;
         let news = match self.directory.get(&key) {
-            Some(held) => (entry.version, payload_hash) > (held.version, held.payload_hash),
+            Some(held) => (entry.version, Reverse(payload_hash)) > rank(held),
             None => true,
         };
         (news && !self.refused.contains(&payload_hash, now)).then_some(key)

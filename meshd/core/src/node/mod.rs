@@ -59,6 +59,9 @@ use crate::{
 /// How often it is looked for members to forget.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
+/// Verdicts that are remembered: a few times as many as a large mesh has members.
+const CACHED_VERDICTS: usize = 4_096;
+
 /// Verdicts about records. Those of one process may share it: the simulator's nodes do.
 pub type SharedCache = Arc<Mutex<VerifyCache>>;
 
@@ -111,7 +114,7 @@ impl Node {
             paths: Paths::new(anchors.mesh_id()),
             config,
             anchors,
-            cache: SharedCache::default(),
+            cache: Arc::new(Mutex::new(VerifyCache::new(CACHED_VERDICTS))),
             directory: Directory::default(),
             refused: Refused::default(),
             own,

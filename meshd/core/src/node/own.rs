@@ -16,6 +16,7 @@ use rand::{RngExt, seq::IteratorRandom};
 
 use super::{
     Node,
+    records::rank,
     types::{Event, Liveness, Output, Severity, SharedRecord, VersionBlock},
 };
 use crate::{
@@ -78,7 +79,7 @@ impl Own {
         boot_id: BootId,
         now: Instant,
     ) -> Self {
-        let key = identity.key.public();
+        let key = identity.public();
         Self {
             identity,
             key,
@@ -183,7 +184,7 @@ impl Node {
 
     /// Signs and spreads the own record if that is due and possible.
     pub(super) fn publish_if_due(&mut self, now: Now) {
-        if self.membership.wants_renewal(now.mono) && !self.own.renew && !self.own.has_left() {
+        if self.membership.take_renewal(now.mono) && !self.own.has_left() {
             self.own.renew = true;
             self.counters.renewals += 1;
             self.own.schedule(now.mono);
@@ -251,7 +252,7 @@ impl Node {
         draft.left |= self.own.has_left();
         let before = self.own.published.as_ref().map_or(self.own.heard.1, |r| r.issued_at);
         let issued_at = now.unix.max(before).max(self.own.heard.1);
-        let grants = &self.own.identity.certificate.grants;
+        let grants = &self.own.identity.certificate().grants;
         let (granted, refused): (Vec<_>, Vec<_>) = draft
             .prefixes
             .iter()
@@ -297,9 +298,8 @@ impl Node {
     /// A record of ours came from outside, verified.
     pub(super) fn hear_own(&mut self, record: &Record, now: Now) {
         let own = &mut self.own;
-        let rank = (record.version, record.payload_hash);
-        let ours = own.published.as_ref().map(|r| (r.version, r.payload_hash));
-        if ours.is_some_and(|ours| rank <= ours) {
+        let ours = own.published.clone();
+        if ours.as_ref().is_some_and(|ours| rank(record) <= rank(ours)) {
             return;
         }
         own.heard.0 = own.heard.0.max(record.version);

@@ -1,6 +1,7 @@
 //! Records on their way into the directory: verified, admitted, held; or refused, counted and remembered.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use crate::{
     limits,
     now::Now,
     refusal::{Code, Refusal},
-    trust::{AdmitContext, admit},
+    trust::{AdmitContext, Record, admit},
 };
 
 /// A record signed this many seconds ago or less says that its owner is there.
@@ -78,15 +79,8 @@ impl Node {
             self.restore_own(&record);
             return Ok(());
         }
-        let held = self.directory.get(&record.key).map(|held| &**held);
-        let context = AdmitContext { now: now.unix, held, forget_after_seconds: i64::MAX };
-        match admit(&record, &context) {
-            Err(Refusal {
-                code: Code::ClockSkew | Code::CertificateNotYetValid | Code::CertificateExpired,
-                ..
-            })
-            | Ok(()) => {}
-            Err(refusal) => return Err(refusal),
+        if self.directory.get(&record.key).is_some_and(|held| rank(held) >= rank(&record)) {
+            return Ok(());
         }
         self.room_for(&record.key)?;
         self.membership.admit(&record, false, now.mono);
@@ -139,9 +133,8 @@ impl Node {
             return Ok(());
         }
         let held = self.directory.get(&record.key);
-        let rank = (record.version, record.payload_hash);
         if let Some(held) = held
-            && rank <= (held.version, held.payload_hash)
+            && rank(&record) <= rank(held)
         {
             self.counters.records_known += 1;
             if record.version < held.version {
@@ -299,6 +292,12 @@ impl Node {
 
 fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// What orders the records of one identity, here and in `admit`: of two with one version, which only a
+/// clone can make, the smaller hash wins everywhere.
+pub(super) fn rank(record: &Record) -> (u64, Reverse<[u8; 8]>) {
+    (record.version, Reverse(record.payload_hash))
 }
 
 fn payload_hash(payload: &[u8]) -> [u8; 8] {

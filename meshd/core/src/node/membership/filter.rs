@@ -60,7 +60,7 @@ impl Membership {
         match &mut header.message {
             Message::TurnUndead => {
                 // It holds us for down: what it needs is a word of ours, not a new identity.
-                self.ask(&source, now);
+                self.tell(&source, now);
                 return Ok(None);
             }
             Message::PingReq { target: subject, .. }

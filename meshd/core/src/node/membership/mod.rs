@@ -222,7 +222,7 @@ impl Membership {
         }
     }
 
-    /// Does what is due.
+    /// Does what is due. Ask [`Self::take_renewal`] then.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             let (timer, submitted) = entry.remove();
@@ -246,18 +246,22 @@ impl Membership {
     pub(super) fn next_timeout(&self) -> Option<(Instant, TimeoutReason)> {
         let timer = self.timers.first_key_value().map(|(k, _)| (k.0, TimeoutReason::Membership));
         let check = self.checks.next().map(|at| (at, TimeoutReason::Check));
-        let renewal = match (self.wants_renewal, self.renewed) {
-            (true, Some(at)) => Some((at + limits::SWIM_RENEW_INTERVAL, TimeoutReason::Membership)),
-            _ => None,
-        };
+        let rested = |at: Instant| at + limits::SWIM_RENEW_INTERVAL;
+        let renewal = self.renewed.filter(|_| self.wants_renewal).map(rested);
+        let renewal = renewal.map(|at| (at, TimeoutReason::Membership));
         timer.into_iter().chain(check).chain(renewal).min()
     }
 
     /// True when a new generation should be signed now: at most once in a while, whoever lies.
-    pub(super) fn wants_renewal(&self, now: Instant) -> bool {
+    pub(super) fn take_renewal(&mut self, now: Instant) -> bool {
         let rested =
             self.renewed.is_none_or(|at| now.duration_since(at) >= limits::SWIM_RENEW_INTERVAL);
-        self.wants_renewal && rested
+        if self.wants_renewal && rested {
+            self.renewed = Some(now);
+            self.wants_renewal = false;
+            return true;
+        }
+        false
     }
 
     /// The generation that this node signed.
@@ -268,7 +272,6 @@ impl Membership {
         self.own.generation = generation;
         self.own_incarnation = 0;
         self.wants_renewal = false;
-        self.renewed = Some(now);
         let own = self.own;
         self.drive(now, |foca, sink| {
             foca.change_identity(own, &mut *sink)?;
