@@ -1,7 +1,7 @@
 //! What is not ours is neither taken nor touched, and errors say what to do.
 
 use meshd::dataplane::DataplaneError;
-use meshd_core::plan::{Backend, Change, Family, RouteKind, Rule, SourceNat};
+use meshd_core::plan::{Backend, Change, Family, Observed, RouteKind, Rule, SourceNat};
 
 use crate::host::{Host, PRIORITY, TABLE, backend, net, public, route, rule};
 
@@ -99,16 +99,17 @@ fn a_taken_interface_name_is_refused_and_untouched() {
         let name = host.device.clone();
         host.sh(&format!("ip {}", kind.replace("NAME", &name)));
         let before = host.everything();
-        let error = host.observe().unwrap_err();
-        assert_eq!(error.code(), "interface_name_taken");
-        assert!(error.to_string().contains("[wireguard] interface"), "{error}");
+        assert_eq!(host.observe().unwrap(), Observed::default());
         let mut changes = host.device_changes(1, &["100.112.0.1/32"]);
         changes.retain(|change| !matches!(change, Change::SetSysctl { .. }));
         changes.push(host.put_peer(2, None, &["10.2.0.0/24"]));
+        changes.push(Change::PutRoute(host.route("10.2.0.0/24", None, None)));
         changes.push(Change::DeleteDevice { name: name.clone() });
         let count = changes.len();
         let failures = host.try_apply(changes);
         assert_eq!(failures.len(), count, "{kind}");
+        let text = failures[0].1.to_string();
+        assert!(text.contains("[wireguard] interface"), "{text}");
         assert!(failures.iter().all(|(_, e)| matches!(e, DataplaneError::NameTaken { .. })));
         assert_eq!(host.everything(), before);
         host.sh(&format!("ip link del {name}"));

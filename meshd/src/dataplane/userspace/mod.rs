@@ -29,6 +29,11 @@ use super::{
 
 /// Used when `WG_USERSPACE_IMPLEMENTATION` does not name another.
 const DEFAULT_PROGRAM: &str = "wireguard-go";
+const TUN: &str = "/dev/net/tun";
+const NO_TUN: &str = "there is no /dev/net/tun";
+const FIX_TUN: &str = "load the tun module, or give this container the device";
+const NO_PROGRAM: &str = "the program is not installed";
+const FIX_PROGRAM: &str = "install wireguard-go, or name another in WG_USERSPACE_IMPLEMENTATION";
 /// Longest wait for the process to be there, or gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at what we wait for.
@@ -70,6 +75,27 @@ fn program() -> String {
     env::var("WG_USERSPACE_IMPLEMENTATION").unwrap_or_else(|_| DEFAULT_PROGRAM.to_owned())
 }
 
+/// Looks whether a process could be started.
+pub(crate) fn check() -> Result<(), DataplaneError> {
+    let program = program();
+    let missing = |reason: &str, fix| DataplaneError::Userspace {
+        name: "any interface".to_owned(),
+        program: program.clone(),
+        reason: reason.to_owned(),
+        fix,
+    };
+    if !Path::new(TUN).exists() {
+        return Err(missing(NO_TUN, FIX_TUN));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    // `join` takes an absolute program as it is.
+    if env::split_paths(&path).any(|directory| directory.join(&program).is_file()) {
+        Ok(())
+    } else {
+        Err(missing(NO_PROGRAM, FIX_PROGRAM))
+    }
+}
+
 /// Starts the program, which puts itself into the background when it is ready.
 fn detach(name: &str) -> Result<(), DataplaneError> {
     let program = program();
@@ -79,11 +105,8 @@ fn detach(name: &str) -> Result<(), DataplaneError> {
         reason,
         fix,
     };
-    if !Path::new("/dev/net/tun").exists() {
-        return Err(failed(
-            "there is no /dev/net/tun".to_owned(),
-            "load the tun module, or give this container the device",
-        ));
+    if !Path::new(TUN).exists() {
+        return Err(failed(NO_TUN.to_owned(), FIX_TUN));
     }
     let child = Command::new(&program)
         .arg(name)
@@ -98,10 +121,7 @@ fn detach(name: &str) -> Result<(), DataplaneError> {
         .spawn();
     let status = match child {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(failed(
-                "the program is not installed".to_owned(),
-                "install wireguard-go, or name another in WG_USERSPACE_IMPLEMENTATION",
-            ));
+            return Err(failed(NO_PROGRAM.to_owned(), FIX_PROGRAM));
         }
         child => child
             .and_then(|mut child| wait(&mut child))
