@@ -194,3 +194,21 @@ fn what_a_crash_left_of_a_device_is_known_and_made_whole() {
     host.delete_device();
     assert!(!std::path::Path::new(&socket).exists());
 }
+
+#[test]
+fn a_process_of_another_namespace_keeps_its_socket() {
+    let first = Host::new();
+    first.apply(first.device_changes(1, &[]));
+    let mut second = Host::new();
+    second.device.clone_from(&first.device);
+    let failures = second.try_apply(vec![Change::CreateDevice { name: second.device.clone() }]);
+    match backend() {
+        // The kernel's devices of two namespaces have nothing in common.
+        Backend::Kernel => assert!(failures.is_empty(), "{failures:?}"),
+        Backend::Userspace => {
+            let codes: Vec<_> = failures.iter().map(|(_, error)| error.code()).collect();
+            assert_eq!(codes, ["userspace_not_started"], "{failures:?}");
+        }
+    }
+    assert_eq!(first.observe().unwrap().device.unwrap().public_key, Some(public(1)));
+}
