@@ -3,7 +3,13 @@
 use std::{env, error::Error};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let wire = ["meshd/v1/record.proto", "meshd/v1/gossip.proto", "meshd/v1/enrol.proto"];
+    let wire = [
+        "meshd/v1/record.proto",
+        "meshd/v1/gossip.proto",
+        "meshd/v1/enrol.proto",
+        "meshd/v1/certificate.proto",
+        "meshd/v1/ledger.proto",
+    ];
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(wire, ["proto"])?;
     prost_build::Config::new().bytes(["."]).compile_fds(files)?;

@@ -66,3 +66,18 @@ pub const NODE_CERTIFICATE_SECONDS: i64 = 365 * 24 * 3600;
 pub const CA_CERTIFICATE_SECONDS: i64 = 20 * 365 * 24 * 3600;
 /// A certificate is valid from this long before it was issued: clocks differ.
 pub const CERTIFICATE_BACKDATE_SECONDS: i64 = 600;
+
+/// Grants of one certificate: with the address blocks beside them it still fits an enrolment reply.
+pub const GRANTS: usize = 128;
+/// Groups of one certificate or token.
+pub const GROUPS: usize = 16;
+/// Prefixes that a token grants, that it allows, and that one enrolment asks for.
+pub const ENROL_PREFIXES: usize = 64;
+/// Seeds of one token, each of at most [`TOKEN_SEED`] bytes.
+pub const TOKEN_SEEDS: usize = 16;
+/// Length of one seed: a DNS name and a port.
+pub const TOKEN_SEED: usize = 280;
+/// Nodes that one token may admit.
+pub const TOKEN_USES: u32 = 10_000;
+/// Longest life of a token.
+pub const TOKEN_SECONDS: i64 = 365 * 24 * 3600;

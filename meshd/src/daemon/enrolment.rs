@@ -109,7 +109,8 @@ impl Running {
                 counters.enrolment_refused(refusal.code.as_str());
                 tracing::warn!(remote = %ticket.remote, code = refusal.code.as_str(),
                     "enrolment refused: {}", refusal.detail);
-                ticket.answer(encode_refusal(&refusal, "make a new token on a signer of this mesh"));
+                ticket
+                    .answer(encode_refusal(&refusal, "make a new token on a signer of this mesh"));
                 return;
             }
         };
@@ -134,7 +135,12 @@ impl Running {
     }
 
     /// The signer's own decision, on disk before it is told.
-    pub(super) fn enrol(&mut self, request: &[u8], state: &StateDir, counters: &mut Counters) -> Bytes {
+    pub(super) fn enrol(
+        &mut self,
+        request: &[u8],
+        state: &StateDir,
+        counters: &mut Counters,
+    ) -> Bytes {
         match self.decide(request, state) {
             Ok(Enrolled { reply, name, key, .. }) => {
                 counters.enrolments += 1;
@@ -143,7 +149,11 @@ impl Running {
             }
             Err(EnrolRefusal { refusal, fix }) => {
                 counters.enrolment_refused(refusal.code.as_str());
-                tracing::warn!(code = refusal.code.as_str(), "enrolment refused: {}", refusal.detail);
+                tracing::warn!(
+                    code = refusal.code.as_str(),
+                    "enrolment refused: {}",
+                    refusal.detail
+                );
                 encode_refusal(&refusal, &fix)
             }
         }

@@ -43,8 +43,13 @@ use tokio::{
 
 pub(crate) use self::start::backend;
 use self::{
-    bridge::Request, counters::Counters, joining::Joined, own::Own, resolve::Resolved,
-    running::Running, systemd::Notifier,
+    bridge::{Bridge, Request},
+    counters::Counters,
+    joining::Joined,
+    own::Own,
+    resolve::Resolved,
+    running::Running,
+    systemd::Notifier,
 };
 use crate::{
     config::{Config, DEFAULT_DROP_INS},
@@ -101,6 +106,7 @@ struct Daemon {
     notices: Vec<HealthLine>,
     joining: bool,
     stopping: bool,
+    bridge: Bridge,
     done: mpsc::Sender<Done>,
     notifier: Notifier,
     /// When names of seeds are looked up again.
@@ -126,10 +132,8 @@ struct Inboxes {
 /// # Errors
 /// When the daemon cannot start.
 pub fn run(sources: Sources) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let (daemon, inboxes) = Daemon::start(sources)?;
         daemon.run(inboxes).await;
@@ -313,8 +317,13 @@ impl Daemon {
         let status = status::status(self);
         match (status.mesh, status.peers) {
             (Some(mesh), Some(peers)) => {
-                format!("{}: {} in {mesh}, {} of {} peers up", status.state,
-                    status.node.unwrap_or_default(), peers.up, peers.total)
+                format!(
+                    "{}: {} in {mesh}, {} of {} peers up",
+                    status.state,
+                    status.node.unwrap_or_default(),
+                    peers.up,
+                    peers.total
+                )
             }
             _ => format!("{}: run `meshctl init` or `meshctl join TOKEN`", status.state),
         }

@@ -110,16 +110,25 @@ impl Daemon {
             .ok_or_else(|| no_such_peer(&request.name))?
             .clone();
         if record.key == running.node.key() {
-            return Err(ControlError::new("bad_request", format!("cannot ping {}", request.name),
-                "that is this host", "name another member"));
+            return Err(ControlError::new(
+                "bad_request",
+                format!("cannot ping {}", request.name),
+                "that is this host",
+                "name another member",
+            ));
         }
         let prober = running.prober.clone().ok_or_else(|| {
-            ControlError::new("not_ready", format!("cannot ping {}", request.name),
-                "the tunnel device is not up", "see `meshctl status`")
+            ControlError::new(
+                "not_ready",
+                format!("cannot ping {}", request.name),
+                "the tunnel device is not up",
+                "see `meshctl status`",
+            )
         })?;
-        let kernel = record.lanes.first().and_then(|lane| {
-            running.observed.as_ref()?.peers.get(&lane.public_key)
-        });
+        let kernel = record
+            .lanes
+            .first()
+            .and_then(|lane| running.observed.as_ref()?.peers.get(&lane.public_key));
         let duration = |ms: u32, default: Duration| match ms {
             0 => default,
             ms => Duration::from_millis(u64::from(ms)),
@@ -147,7 +156,10 @@ impl Daemon {
         Ok(ListTokensReply { tokens })
     }
 
-    fn create_token(&mut self, request: &CreateTokenRequest) -> Result<CreateTokenReply, ControlError> {
+    fn create_token(
+        &mut self,
+        request: &CreateTokenRequest,
+    ) -> Result<CreateTokenReply, ControlError> {
         let port = self.gossip_port();
         let seeds = self.own.endpoints(&self.config, port);
         let running = self.running.as_mut().ok_or_else(|| not_a_member("make a token"))?;
@@ -203,8 +215,12 @@ impl Ping {
             let rtt = match self.prober.ping(self.target, self.size, self.timeout).await {
                 Ok(rtt) => rtt,
                 Err(error) => {
-                    let failed = ControlError::new("probe_failed", format!("cannot ping {}", self.name),
-                        error.to_string(), "see `meshctl status`");
+                    let failed = ControlError::new(
+                        "probe_failed",
+                        format!("cannot ping {}", self.name),
+                        error.to_string(),
+                        "see `meshctl status`",
+                    );
                     let _ = to.send(Err(failed)).await;
                     return;
                 }

@@ -1,7 +1,7 @@
 //! A member's record after it was verified.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -38,8 +38,10 @@ pub struct NodeCertificate {
     pub enrolment_id: [u8; 16],
     /// Groups.
     pub groups: Vec<String>,
-    /// What may be claimed.
+    /// What may be claimed; sorted.
     pub grants: Vec<Grant>,
+    /// The node's IPv4 address inside the mesh.
+    pub mesh_ipv4: Option<Ipv4Addr>,
     /// First second of validity.
     pub not_before: UnixTime,
     /// Last second of validity.

@@ -19,7 +19,8 @@ pub(crate) mod wireguard;
 
 use std::collections::BTreeMap;
 
-use meshd_core::plan::{Backend, Change, Observed, ObservedDevice};
+use meshd_core::plan::{Backend, Change, Observed, ObservedDevice, ObservedPeer};
+use meshd_proto::WgPublicKey;
 use nix::errno::Errno;
 
 use self::{
@@ -46,6 +47,35 @@ impl LinuxDataplane {
     /// When netlink cannot be used.
     pub fn new(choice: BackendChoice) -> Result<Self, DataplaneError> {
         Ok(Self { choice, netlink: Netlink::open()? })
+    }
+
+    /// Who would run WireGuard here. Makes a device of a name of its own for a moment, since nothing else
+    /// tells whether the kernel can.
+    ///
+    /// # Errors
+    /// When neither the kernel nor a program can, or we may not ask.
+    pub fn probe(&self) -> Result<Backend, DataplaneError> {
+        const NAME: &str = "meshdprobe0";
+        match (self.choice, link::create_wireguard(&self.netlink, NAME)) {
+            (_, Ok(())) => {
+                if let Some(made) = link::find(&self.netlink, NAME)? {
+                    link::delete(&self.netlink, NAME, made.index)?;
+                }
+                match self.choice {
+                    BackendChoice::Userspace => userspace::check_installed(NAME),
+                    _ => Ok(Backend::Kernel),
+                }
+            }
+            (BackendChoice::Kernel, Err(errno @ Errno::EOPNOTSUPP)) => {
+                Err(DataplaneError::NoKernelWireGuard { errno })
+            }
+            (_, Err(Errno::EOPNOTSUPP)) => userspace::check_installed(NAME),
+            (_, Err(errno)) => Err(DataplaneError::Kernel {
+                action: "make",
+                object: "a WireGuard interface".to_owned(),
+                errno,
+            }),
+        }
     }
 
     fn reconnect(&mut self) -> Result<(), DataplaneError> {
@@ -75,6 +105,35 @@ impl LinuxDataplane {
             Some((link, backend)) => Ok(Target { name, index: link.index, backend }),
             None => Err(DataplaneError::NoInterface { action, name: name.to_owned() }),
         }
+    }
+
+    /// Device and peers; `None` also when the device goes while it is read.
+    fn observe_device(
+        &self,
+        scope: &Scope,
+    ) -> Result<Option<(ObservedDevice, BTreeMap<WgPublicKey, ObservedPeer>)>, DataplaneError> {
+        let name = &scope.interface;
+        let Some((link, backend)) = self.own(name)? else { return Ok(None) };
+        let state = match wireguard::read(Target { name, index: link.index, backend }) {
+            Err(DataplaneError::NoInterface { .. }) => return Ok(None),
+            state => state?,
+        };
+        let sysctls = scope
+            .sysctls
+            .iter()
+            .filter_map(|path| sysctl::read(path).ok().map(|value| (path.clone(), value)));
+        let device = ObservedDevice {
+            name: name.clone(),
+            backend,
+            public_key: state.public_key,
+            listen_port: state.listen_port,
+            fwmark: state.fwmark,
+            mtu: link.mtu,
+            up: link.up,
+            addresses: address::list(&self.netlink, link.index)?,
+            sysctls: sysctls.collect(),
+        };
+        Ok(Some((device, state.peers)))
     }
 
     fn create(&self, name: &str) -> Result<(), DataplaneError> {
@@ -186,26 +245,9 @@ impl Dataplane for LinuxDataplane {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, DataplaneError> {
         self.reconnect()?;
         let mut observed = Observed::default();
-        if let Some((link, backend)) = self.own(&scope.interface)? {
-            let name = &scope.interface;
-            let target = Target { name, index: link.index, backend };
-            let state = wireguard::read(target)?;
-            let sysctls = scope
-                .sysctls
-                .iter()
-                .filter_map(|path| sysctl::read(path).ok().map(|value| (path.clone(), value)));
-            observed.peers = state.peers;
-            observed.device = Some(ObservedDevice {
-                name: name.clone(),
-                backend,
-                public_key: state.public_key,
-                listen_port: state.listen_port,
-                fwmark: state.fwmark,
-                mtu: link.mtu,
-                up: link.up,
-                addresses: address::list(&self.netlink, link.index)?,
-                sysctls: sysctls.collect(),
-            });
+        if let Some((device, peers)) = self.observe_device(scope)? {
+            observed.device = Some(device);
+            observed.peers = peers;
         }
         observed.routes = route::read(&self.netlink, scope.table)?.ours;
         observed.rules = rule::read(&self.netlink)?

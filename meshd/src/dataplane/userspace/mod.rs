@@ -65,6 +65,23 @@ pub(crate) fn stop(netlink: &Netlink, name: &str, link: &Link) -> Result<(), Dat
     wait_for(name, is_gone)
 }
 
+/// Says whether the program is there to be started.
+pub(crate) fn check_installed(name: &str) -> Result<Backend, DataplaneError> {
+    let program = program();
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = Path::new(&program).is_absolute() && Path::new(&program).is_file()
+        || env::split_paths(&path).any(|directory| directory.join(&program).is_file());
+    if found {
+        return Ok(Backend::Userspace);
+    }
+    Err(DataplaneError::Userspace {
+        name: name.to_owned(),
+        program,
+        reason: "it is not installed".to_owned(),
+        fix: "install wireguard-go, or a kernel with the wireguard module",
+    })
+}
+
 /// The program to start.
 fn program() -> String {
     env::var("WG_USERSPACE_IMPLEMENTATION").unwrap_or_else(|_| DEFAULT_PROGRAM.to_owned())

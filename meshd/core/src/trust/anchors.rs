@@ -1,0 +1,330 @@
+//! What a node trusts: the root of its mesh and the intermediates in force.
+//!
+//! Verifies chains and bundles. Who a certificate's holder is, is read in `certificate`; whether a
+//! record is believed, `verify` decides with the help of this module. Called for every TLS peer, for
+//! every record, and by a joiner when the signer has answered.
+
+use std::{sync::Arc, time::Duration};
+
+use meshd_proto::{MeshId, MeshName, wire};
+use prost::Message;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use sha2::{Digest, Sha256};
+use yasna::models::ObjectIdentifier;
+
+use super::{
+    ca::{self, Intermediate, RootCa},
+    certificate::{self, CaCertificate},
+    record::NodeCertificate,
+    signing::{self, Kind},
+};
+use crate::{
+    limits,
+    now::UnixTime,
+    refusal::{Code, Refusal},
+};
+
+/// The root of a mesh and its bundle of intermediates. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Anchors {
+    mesh: MeshName,
+    mesh_id: MeshId,
+    root: Arc<CaCertificate>,
+    bundle: Arc<Bundle>,
+}
+
+/// The intermediates in force, as the root signed them.
+#[derive(Debug, Clone, Default)]
+struct Bundle {
+    signed: wire::SignedBundle,
+    /// 0 until one was installed.
+    version: u64,
+    intermediates: Vec<CaCertificate>,
+}
+
+impl Anchors {
+    /// Reads a root certificate: mesh and mesh id are in its subject. Whether it is the right root,
+    /// the caller knows: it has it from `init`, or compares [`Self::root_key`] with its token.
+    pub fn from_root(der: &[u8]) -> Result<Self, Refusal> {
+        let root = CaCertificate::parse(der)?;
+        let malformed =
+            |why: &str| Refusal::new(Code::Malformed, format!("root certificate: {why}"));
+        let mesh: MeshName =
+            root.organization.parse().map_err(|error| malformed(&format!("{error}")))?;
+        let mesh_id: MeshId = root
+            .common_name
+            .strip_prefix(ca::ROOT_NAME)
+            .and_then(|id| id.parse().ok())
+            .ok_or_else(|| malformed("its name holds no mesh id"))?;
+        if root.subject != subject_content(&mesh, &mesh_id) {
+            return Err(malformed("its subject is not that of a mesh's root"));
+        }
+        if root.path_length != Some(1) {
+            return Err(malformed("its path length is not 1"));
+        }
+        root.verify_issued_by(&root.key)?;
+        Ok(Self { mesh, mesh_id, root: Arc::new(root), bundle: Arc::default() })
+    }
+
+    /// The mesh's name.
+    #[must_use]
+    pub fn mesh(&self) -> &MeshName {
+        &self.mesh
+    }
+
+    /// The mesh.
+    #[must_use]
+    pub fn mesh_id(&self) -> &MeshId {
+        &self.mesh_id
+    }
+
+    /// The root certificate, DER.
+    #[must_use]
+    pub fn root_der(&self) -> &[u8] {
+        &self.root.der
+    }
+
+    /// The root's Ed25519 public key.
+    #[must_use]
+    pub fn root_key(&self) -> &[u8; 32] {
+        &self.root.key
+    }
+
+    /// The name that TLS clients check.
+    #[must_use]
+    pub fn server_name(&self) -> String {
+        certificate::server_name(&self.mesh_id)
+    }
+
+    /// The root as rustls and webpki take it.
+    #[must_use]
+    pub fn trust_anchor(&self) -> TrustAnchor<'static> {
+        root_from_key(&self.mesh, &self.mesh_id, &self.root.key)
+    }
+
+    /// The bundle as received, for those who lack it.
+    #[must_use]
+    pub fn signed_bundle(&self) -> &wire::SignedBundle {
+        &self.bundle.signed
+    }
+
+    /// The bundle's version; 0 until one was installed.
+    #[must_use]
+    pub fn bundle_version(&self) -> u64 {
+        self.bundle.version
+    }
+
+    /// Takes a bundle over when it is the root's and newer than what is held; tells whether it was.
+    ///
+    /// A root never signs two bundles of one version. If it did all the same, the smaller hash would
+    /// win everywhere, rather than whichever came first.
+    pub fn install_bundle(&mut self, signed: &wire::SignedBundle) -> Result<bool, Refusal> {
+        if signed.payload.len() > limits::FRAME {
+            return Err(Refusal::new(Code::TooLarge, "bundle: too large"));
+        }
+        if *signed == self.bundle.signed {
+            return Ok(false);
+        }
+        signing::verify(
+            &self.root.key,
+            Kind::Bundle,
+            &self.mesh_id,
+            &signed.payload,
+            &signed.signature,
+        )?;
+        let malformed = |why: &str| Refusal::new(Code::Malformed, format!("bundle: {why}"));
+        let bundle = wire::IntermediateBundle::decode(&signed.payload[..])
+            .map_err(|_| malformed("not decodable"))?;
+        if bundle.mesh_id[..] != self.mesh_id.0 {
+            return Err(Refusal::new(Code::OtherMesh, "bundle: of another mesh"));
+        }
+        let held = (self.bundle.version, std::cmp::Reverse(hash(&self.bundle.signed.payload)));
+        if (bundle.version, std::cmp::Reverse(hash(&signed.payload))) <= held {
+            return Ok(false);
+        }
+        if bundle.certificates.len() > limits::BUNDLE_INTERMEDIATES {
+            return Err(Refusal::new(Code::TooLarge, "bundle: too many intermediates"));
+        }
+        let mut intermediates = Vec::with_capacity(bundle.certificates.len());
+        for der in &bundle.certificates {
+            let intermediate = CaCertificate::parse(der)?;
+            if intermediate.path_length != Some(0) {
+                return Err(malformed("an intermediate whose path length is not 0"));
+            }
+            intermediate.verify_issued_by(&self.root.key)?;
+            intermediates.push(intermediate);
+        }
+        self.bundle =
+            Arc::new(Bundle { signed: signed.clone(), version: bundle.version, intermediates });
+        Ok(true)
+    }
+
+    /// The intermediates' certificates, DER.
+    pub fn intermediates(&self) -> impl Iterator<Item = &[u8]> {
+        self.bundle.intermediates.iter().map(|intermediate| &intermediate.der[..])
+    }
+
+    /// True when the bundle holds an intermediate of this public key.
+    #[must_use]
+    pub fn has_intermediate(&self, key: &[u8; 32]) -> bool {
+        self.bundle.intermediates.iter().any(|intermediate| intermediate.key == *key)
+    }
+
+    /// The intermediate that issued `certificate`, DER: what TLS sends after the leaf.
+    #[must_use]
+    pub fn issuer_of(&self, certificate: &NodeCertificate) -> Option<&[u8]> {
+        self.issuer(&certificate.der).ok().map(|issuer| &issuer.der[..])
+    }
+
+    /// Reads a node certificate and verifies that it is this mesh's: shape, mesh, issuer, signatures,
+    /// fit for both ends of TLS.
+    ///
+    /// With `now`, its dates are judged too. Without, the chain is checked at a time at which all of it
+    /// is valid, so that the verdict does not change with the clock.
+    pub fn check_chain(
+        &self,
+        leaf: &[u8],
+        now: Option<UnixTime>,
+    ) -> Result<Arc<NodeCertificate>, Refusal> {
+        let certificate = NodeCertificate::parse(leaf)?;
+        if certificate.mesh_id != self.mesh_id || certificate.mesh != self.mesh {
+            return Err(Refusal::new(
+                Code::OtherMesh,
+                format!("certificate: of mesh {} ({})", certificate.mesh, certificate.mesh_id),
+            ));
+        }
+        let issuer = self.issuer(leaf)?;
+        self.verify_chain(&certificate, issuer)?;
+        if let Some(now) = now {
+            certificate.check_dates(now)?;
+        }
+        Ok(Arc::new(certificate))
+    }
+
+    fn issuer(&self, leaf: &[u8]) -> Result<&CaCertificate, Refusal> {
+        let (_, issuer) = certificate::subject_and_issuer(leaf)?;
+        self.bundle.intermediates.iter().find(|known| known.subject == issuer).ok_or_else(|| {
+            Refusal::new(
+                Code::UnknownIssuer,
+                format!(
+                    "certificate: its issuer is not among the {} of bundle {}",
+                    self.bundle.intermediates.len(),
+                    self.bundle.version
+                ),
+            )
+        })
+    }
+
+    fn verify_chain(&self, leaf: &NodeCertificate, issuer: &CaCertificate) -> Result<(), Refusal> {
+        let untrusted =
+            |why: String| Refusal::new(Code::UntrustedChain, format!("certificate: {why}"));
+        let at = leaf.not_before.max(issuer.not_before);
+        if at > leaf.not_after.min(issuer.not_after) {
+            return Err(untrusted("it is never valid at a time when its issuer is".into()));
+        }
+        let seconds = u64::try_from(at.0).map_err(|_| untrusted("dated before 1970".into()))?;
+        let time = rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let anchors = [self.trust_anchor()];
+        let intermediates = [CertificateDer::from(&issuer.der[..])];
+        let der = CertificateDer::from(&leaf.der[..]);
+        let end_entity =
+            webpki::EndEntityCert::try_from(&der).map_err(|error| untrusted(error.to_string()))?;
+        for usage in [webpki::KeyUsage::server_auth(), webpki::KeyUsage::client_auth()] {
+            end_entity
+                .verify_for_usage(
+                    &[webpki::aws_lc_rs::ED25519],
+                    &anchors,
+                    &intermediates,
+                    time,
+                    usage,
+                    None,
+                    None,
+                )
+                .map_err(|error| untrusted(error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+impl NodeCertificate {
+    /// Judges the dates of validity.
+    pub fn check_dates(&self, now: UnixTime) -> Result<(), Refusal> {
+        if now < self.not_before {
+            let ahead = self.not_before.since(now);
+            return Err(Refusal::new(
+                Code::CertificateNotYetValid,
+                format!("the certificate of {} is valid only in {ahead} s", self.name),
+            ));
+        }
+        if now > self.not_after {
+            let past = now.since(self.not_after);
+            return Err(Refusal::new(
+                Code::CertificateExpired,
+                format!("the certificate of {} ended {past} s ago", self.name),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The trust anchor of a mesh from what a join token holds: the root's subject is made of name and
+/// id, its key is in the token.
+#[must_use]
+pub fn root_from_key(
+    mesh: &MeshName,
+    mesh_id: &MeshId,
+    root_key: &[u8; 32],
+) -> TrustAnchor<'static> {
+    TrustAnchor {
+        subject: subject_content(mesh, mesh_id).into(),
+        subject_public_key_info: spki_content(root_key).into(),
+        name_constraints: None,
+    }
+}
+
+impl RootCa {
+    /// Signs the set of intermediates that may issue node certificates from now on.
+    #[must_use]
+    pub fn sign_bundle(
+        &self,
+        mesh_id: &MeshId,
+        version: u64,
+        intermediates: &[&Intermediate],
+    ) -> wire::SignedBundle {
+        let bundle = wire::IntermediateBundle {
+            mesh_id: mesh_id.0.to_vec().into(),
+            version,
+            certificates: intermediates.iter().map(|one| one.der().to_vec().into()).collect(),
+        };
+        let payload = bundle.encode_to_vec();
+        let signature = signing::sign(self.key(), Kind::Bundle, mesh_id, &payload);
+        wire::SignedBundle { payload: payload.into(), signature: signature.to_vec().into() }
+    }
+}
+
+fn hash(payload: &[u8]) -> [u8; 32] {
+    Sha256::digest(payload).into()
+}
+
+/// Content of the SEQUENCE of the root's subject, as rcgen writes it.
+fn subject_content(mesh: &MeshName, mesh_id: &MeshId) -> Vec<u8> {
+    let mut content = Vec::new();
+    for (kind, text) in ca::root_subject(mesh, mesh_id) {
+        content.extend(yasna::construct_der(|writer| {
+            writer.write_set(|writer| {
+                writer.next().write_sequence(|writer| {
+                    writer.next().write_oid(&ObjectIdentifier::from_slice(kind));
+                    writer.next().write_utf8_string(&text);
+                });
+            });
+        }));
+    }
+    content
+}
+
+/// Content of the SEQUENCE of an Ed25519 SubjectPublicKeyInfo (RFC 8410).
+fn spki_content(key: &[u8; 32]) -> Vec<u8> {
+    let mut content = vec![0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+    content.extend_from_slice(key);
+    content
+}

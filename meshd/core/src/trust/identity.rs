@@ -1,0 +1,137 @@
+//! A node's own side: its key, its certificate, and the records that it signs.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use meshd_proto::{BootId, NodeKey, Zone, wire};
+use prost::Message;
+
+use super::{record::NodeCertificate, secret::IdentityKey, signing::Kind};
+use crate::{
+    address,
+    now::UnixTime,
+    refusal::{Code, Refusal},
+};
+
+/// Who this node is: its key and the certificate for it.
+#[derive(Debug, Clone)]
+pub struct NodeIdentity {
+    key: IdentityKey,
+    certificate: Arc<NodeCertificate>,
+}
+
+/// What a node says of itself, apart from what its identity and its start give. The order of
+/// prefixes does not matter.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RecordDraft {
+    /// WireGuard devices, as `LaneKey::to_wire` makes them.
+    pub lanes: Vec<wire::Lane>,
+    /// What the node routes for.
+    pub prefixes: Vec<IpNet>,
+    /// Where its QUIC port is reached.
+    pub endpoints: Vec<SocketAddr>,
+    /// Zone, or empty.
+    pub zone: Zone,
+    /// Feature names.
+    pub capabilities: Vec<String>,
+    /// The node leaves for good.
+    pub left: bool,
+    /// Underlay addresses, for display.
+    pub node_addresses: Vec<IpAddr>,
+    /// The software's version.
+    pub software_version: String,
+}
+
+impl NodeIdentity {
+    /// Puts key and certificate together.
+    pub fn new(key: IdentityKey, certificate: Arc<NodeCertificate>) -> Result<Self, Refusal> {
+        if key.public() != certificate.key {
+            return Err(Refusal::new(
+                Code::IdentityMismatch,
+                format!("the certificate is for {}, the key is {}", certificate.key, key.public()),
+            ));
+        }
+        Ok(Self { key, certificate })
+    }
+
+    /// The identity key.
+    #[must_use]
+    pub fn key(&self) -> &IdentityKey {
+        &self.key
+    }
+
+    /// Its public half.
+    #[must_use]
+    pub fn public(&self) -> NodeKey {
+        self.certificate.key
+    }
+
+    /// The certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &Arc<NodeCertificate> {
+        &self.certificate
+    }
+
+    /// Signs a record. Whether others will believe it, [`super::authenticate`] says, which is to be
+    /// asked before it is sent.
+    #[must_use]
+    pub fn sign_record(
+        &self,
+        draft: &RecordDraft,
+        version: u64,
+        boot_id: BootId,
+        generation: u64,
+        issued_at: UnixTime,
+    ) -> wire::SignedRecord {
+        let mut prefixes = draft.prefixes.clone();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        self.sign_payload(&wire::NodeRecord {
+            identity_key: self.certificate.key.0.to_vec().into(),
+            name: self.certificate.name.to_string(),
+            certificate_hash: self.certificate.hash.to_vec().into(),
+            version,
+            boot_id: boot_id.0.to_vec().into(),
+            generation,
+            issued_at: issued_at.0,
+            lanes: draft.lanes.clone(),
+            mesh_addresses: to_wire(&self.certificate.mesh_addresses()),
+            prefixes: to_wire(&prefixes),
+            endpoints: draft
+                .endpoints
+                .iter()
+                .map(|endpoint| wire::Endpoint {
+                    address: address::address_to_wire(&endpoint.ip()).into(),
+                    port: u32::from(endpoint.port()),
+                })
+                .collect(),
+            zone: draft.zone.to_string(),
+            capabilities: draft.capabilities.clone(),
+            left: draft.left,
+            node_addresses: draft
+                .node_addresses
+                .iter()
+                .map(|address| address::address_to_wire(address).into())
+                .collect(),
+            software_version: draft.software_version.clone(),
+        })
+    }
+
+    /// Signs any payload as this node's record: tests make bad ones with it.
+    pub(super) fn sign_payload(&self, payload: &wire::NodeRecord) -> wire::SignedRecord {
+        let payload = payload.encode_to_vec();
+        let signature = self.key.sign(Kind::Record, &self.certificate.mesh_id, &payload);
+        wire::SignedRecord {
+            payload: payload.into(),
+            signature: signature.to_vec().into(),
+            certificate: self.certificate.der.clone(),
+        }
+    }
+}
+
+fn to_wire(prefixes: &[IpNet]) -> Vec<wire::IpPrefix> {
+    prefixes.iter().map(address::prefix_to_wire).collect()
+}

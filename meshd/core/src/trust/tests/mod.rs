@@ -1,0 +1,4 @@
+//! Tests across the modules of `trust`.
+
+mod certificates;
+mod records;
