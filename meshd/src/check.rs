@@ -6,7 +6,7 @@ use anyhow::anyhow;
 
 use crate::{
     daemon::Sources,
-    dataplane::{self, linux},
+    dataplane::{DataplaneError, LinuxDataplane},
     host,
 };
 
@@ -29,13 +29,24 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     tell("WireGuard", wireguard(&config));
     tell("nft", program("nft"));
     tell("gossip port", port(config.gossip.listen));
-    tell("host", host::read().map(|facts| {
-        format!("{} interfaces, underlay MTU {}", facts.interfaces.len(), facts.underlay_mtu())
-    }).map_err(|error| error.to_string()));
+    tell(
+        "host",
+        host::read()
+            .map(|facts| {
+                format!(
+                    "{} interfaces, underlay MTU {}",
+                    facts.interfaces.len(),
+                    facts.underlay_mtu()
+                )
+            })
+            .map_err(|error| error.to_string()),
+    );
     if problems == 0 {
         Ok(())
     } else {
-        Err(anyhow!("{problems} of the checks found a problem; this host is not ready; mend what is named above"))
+        Err(anyhow!(
+            "{problems} of the checks found a problem; this host is not ready; mend what is named above"
+        ))
     }
 }
 
@@ -56,9 +67,10 @@ fn privileges() -> Result<String, String> {
 }
 
 fn wireguard(config: &crate::config::Config) -> Result<String, String> {
-    linux::probe_backend(crate::daemon::backend(config))
+    LinuxDataplane::new(crate::daemon::backend(config))
+        .and_then(|dataplane| dataplane.probe())
         .map(|backend| backend.as_str().to_owned())
-        .map_err(|error: dataplane::DataplaneError| error.to_string())
+        .map_err(|error: DataplaneError| error.to_string())
 }
 
 fn program(name: &str) -> Result<String, String> {

@@ -3,7 +3,11 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use meshd::{check, cleanup, config::Sources, daemon, logging};
+use meshd::{
+    check, cleanup,
+    daemon::{self, Sources},
+    logging,
+};
 
 /// The daemon of an encrypted mesh of Kubernetes nodes and plain VMs.
 #[derive(Parser)]

@@ -121,7 +121,12 @@ macro_rules! schema {
 }
 
 fn shown(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+    let value = serde_json::to_value(value).unwrap_or_default();
+    match value.get("secs") {
+        // How serde writes a Duration.
+        Some(seconds) => format!("\"{seconds}s\""),
+        None => value.to_string(),
+    }
 }
 
 schema! {

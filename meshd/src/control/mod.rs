@@ -16,6 +16,3 @@ pub use filter::PeerFilter;
 pub use permission::{Caller, Readers};
 pub use server::serve;
 pub use socket::{ControlSocket, SocketError};
-
-#[cfg(test)]
-mod tests;

@@ -3,50 +3,98 @@
 //! Responsible for gluing the [directory](crate::directory), SWIM, dissemination and anti-entropy
 //! together behind `handle_*`, `poll_output` and `poll_timeout`. Not for sockets, connections, files
 //! or the kernel: the daemon's loop and the simulator call it and carry its [`Output`]s out.
+//!
+//! | file | decides |
+//! |---|---|
+//! | `own` | when this node's record is signed, with which version; clones |
+//! | `records` | which records are held, refused, forgotten |
+//! | `dissemination` | whom a new record goes to |
+//! | `sync` | with whom directories are compared, and how |
+//! | `membership` | who is there |
+//! | `seeds`, `paths` | whom to try, and where |
+//! | `frames`, `budget` | what a peer may ask for |
 
+mod budget;
+mod dissemination;
+mod frames;
+mod membership;
+mod own;
+mod paths;
+mod records;
+mod seeds;
+mod sync;
 mod types;
 
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
+
 use std::{
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use ipnet::IpNet;
-use meshd_proto::{BootId, NodeKey};
+use meshd_proto::{BootId, NodeKey, wire};
+use rand::{SeedableRng, rngs::StdRng};
 
 pub use self::types::{
     Counters, Event, Liveness, NodeConfig, Output, Profile, Severity, SharedRecord, TimeoutReason,
     Traffic, Unreachable, VersionBlock,
 };
-use crate::{directory::Directory, now::Now, refusal::Refusal};
+use self::{
+    budget::Budgets, dissemination::Dissemination, membership::Membership, own::Own, paths::Paths,
+    records::EventLimiter, seeds::Seeds, sync::Sync,
+};
+use crate::{
+    directory::{Directory, Refused},
+    now::Now,
+    refusal::{Code, Refusal},
+    trust::{Anchors, NodeIdentity, VerifyCache},
+};
 
-/// Stand-ins with the names of the trust module's types, until those are here.
-pub mod standin {
-    /// See `trust::NodeIdentity`.
-    #[derive(Debug)]
-    pub struct NodeIdentity;
-    /// See `trust::Anchors`.
-    #[derive(Debug)]
-    pub struct Anchors;
-    /// See `trust::RecordDraft`.
-    #[derive(Debug)]
-    pub struct RecordDraft;
-}
-use standin::{Anchors, NodeIdentity, RecordDraft};
+/// How often it is looked for members to forget.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// Verdicts that are remembered: a few times as many as a large mesh has members.
+const CACHED_VERDICTS: usize = 4_096;
+
+/// Verdicts about records. Those of one process may share it: the simulator's nodes do.
+pub type SharedCache = Arc<Mutex<VerifyCache>>;
 
 /// One member of the mesh.
 #[derive(Debug)]
 pub struct Node {
+    config: NodeConfig,
+    anchors: Anchors,
+    cache: SharedCache,
+    rng: StdRng,
     directory: Directory,
+    refused: Refused,
+    own: Own,
+    membership: Membership,
+    dissemination: Dissemination,
+    sync: Sync,
+    seeds: Seeds,
+    paths: Paths,
+    budgets: Budgets,
+    events: EventLimiter,
+    /// When the kernel saw the last handshake with each; `None`: never.
+    handshakes: BTreeMap<NodeKey, Option<Instant>>,
+    housekeeping: Instant,
+    outputs: VecDeque<Output>,
+    changed: bool,
     counters: Counters,
 }
 
-#[allow(unused_variables, clippy::needless_pass_by_value)]
 impl Node {
     /// A node that knows only itself and has published nothing yet. Call [`Self::restore`] for each
     /// stored record, then [`Self::set_seeds`], then [`Self::update_self`].
+    ///
+    /// `seed` is 32 random bytes; the same seed and calls give the same outputs.
     #[must_use]
     pub fn new(
         config: NodeConfig,
@@ -57,71 +105,135 @@ impl Node {
         boot_id: BootId,
         now: Now,
     ) -> Self {
-        Self { directory: Directory::default(), counters: Counters::default() }
+        let mut rng = StdRng::from_seed(seed);
+        let own = Own::new(identity, versions, boot_id, now.mono);
+        let generation = own.generation();
+        let membership =
+            Membership::new(&own.key(), generation, config.profile, &mut rng, now.mono);
+        Self {
+            paths: Paths::new(anchors.mesh_id()),
+            config,
+            anchors,
+            cache: Arc::new(Mutex::new(VerifyCache::new(CACHED_VERDICTS))),
+            directory: Directory::default(),
+            refused: Refused::default(),
+            own,
+            membership,
+            dissemination: Dissemination::default(),
+            sync: Sync::new(now.mono),
+            seeds: Seeds::default(),
+            budgets: Budgets::default(),
+            events: EventLimiter::default(),
+            handshakes: BTreeMap::new(),
+            housekeeping: now.mono + HOUSEKEEPING,
+            outputs: VecDeque::new(),
+            changed: false,
+            counters: Counters::default(),
+            rng,
+        }
     }
 
-    /// Takes a record from the store, verified as if it came from outside.
-    ///
-    /// # Errors
-    /// Why it is not believed; the store should drop it.
-    pub fn restore(&mut self, bytes: &[u8], now: Now) -> Result<(), Refusal> {
-        Ok(())
+    /// Uses a cache of verdicts that others use too.
+    pub fn share_cache(&mut self, cache: SharedCache) {
+        self.cache = cache;
     }
 
     /// The addresses to try when no member answers, resolved by the daemon (again, whenever it likes).
-    pub fn set_seeds(&mut self, seeds: Vec<SocketAddr>, now: Now) {}
+    pub fn set_seeds(&mut self, seeds: Vec<SocketAddr>, now: Now) {
+        self.seeds.set(seeds, now.mono);
+    }
 
     /// The prefixes that this host routes into the mesh now: endpoints inside them are not dialled.
-    pub fn set_routed(&mut self, routed: Vec<IpNet>) {}
+    pub fn set_routed(&mut self, routed: Vec<IpNet>) {
+        self.paths.set_routed(routed);
+    }
 
-    /// What this node says of itself from now on. The first goes out at once, later ones at most once
-    /// a second; one that says nothing new is not published.
-    pub fn update_self(&mut self, draft: RecordDraft, now: Now) {}
-
-    /// Signs and pushes that this node leaves for good. [`Output::Left`] follows.
-    pub fn leave(&mut self, now: Now) {}
-
-    /// The answer to [`Output::ReserveVersions`].
-    pub fn handle_versions(&mut self, versions: VersionBlock, now: Now) {}
-
-    /// A connection to `key` is up, its certificate verified. `outgoing` if this host dialled.
+    /// A connection to `key` is up, its certificate verified. `outgoing` if this host dialled. May be this
+    /// node itself, when a seed is: close that connection.
     pub fn handle_connected(&mut self, key: NodeKey, remote: SocketAddr, outgoing: bool, now: Now) {
+        let sought = outgoing && self.seeds.answered(remote, key);
+        if key != self.own.key() {
+            self.paths.opened(key, remote, outgoing);
+            self.send_hello(key, remote);
+            let liveness = self.membership.liveness(&key).map(|(liveness, _)| liveness);
+            let absent = matches!(liveness, None | Some(Liveness::Down));
+            self.membership.heard(&key, now.mono);
+            if sought || absent || !self.sync.completed() {
+                self.open_exchange(key, now);
+            }
+        }
+        self.settle(now);
     }
 
     /// The last connection to `key` is gone.
-    pub fn handle_disconnected(&mut self, key: NodeKey, now: Now) {}
+    pub fn handle_disconnected(&mut self, key: NodeKey, now: Now) {
+        self.paths.closed(&key);
+        self.settle(now);
+    }
 
     /// A datagram on a connection to `from`.
-    pub fn handle_datagram(&mut self, from: NodeKey, bytes: &[u8], now: Now) {}
-
-    /// A whole stream on a connection to `from`.
-    pub fn handle_frame(&mut self, from: NodeKey, bytes: &[u8], now: Now) {}
+    pub fn handle_datagram(&mut self, from: NodeKey, bytes: &[u8], now: Now) {
+        self.counters.datagrams.receive(bytes.len());
+        if !self.budgets.of(&from, now.mono).datagrams.take(1, now.mono) {
+            self.counters.refuse(Code::RateLimited);
+        } else if let Err(refusal) = self.membership.handle_packet(&from, bytes, now.mono) {
+            self.refused_record(from, &refusal, now);
+        }
+        self.settle(now);
+    }
 
     /// A dial or a send failed.
-    pub fn handle_unreachable(&mut self, target: impl Into<Unreachable>, now: Now) {}
+    pub fn handle_unreachable(&mut self, target: impl Into<Unreachable>, now: Now) {
+        match target.into() {
+            Unreachable::Member(key) => self.drop_exchanges(&key),
+            Unreachable::Address(addr) => self.paths.failed(addr, &mut self.rng, now.mono),
+        }
+        self.settle(now);
+    }
 
     /// How long ago the kernel saw a WireGuard handshake with `key`; `None`: never.
-    pub fn handle_handshake_age(&mut self, key: NodeKey, age: Option<Duration>, now: Now) {}
+    pub fn handle_handshake_age(&mut self, key: NodeKey, age: Option<Duration>, now: Now) {
+        if self.directory.get(&key).is_some() {
+            let at = age.and_then(|age| now.mono.checked_sub(age));
+            self.handshakes.insert(key, at);
+        }
+    }
 
     /// Time has come to what [`Self::poll_timeout`] said. Early or late calls are harmless.
-    pub fn handle_timeout(&mut self, now: Now) {}
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.membership.handle_timeout(now.mono);
+        self.handle_seed_timeout(now);
+        self.handle_sync_timeout(now);
+        if self.housekeeping <= now.mono {
+            self.housekeeping = now.mono + HOUSEKEEPING;
+            self.forget_the_gone(now);
+        }
+        self.settle(now);
+    }
 
     /// When to call [`Self::handle_timeout`], and why.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, TimeoutReason)> {
-        None
+        let publish = self.own.next_timeout().map(|at| (at, TimeoutReason::Publish));
+        let seeds = self.next_seed().map(|at| (at, TimeoutReason::Seeds));
+        self.membership
+            .next_timeout()
+            .into_iter()
+            .chain(publish)
+            .chain(seeds)
+            .chain([
+                (self.sync.next_timeout(), TimeoutReason::Sync),
+                (self.housekeeping, TimeoutReason::Housekeeping),
+            ])
+            .min()
     }
 
-    /// What to do next. Call until `None` after every `handle_*`.
+    /// What to do next. Call until `None` after every other call.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        self.outputs
+            .pop_front()
+            .or_else(|| std::mem::take(&mut self.changed).then_some(Output::Changed))
     }
-
-    /// Hands a joiner's request to the signer `to`; [`Output::EnrolReply`] with `id` may follow.
-    pub fn forward_enrolment(&mut self, to: NodeKey, id: u64, request: Bytes) {}
-
-    /// Answers [`Output::EnrolForward`].
-    pub fn reply_enrolment(&mut self, to: NodeKey, id: u64, reply: Bytes) {}
 
     /// All verified records.
     #[must_use]
@@ -132,25 +244,30 @@ impl Node {
     /// Whether `key` is there, and since when it is so. `None` if it has no record or is this node.
     #[must_use]
     pub fn liveness(&self, key: &NodeKey) -> Option<(Liveness, Instant)> {
-        None
+        self.membership.liveness(key)
     }
 
     /// This node's identity.
     #[must_use]
     pub fn key(&self) -> NodeKey {
-        NodeKey([0; 32])
+        self.own.key()
     }
 
     /// The mesh's root and bundle as known now.
     #[must_use]
-    pub fn anchors(&self) -> Option<&Anchors> {
-        None
+    pub fn anchors(&self) -> &Anchors {
+        &self.anchors
     }
 
     /// True after the first completed exchange of this start, or when there is nobody to ask.
     #[must_use]
     pub fn is_synced(&self) -> bool {
-        false
+        let own = self.own.key();
+        let nobody = || {
+            !self.seeds.lead_elsewhere(&own)
+                && self.directory.iter().all(|record| record.key == own || record.left)
+        };
+        self.sync.completed() || nobody()
     }
 
     /// Counters since the start.
@@ -162,25 +279,64 @@ impl Node {
     /// The address at which QUIC reached `key` last.
     #[must_use]
     pub fn path(&self, key: &NodeKey) -> Option<IpAddr> {
-        None
+        self.paths.last(key)
     }
 
     /// This host's own QUIC address as most others see it.
     #[must_use]
     pub fn observed(&self) -> Option<SocketAddr> {
-        None
+        self.paths.observed()
     }
 
     /// Where to dial `key` now, best first: what its record names, without what must not be dialled
     /// and what is backing off. Empty: do not dial.
     #[must_use]
     pub fn endpoints(&self, key: &NodeKey, now: Now) -> Vec<SocketAddr> {
-        Vec::new()
+        let Some(record) = self.directory.get(key).filter(|_| *key != self.own.key()) else {
+            return Vec::new();
+        };
+        self.paths.endpoints(record, self.own.published(), &self.directory, now.mono)
     }
 
     /// What the receivers would refuse in this node's own record, and was therefore left out of it.
     #[must_use]
     pub fn own_refusals(&self) -> &[Refusal] {
-        &[]
+        self.own.refusals()
+    }
+
+    /// Verifies a record, or remembers that it was.
+    fn verify(&self, signed: &wire::SignedRecord) -> Result<SharedRecord, Refusal> {
+        self.cache
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .authenticate(signed, &self.anchors)
+    }
+
+    /// Ends every call: what the parts want done becomes outputs.
+    fn settle(&mut self, now: Now) {
+        self.publish_if_due(now);
+        self.flush_fresh();
+        while let Some((to, bytes)) = self.membership.poll_send() {
+            self.counters.datagrams.send(bytes.len());
+            self.outputs.push_back(Output::Datagram { to, bytes });
+        }
+        while let Some((key, liveness)) = self.membership.poll_change() {
+            self.changed = true;
+            let (code, severity) = match liveness {
+                Liveness::Alive => ("member_alive", Severity::Info),
+                Liveness::Down => ("member_down", Severity::Warning),
+                Liveness::Suspect | Liveness::Left => continue,
+            };
+            let text = self.directory.display_name(&key);
+            self.outputs.push_back(Output::Event(Event {
+                code,
+                severity,
+                subject: Some(key),
+                text,
+            }));
+        }
+        for (code, count) in self.membership.take_refusals() {
+            self.counters.add_refusals(code, count);
+        }
     }
 }

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use meshd_proto::WgPublicKey;
 
 use super::types::WgPrivateKey;
+pub use crate::node::Liveness;
 use crate::trust::Record;
 
 /// Everything that [`plan`](super::plan()) decides from.
@@ -92,19 +93,6 @@ pub struct LocalNetwork {
     pub ipv6: bool,
 }
 
-/// What SWIM says of a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Liveness {
-    /// It answers.
-    Alive,
-    /// It did not answer lately.
-    Suspect,
-    /// It is taken for dead. Never a reason to take its peer away.
-    Down,
-    /// It said so, signed.
-    Left,
-}
-
 /// Another member as it is known now.
 #[derive(Debug, Clone)]
 pub struct Member {
@@ -114,8 +102,10 @@ pub struct Member {
     pub liveness: Liveness,
     /// How long it has been [`Liveness::Down`].
     pub down_for: Option<Duration>,
-    /// The address over which a QUIC connection with it was last made. Should stay when the
-    /// connection ends: it is what was proved last, and a prefix that covers it is not routed.
+    /// The address at which a QUIC connection with it was last made, outside the mesh: never one
+    /// whose packets came in through the mesh device, or a member could take another's prefix off
+    /// this host by connecting from within it. Should stay when the connection ends: it is what was
+    /// proved last, and a prefix that covers it is not routed.
     pub path: Option<IpAddr>,
     /// Its tunnel, when the kernel holds its peer.
     pub tunnel: Option<TunnelHealth>,

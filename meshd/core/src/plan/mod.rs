@@ -1,7 +1,13 @@
 //! What the kernel should hold, and the changes that lead there.
 //!
+//! ```text
+//! PlanInput ── plan ──► Desired ─┐
+//!     ▲                          ├─ diff ──► [Change] ──► data plane
+//!     └── TunnelTracker ◄── Observed
+//! ```
 //! [`Desired`] is computed from current state only, [`Observed`] is what the data plane read, and
-//! `diff` orders the [`Change`]s between the two. After a successful apply the diff is empty.
+//! [`diff()`] orders the [`Change`]s between the two. After a successful apply the diff is empty.
+//! Called by the daemon's loop and the simulator. Touches no kernel: [`Kernel`] is one in memory.
 
 mod blocked;
 mod claims;

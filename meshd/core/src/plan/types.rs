@@ -321,3 +321,35 @@ pub enum Change {
     /// Removes our nftables table.
     RemoveNat,
 }
+
+impl fmt::Display for Change {
+    /// What is done to what, for the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateDevice { name } => write!(f, "create {name}"),
+            Self::DeleteDevice { name } => write!(f, "delete {name}"),
+            Self::ConfigureDevice { name, .. } => write!(f, "configure {name}"),
+            Self::SetMtu { name, mtu } => write!(f, "set the MTU of {name} to {mtu}"),
+            Self::SetUp { name } => write!(f, "set {name} up"),
+            Self::SetSysctl { path, value } => write!(f, "set {path} to {value}"),
+            Self::AddAddress { name, address } => write!(f, "add {address} to {name}"),
+            Self::RemoveAddress { name, address } => write!(f, "remove {address} from {name}"),
+            Self::PutPeer { public_key, new: true, .. } => write!(f, "add peer {public_key}"),
+            Self::PutPeer { public_key, .. } => write!(f, "change peer {public_key}"),
+            Self::ReplaceAllowedIps { public_key, .. } => {
+                write!(f, "shrink the allowed IPs of {public_key}")
+            }
+            Self::RemovePeer { public_key, .. } => write!(f, "remove peer {public_key}"),
+            Self::PutRoute(route) => write!(f, "route {} in table {}", route.destination, route.table),
+            Self::RemoveRoute(route) => {
+                write!(f, "remove route {} from table {}", route.destination, route.table)
+            }
+            Self::AddRule(rule) => write!(f, "add rule {} to table {}", rule.priority, rule.table),
+            Self::RemoveRule(rule) => {
+                write!(f, "remove rule {} to table {}", rule.priority, rule.table)
+            }
+            Self::PutNat(_) => f.write_str("set the nftables table inet meshd"),
+            Self::RemoveNat => f.write_str("remove the nftables table inet meshd"),
+        }
+    }
+}

@@ -11,7 +11,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinHandle};
 
 use crate::dataplane::DataplaneError;
 
@@ -22,6 +22,7 @@ const DUMP_ATTEMPTS: usize = 5;
 pub(crate) struct Netlink {
     runtime: Runtime,
     handle: rtnetlink::Handle,
+    connection: JoinHandle<()>,
     broken: Cell<bool>,
 }
 
@@ -35,9 +36,9 @@ impl Netlink {
         // Strict checking makes the kernel filter dumps by table and protocol.
         let (connection, handle, _) =
             rtnetlink::new_connection_with_strict_check().map_err(failed)?;
-        runtime.spawn(connection);
+        let connection = runtime.spawn(connection);
         drop(inside);
-        Ok(Self { runtime, handle, broken: Cell::new(false) })
+        Ok(Self { runtime, handle, connection, broken: Cell::new(false) })
     }
 
     /// True when the connection is gone and has to be opened anew.
@@ -99,21 +100,17 @@ impl Netlink {
                         Some(code) => return Err(Errno::from_raw(code.get().saturating_abs())),
                         None => return Ok((answers, interrupted)),
                     },
-                    NetlinkPayload::Done(done) if done.code == 0 => {
-                        return Ok((answers, interrupted));
-                    }
-                    NetlinkPayload::Done(done) => {
-                        return Err(Errno::from_raw(done.code.saturating_abs()));
-                    }
                     NetlinkPayload::Overrun(_) => return Err(Errno::ENOBUFS),
                     _ => {}
                 }
             }
-            // Neither an acknowledgement nor an end: the connection is gone.
-            Err(Errno::ECONNRESET)
+            Ok((answers, interrupted))
         });
-        if outcome == Err(Errno::ECONNRESET) {
+        // rtnetlink keeps acknowledgements and ends of dumps to itself, so the end of the connection
+        // looks the same as success.
+        if self.connection.is_finished() || outcome == Err(Errno::ECONNRESET) {
             self.broken.set(true);
+            return Err(Errno::ECONNRESET);
         }
         outcome
     }

@@ -217,7 +217,7 @@ fn refused(action: &'static str, name: &str, error: &io::Error) -> DataplaneErro
         Some(errno @ (Errno::EADDRINUSE | Errno::EPERM | Errno::EACCES)) => {
             DataplaneError::Kernel { action, object: name.to_owned(), errno }
         }
-        Some(Errno::ENOENT | Errno::ECONNREFUSED) => {
+        Some(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE) => {
             DataplaneError::NoInterface { action, name: name.to_owned() }
         }
         _ => DataplaneError::Uapi { action, socket: socket_path(name), reason: error.to_string() },

@@ -1,5 +1,6 @@
 //! Tests of planning as a whole: rules one by one, the order of changes, and random worlds.
 
+mod arbitrary;
 mod order;
 mod properties;
 mod rules;

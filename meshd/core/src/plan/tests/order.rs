@@ -177,3 +177,19 @@ fn a_workloads_address_that_moves_within_a_wider_prefix_never_loses_its_way() {
         assert_eq!(kernel.verdict(pod), to);
     }
 }
+
+#[test]
+fn what_goes_from_within_a_clear_prefix_goes_after_that() {
+    let mut bare = record(3, &["10.244.2.0/24"]);
+    bare.lanes.clear();
+    let wide = member(2, &["10.244.0.0/16"]);
+    let mut world = World::with([wide.clone(), of(bare), member(4, &["10.244.2.0/25"])]);
+    let mut kernel = programmed(&world);
+    assert_eq!(kernel.verdict(ip("10.244.2.200")), Verdict::Clear);
+    assert_eq!(kernel.verdict(ip("10.244.2.7")), Verdict::Tunnel(lane(4).public_key));
+    world.members = vec![wide];
+    for change in diff(&world.plan().desired, &kernel.state()) {
+        kernel.apply(&change).unwrap();
+        assert!(matches!(kernel.verdict(ip("10.244.2.7")), Verdict::Tunnel(_)), "{change:?}");
+    }
+}

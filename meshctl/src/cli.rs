@@ -1,0 +1,237 @@
+//! Verbs and flags: the definitions from which parsing, help and completion come.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::output::Format;
+
+/// Where the daemon listens unless told otherwise.
+const DEFAULT_SOCKET: &str = "/run/meshd/meshd.sock";
+
+/// Look at and change the mesh of this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "meshctl",
+    version,
+    about,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the daemon cannot be reached."
+)]
+pub(crate) struct Cli {
+    /// The daemon's socket [default: $MESHD_SOCKET, or /run/meshd/meshd.sock]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
+    socket: Option<PathBuf>,
+    /// table and wide are for people, json (stable) and yaml for programs
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+impl Cli {
+    pub(crate) fn socket_path(&self) -> PathBuf {
+        let variable = || std::env::var_os("MESHD_SOCKET").filter(|path| !path.is_empty());
+        self.socket
+            .clone()
+            .or_else(|| variable().map(PathBuf::from))
+            .unwrap_or_else(|| DEFAULT_SOCKET.into())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make a new mesh with this host as its first member and signer
+    Init(Init),
+    /// Tokens with which other hosts join
+    #[command(subcommand)]
+    Token(Token),
+    /// Join this host to a mesh; returns when it is running and has synced once
+    Join(Join),
+    /// This host: state, addresses, keys, peers, health
+    Status(Status),
+    /// The other hosts of the mesh
+    #[command(subcommand)]
+    Peers(Peers),
+    /// Probe a peer through the tunnel: path, round trip, MTU
+    Ping(Ping),
+    /// Leave the mesh and remove everything meshd made on this host
+    Leave(Leave),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Name of the mesh: lower-case letters, digits, '-' and '.'
+    #[arg(long, value_name = "NAME")]
+    pub(crate) mesh: String,
+    /// A prefix that this host claims, such as its pod CIDR
+    #[arg(long = "prefix", value_name = "CIDR")]
+    pub(crate) prefixes: Vec<String>,
+    /// Claim what is found on this host inside these limits
+    #[arg(long = "allow", value_name = "CIDR")]
+    pub(crate) allow: Vec<String>,
+    /// Pool of the mesh's IPv4 addresses [default: 100.112.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) ipv4_pool: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Print a join token: one line on stdout, nothing else
+    Create(TokenCreate),
+    /// The tokens that this host has signed
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreate {
+    /// The only name under which the token can be used
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// Grant exactly this prefix to the joiner
+    #[arg(long = "prefix", value_name = "CIDR")]
+    pub(crate) prefixes: Vec<String>,
+    /// Grant what the joiner finds on itself inside these limits
+    #[arg(long = "allow", value_name = "CIDR")]
+    pub(crate) allow: Vec<String>,
+    /// Put the joiner into a group
+    #[arg(long = "group", value_name = "NAME")]
+    pub(crate) groups: Vec<String>,
+    /// Where the joiner asks to be let in: a member's HOST:PORT [default: this host's addresses]
+    #[arg(long = "seed", value_name = "ADDR")]
+    pub(crate) seeds: Vec<String>,
+    /// How long the token can be used, such as 30m, 1h or 7d
+    #[arg(long, default_value = "1h", value_parser = crate::text::parse_duration, value_name = "TIME")]
+    pub(crate) ttl: Duration,
+    /// How many hosts may join with it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub(crate) uses: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// The token, or '-' to read it from stdin: every user of a host can read command lines
+    pub(crate) token: String,
+    /// Join under this name [default: the configured name, or the host's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Print nothing, exit 0 when the daemon answers (live) or the mesh can be used (ready), else 1
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) check: Option<Check>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Check {
+    /// The daemon answers
+    Live,
+    /// The daemon is in a mesh and its data plane is programmed
+    Ready,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Peers {
+    /// A line per peer
+    List(PeersList),
+    /// Everything about one peer
+    Show {
+        /// The peer's name
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PeersList {
+    /// Only peers in this state
+    #[arg(long, value_enum)]
+    pub(crate) state: Option<State>,
+    /// Only peers of this zone; '*' stands for anything
+    #[arg(long)]
+    pub(crate) zone: Option<String>,
+    /// Only peers of this name; '*' stands for anything
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Print again whenever something changes (with -o json: an array per line)
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    Alive,
+    Suspect,
+    Down,
+    Left,
+    Up,
+    Stale,
+    Never,
+    Blocked,
+}
+
+impl State {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+            Self::Left => "left",
+            Self::Up => "up",
+            Self::Stale => "stale",
+            Self::Never => "never",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ping {
+    /// The peer's name
+    pub(crate) name: String,
+    /// Probes to send
+    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "N")]
+    pub(crate) count: u32,
+    /// Time between probes in milliseconds
+    #[arg(short, long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=3_600_000), value_name = "MS")]
+    pub(crate) interval: u32,
+    /// Time to wait for an answer in milliseconds
+    #[arg(short = 'W', long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(10..=60_000), value_name = "MS")]
+    pub(crate) timeout: u32,
+    /// Bytes of payload
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=65_000), value_name = "BYTES")]
+    pub(crate) size: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Leave {
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,146 @@
+//! `init`, `join` and `leave`: how this host comes and goes.
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write},
+    path::Path,
+};
+
+use meshd_proto::control::{
+    InitRequest, JoinRequest, LeaveRequest, StatusRequest, join_progress::Step,
+};
+
+use super::list;
+use crate::{
+    cli::{Init, Join, Leave},
+    connection::{CHANGE, connect},
+    failure::Failure,
+    output::{Output, remark},
+    text::{count, safe},
+    views::{LeaveView, MemberView, StatusView},
+};
+
+/// Tokens are below 4 KiB.
+const LONGEST_TOKEN: u64 = 16 * 1024;
+
+pub(crate) async fn init(socket: &Path, output: Output, arguments: Init) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(CHANGE)).await?;
+    let request = InitRequest {
+        mesh: arguments.mesh,
+        prefixes: arguments.prefixes,
+        allow: arguments.allow,
+        ipv4_pool: arguments.ipv4_pool.unwrap_or_default(),
+    };
+    let member = MemberView::from(client.init(request).await?.into_inner());
+    output.print(&member, |_, to| {
+        writeln!(
+            to,
+            "mesh {} made; this host is {}, its first member and signer",
+            member.mesh, member.node
+        )?;
+        print_member(&member, to)?;
+        writeln!(to, "next: `meshctl token create` here, `meshctl join TOKEN` on other hosts")
+    })
+}
+
+pub(crate) async fn join(socket: &Path, output: Output, arguments: Join) -> Result<(), Failure> {
+    let token = if arguments.token == "-" { read_token()? } else { arguments.token };
+    let mut client = connect(socket, None).await?;
+    let request = JoinRequest { token, name: arguments.name.unwrap_or_default() };
+    let mut steps = client.join(request).await?.into_inner();
+    while let Some(progress) = steps.message().await? {
+        match progress.step {
+            Some(Step::Doing(doing)) => remark(&format!("… {}", safe(&doing))),
+            Some(Step::Done(done)) => {
+                let member = MemberView::from(done);
+                return output.print(&member, |_, to| {
+                    let peers = count(u64::from(member.peers), "peer", "peers");
+                    writeln!(to, "joined mesh {} as {}; {peers}", member.mesh, member.node)?;
+                    print_member(&member, to)?;
+                    print_not_granted(&member, to)
+                });
+            }
+            None => {}
+        }
+    }
+    Err(Failure::unreachable(
+        "it is not known whether this host joined",
+        "the daemon stopped before it was done",
+        "start it with `systemctl start meshd`, then see `meshctl status`",
+    ))
+}
+
+/// One line from stdin, so that the token stands in no command line.
+fn read_token() -> Result<String, Failure> {
+    if io::stdin().is_terminal() {
+        remark("paste the token and press Enter:");
+    }
+    let mut line = String::new();
+    let read = io::stdin().lock().take(LONGEST_TOKEN).read_line(&mut line);
+    read.map_err(|error| Failure::local("cannot read the token", error, "pipe it in as text"))?;
+    let token = line.trim();
+    if token.is_empty() {
+        return Err(Failure::local(
+            "cannot read the token",
+            "stdin was empty",
+            "pipe the output of `meshctl token create` in",
+        ));
+    }
+    Ok(token.to_owned())
+}
+
+fn print_member(member: &MemberView, to: &mut impl Write) -> io::Result<()> {
+    writeln!(to, "  addresses  {}", list(&member.mesh_addresses))?;
+    writeln!(to, "  prefixes   {}", list(&member.prefixes))
+}
+
+fn print_not_granted(member: &MemberView, to: &mut impl Write) -> io::Result<()> {
+    if member.not_granted.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        to,
+        "  not granted, so not reachable through the mesh: {}\n  fix: join with a token made by \
+         `meshctl token create --allow CIDR` with a CIDR that covers them",
+        list(&member.not_granted)
+    )
+}
+
+pub(crate) async fn leave(socket: &Path, output: Output, arguments: Leave) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(CHANGE)).await?;
+    if !arguments.yes && io::stdin().is_terminal() {
+        let status = StatusView::from(client.status(StatusRequest {}).await?.into_inner());
+        confirm(&status)?;
+    }
+    let left = LeaveView::from(client.leave(LeaveRequest {}).await?.into_inner());
+    output.print(&left, |_, to| {
+        let mesh = left.mesh.as_deref().unwrap_or("the mesh");
+        let told = count(u64::from(left.told), "member was", "members were");
+        writeln!(to, "left {mesh}; {told} told")?;
+        for removed in &left.removed {
+            writeln!(to, "  removed {removed}")?;
+        }
+        Ok(())
+    })
+}
+
+fn confirm(status: &StatusView) -> Result<(), Failure> {
+    let node = status.node.as_deref().unwrap_or("this host");
+    let mesh = status.mesh.as_deref().unwrap_or("its mesh");
+    let signer = if status.signer == Some(true) {
+        " It is a signer: what only it can sign (tokens, new members) ends with it."
+    } else {
+        ""
+    };
+    let question = format!(
+        "{node} leaves {mesh}: its tunnels, keys and certificate are removed, and it needs a new \
+         token to come back.{signer}\nLeave? [y/N] "
+    );
+    write!(io::stderr(), "{question}")?;
+    let mut answer = String::new();
+    let read = io::stdin().lock().take(64).read_line(&mut answer);
+    read.map_err(|error| Failure::local("cannot read the answer", error, "use --yes"))?;
+    if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+        return Ok(());
+    }
+    Err(Failure::local("nothing was done", "leaving was not confirmed", "answer y, or use --yes"))
+}

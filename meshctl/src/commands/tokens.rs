@@ -1,0 +1,96 @@
+//! `token create` and `token list`.
+
+use std::path::Path;
+
+use meshd_proto::control::{CreateTokenRequest, ListTokensRequest};
+
+use super::{list, short_list};
+use crate::{
+    cli::{Token, TokenCreate},
+    connection::{CHANGE, LOOK, connect},
+    failure::Failure,
+    output::{Output, remark},
+    table::{Cell, Table},
+    text::{age, count, safe},
+    views::{NewTokenView, TokenView},
+};
+
+pub(crate) async fn run(socket: &Path, output: Output, verb: Token) -> Result<(), Failure> {
+    match verb {
+        Token::Create(arguments) => create(socket, output, arguments).await,
+        Token::List => show_list(socket, output).await,
+    }
+}
+
+async fn create(socket: &Path, output: Output, arguments: TokenCreate) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(CHANGE)).await?;
+    let request = CreateTokenRequest {
+        node_name: arguments.node.unwrap_or_default(),
+        prefixes: arguments.prefixes,
+        allow: arguments.allow,
+        groups: arguments.groups,
+        seeds: arguments.seeds,
+        ttl_seconds: arguments.ttl.as_secs(),
+        uses: arguments.uses,
+    };
+    let reply = client.create_token(request).await?.into_inner();
+    let token =
+        NewTokenView { token: safe(&reply.token), info: reply.info.unwrap_or_default().into() };
+    if !output.is_for_programs() {
+        let info = &token.info;
+        let who = info.node.as_ref().map(|node| format!(" by {node}")).unwrap_or_default();
+        remark(&format!(
+            "token {} can be used{who} {} within {}, until {}",
+            info.id,
+            if info.uses == 1 { "once".to_owned() } else { format!("{} times", info.uses) },
+            age(arguments.ttl.as_secs()),
+            info.expires_at,
+        ));
+        let granted = [("grants", &info.prefixes), ("grants what is found inside", &info.allow)];
+        for (what, prefixes) in granted.into_iter().filter(|(_, prefixes)| !prefixes.is_empty()) {
+            remark(&format!("  it {what} {}", list(prefixes)));
+        }
+        remark("on the other host: meshctl join TOKEN (or `meshctl join -`, which reads stdin)");
+    }
+    output.print(&token, |_, to| {
+        to.extend(token.token.as_bytes());
+        to.push(b'\n');
+        Ok(())
+    })
+}
+
+async fn show_list(socket: &Path, output: Output) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(LOOK)).await?;
+    let reply = client.list_tokens(ListTokensRequest {}).await?.into_inner();
+    let tokens: Vec<TokenView> = reply.tokens.into_iter().map(TokenView::from).collect();
+    if tokens.is_empty() && !output.is_for_programs() {
+        remark("no tokens; make one with `meshctl token create`");
+        return Ok(());
+    }
+    output.print(&tokens, |paint, to| table(&tokens, output.is_wide()).print(paint, to))?;
+    let usable = tokens.iter().filter(|token| token.state == "usable").count();
+    if output.is_for_programs() {
+        return Ok(());
+    }
+    let usable = u64::try_from(usable).unwrap_or(u64::MAX);
+    remark(&format!("{} can still be used", count(usable, "token", "tokens")));
+    Ok(())
+}
+
+fn table(tokens: &[TokenView], wide: bool) -> Table {
+    let mut table =
+        Table::new(vec!["ID", "STATE", "USED", "EXPIRES", "NODE", "GRANTS", "ALLOWS", "GROUPS"]);
+    for token in tokens {
+        table.row(vec![
+            Cell::text(&*token.id),
+            Cell::state(&token.state),
+            Cell::number(format!("{}/{}", token.used, token.uses)),
+            Cell::text(&*token.expires_at),
+            Cell::text(token.node.clone().unwrap_or_else(|| "any".to_owned())),
+            Cell::text(short_list(&token.prefixes, wide)),
+            Cell::text(short_list(&token.allow, wide)),
+            Cell::text(short_list(&token.groups, wide)),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,180 @@
+//! A daemon without a mesh: serves the real control server on a temporary socket and answers from
+//! what the test gave it.
+
+#![allow(clippy::unwrap_used)] // A failed step of a test is a failed test.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use futures::{FutureExt as _, StreamExt as _, future::ready, stream};
+use meshd::control::{ControlBackend, ControlError, ControlSocket, Reply, ReplyStream, serve};
+use meshd_proto::control::*;
+use tokio::sync::watch;
+
+/// What the daemon answers, and what it was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Script {
+    pub(crate) status: StatusReply,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) tokens: Vec<TokenInfo>,
+    pub(crate) pings: Vec<PingReply>,
+    pub(crate) join: Vec<JoinProgress>,
+    pub(crate) error: Option<ControlError>,
+    pub(crate) asked: Vec<String>,
+}
+
+#[derive(Clone)]
+struct Fake(Arc<Mutex<Script>>);
+
+impl Fake {
+    fn answer<T: Send + 'static>(
+        &self,
+        ask: String,
+        with: impl FnOnce(&Script) -> T,
+    ) -> Reply<'_, T> {
+        let mut script = self.0.lock().unwrap();
+        script.asked.push(ask);
+        let answer = match &script.error {
+            Some(error) => Err(error.clone()),
+            None => Ok(with(&script)),
+        };
+        ready(answer).boxed()
+    }
+}
+
+fn each<T: Send + 'static>(items: Vec<T>) -> ReplyStream<T> {
+    stream::iter(items.into_iter().map(Ok)).boxed()
+}
+
+impl ControlBackend for Fake {
+    fn status(&self) -> Reply<'_, StatusReply> {
+        self.answer("status".into(), |s| s.status.clone())
+    }
+    fn peers(&self) -> Reply<'_, ListPeersReply> {
+        self.answer("peers".into(), |s| ListPeersReply { peers: s.peers.clone() })
+    }
+    fn watch_peers(&self) -> Reply<'_, ReplyStream<ListPeersReply>> {
+        // The same twice: the second says nothing new and must not be sent on.
+        self.answer("watch".into(), |s| {
+            let now = ListPeersReply { peers: s.peers.clone() };
+            each(vec![now.clone(), now, ListPeersReply::default()])
+        })
+    }
+    fn peer(&self, request: ShowPeerRequest) -> Reply<'_, ShowPeerReply> {
+        let name = request.name.clone();
+        self.answer(format!("peer {name}"), move |s| ShowPeerReply {
+            peer: s.peers.iter().find(|peer| peer.name == name).cloned(),
+        })
+    }
+    fn ping(&self, request: PingRequest) -> Reply<'_, ReplyStream<PingReply>> {
+        self.answer(format!("{request:?}"), |s| each(s.pings.clone()))
+    }
+    fn tokens(&self) -> Reply<'_, ListTokensReply> {
+        self.answer("tokens".into(), |s| ListTokensReply { tokens: s.tokens.clone() })
+    }
+    fn counters(&self) -> Reply<'_, CountersReply> {
+        self.answer("counters".into(), |_| CountersReply::default())
+    }
+    fn init(&self, request: InitRequest) -> Reply<'_, InitReply> {
+        self.answer(format!("{request:?}"), |_| InitReply {
+            mesh: "demo".into(),
+            node: "db-1".into(),
+            id: "abcd".into(),
+            mesh_addresses: vec!["100.112.0.1".into()],
+            prefixes: Vec::new(),
+        })
+    }
+    fn create_token(&self, request: CreateTokenRequest) -> Reply<'_, CreateTokenReply> {
+        self.answer(format!("{request:?}"), |s| CreateTokenReply {
+            token: "meshd-token".into(),
+            info: s.tokens.first().cloned(),
+        })
+    }
+    fn join(&self, request: JoinRequest) -> Reply<'_, ReplyStream<JoinProgress>> {
+        self.answer(format!("join {}", request.token), |s| each(s.join.clone()))
+    }
+    fn leave(&self) -> Reply<'_, LeaveReply> {
+        self.answer("leave".into(), |_| LeaveReply {
+            told: 2,
+            mesh: "demo".into(),
+            node: "db-1".into(),
+            removed: vec!["interface mesh0".into(), "rule 2600".into()],
+        })
+    }
+}
+
+/// A running fake; it stops when dropped.
+pub(crate) struct Daemon {
+    home: tempfile::TempDir,
+    script: Arc<Mutex<Script>>,
+    stop: Option<watch::Sender<bool>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// For root only, as on a host without the group.
+    pub(crate) fn start(script: Script) -> Self {
+        Self::start_for_group(script, "no-such-group")
+    }
+
+    pub(crate) fn start_for_group(script: Script, group: &'static str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let script = Arc::new(Mutex::new(script));
+        let (stop, stopped) = watch::channel(false);
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let (path, backend) = (home.path().join("s"), Fake(script.clone()));
+        let thread = thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let socket = ControlSocket::bind(&path, group).unwrap();
+                let warned = socket.warning().is_some_and(|text| text.contains("groupadd"));
+                assert_eq!(warned, group == "no-such-group");
+                ready.send(()).unwrap();
+                serve(socket, Arc::new(backend), stopped).await.unwrap();
+            });
+        });
+        is_ready.recv().unwrap();
+        Self { home, script, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.home.path().join("s")
+    }
+
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.script.lock().unwrap().asked.clone()
+    }
+
+    /// Runs `meshctl` with these arguments and no terminal.
+    pub(crate) fn meshctl(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshctl"));
+        command.arg("--socket").arg(self.socket()).args(arguments).env_remove("MESHD_SOCKET");
+        command
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.thread.take().map(thread::JoinHandle::join);
+    }
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}

@@ -1,0 +1,224 @@
+//! Spreading what is new: pushed to a few, announced to a few more, each of whom does so once.
+//!
+//! Responsible for whom to tell at once and for asking for what was announced. What is missed all the same
+//! is found by [anti-entropy](super::sync).
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use meshd_proto::{NodeKey, wire};
+use prost::Message as _;
+use rand::seq::IteratorRandom;
+
+use super::{
+    Node,
+    records::rank,
+    types::{Liveness, SharedRecord},
+};
+use crate::{limits, now::Now, trust::Record};
+
+/// Members that are sent a new record at once.
+const PUSH_TO: usize = 3;
+/// Members that are told of it.
+const ANNOUNCE_TO: usize = 3;
+/// More new records than this at once are only announced: they came from an exchange, others may have
+/// them already.
+const PUSH_AT_ONCE: usize = 16;
+/// Entries or keys in one frame.
+pub(super) const ENTRIES_PER_FRAME: usize = 1_000;
+/// Bytes of records in one frame: leaves room for the framing.
+const RECORDS_PER_FRAME: usize = limits::FRAME - 8 * 1024;
+/// How long a record that was asked for is not asked for again elsewhere.
+const PULL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is about to be told, and what was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Dissemination {
+    /// New here since the last flush, and from whom.
+    fresh: BTreeMap<NodeKey, Option<NodeKey>>,
+    /// A bundle newer than what was held came in.
+    fresh_bundle: bool,
+    /// Asked for, and until when nobody else is asked.
+    pulling: BTreeMap<NodeKey, Instant>,
+}
+
+impl Dissemination {
+    /// `key`'s record is new here.
+    pub(super) fn add(&mut self, key: NodeKey, from: Option<NodeKey>) {
+        self.pulling.remove(&key);
+        self.fresh.insert(key, from);
+    }
+
+    /// The bundle is new here.
+    pub(super) fn add_bundle(&mut self) {
+        self.fresh_bundle = true;
+    }
+
+    /// What was asked for came, whatever became of it.
+    pub(super) fn arrived(&mut self, key: &NodeKey) {
+        self.pulling.remove(key);
+    }
+
+    /// True if `key` should be asked for now; notes that it is.
+    pub(super) fn claim_pull(&mut self, key: NodeKey, now: Instant) -> bool {
+        if self.pulling.len() >= limits::DIRECTORY_MEMBERS {
+            self.expire(now);
+        }
+        let asked = self.pulling.get(&key).is_some_and(|until| *until > now);
+        if asked || self.pulling.len() >= limits::DIRECTORY_MEMBERS {
+            return false;
+        }
+        self.pulling.insert(key, now + PULL_PATIENCE);
+        true
+    }
+
+    /// Forgets what was asked for and never came.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.pulling.retain(|_, until| *until > now);
+    }
+}
+
+/// How a frame names a record without its bytes.
+pub(super) fn entry(record: &Record) -> wire::RecordKey {
+    wire::RecordKey {
+        identity_key: bytes::Bytes::copy_from_slice(&record.key.0),
+        version: record.version,
+        payload_hash: bytes::Bytes::copy_from_slice(&record.payload_hash),
+    }
+}
+
+impl Node {
+    /// Tells others what is new. Everything that came in with one call goes out together.
+    pub(super) fn flush_fresh(&mut self) {
+        if self.dissemination.fresh.is_empty() && !self.dissemination.fresh_bundle {
+            return;
+        }
+        let fresh = std::mem::take(&mut self.dissemination.fresh);
+        let bundle = std::mem::take(&mut self.dissemination.fresh_bundle);
+        let bundle = bundle.then(|| self.anchors.signed_bundle().clone());
+        let alive = self.membership.members(Liveness::Alive);
+        let mut targets = alive.sample(&mut self.rng, PUSH_TO + ANNOUNCE_TO);
+        if targets.len() < PUSH_TO {
+            // At the start nobody counts as alive yet, but somebody may be connected.
+            let own = self.own.key();
+            let connected = self.paths.connected().filter(|key| **key != own);
+            targets.extend(connected.copied().take(PUSH_TO));
+            targets.sort_unstable();
+            targets.dedup();
+        }
+        let few = fresh.len() <= PUSH_AT_ONCE;
+        for (place, target) in targets.into_iter().enumerate() {
+            let records: Vec<SharedRecord> = fresh
+                .iter()
+                .filter(|(key, from)| **key != target && **from != Some(target))
+                .filter_map(|(key, _)| self.directory.get(key).cloned())
+                .collect();
+            if place < PUSH_TO && few {
+                self.push(target, records, bundle.clone());
+            } else {
+                self.announce(target, &records);
+                if bundle.is_some() {
+                    self.push(target, Vec::new(), bundle.clone());
+                }
+            }
+        }
+    }
+
+    /// Sends records, in as many frames as it takes.
+    pub(super) fn push(
+        &mut self,
+        to: NodeKey,
+        records: Vec<SharedRecord>,
+        mut bundle: Option<wire::SignedBundle>,
+    ) {
+        let mut frame = Vec::new();
+        let mut size = bundle.as_ref().map_or(0, wire::SignedBundle::encoded_len);
+        for record in records {
+            let length = record.signed.encoded_len() + 8;
+            if size + length > RECORDS_PER_FRAME && !frame.is_empty() {
+                let push =
+                    wire::Push { records: std::mem::take(&mut frame), bundle: bundle.take() };
+                self.send(to, wire::frame::Body::Push(push));
+                size = 0;
+            }
+            size += length;
+            frame.push(record.signed.clone());
+        }
+        if !frame.is_empty() || bundle.is_some() {
+            self.send(to, wire::frame::Body::Push(wire::Push { records: frame, bundle }));
+        }
+    }
+
+    fn announce(&mut self, to: NodeKey, records: &[SharedRecord]) {
+        for chunk in records.chunks(ENTRIES_PER_FRAME) {
+            let records = chunk.iter().map(|record| entry(record)).collect();
+            self.send(to, wire::frame::Body::Announce(wire::Announce { records }));
+        }
+    }
+
+    /// Records that came without being asked for, or because they were.
+    pub(super) fn handle_push(&mut self, from: NodeKey, push: &wire::Push, now: Now) {
+        if let Some(bundle) = &push.bundle {
+            self.learn_bundle(from, bundle, now);
+        }
+        for record in &push.records {
+            self.learn_from(from, record, now);
+        }
+    }
+
+    /// Records that somebody has.
+    pub(super) fn handle_announce(&mut self, from: NodeKey, entries: &[wire::RecordKey], now: Now) {
+        self.pull_lacking(from, entries, now);
+    }
+
+    /// Asks `from` for those of `entries` that are lacking here; gives the identities.
+    pub(super) fn pull_lacking(
+        &mut self,
+        from: NodeKey,
+        entries: &[wire::RecordKey],
+        now: Now,
+    ) -> Vec<NodeKey> {
+        let lacking: Vec<_> =
+            entries.iter().filter_map(|entry| self.lacks(entry, now.mono)).collect();
+        let asked: Vec<_> = lacking
+            .iter()
+            .filter(|key| self.dissemination.claim_pull(**key, now.mono))
+            .map(|key| bytes::Bytes::copy_from_slice(&key.0))
+            .collect();
+        for chunk in asked.chunks(ENTRIES_PER_FRAME) {
+            let pull = wire::Pull { identity_keys: chunk.to_vec() };
+            self.send(from, wire::frame::Body::Pull(pull));
+        }
+        lacking
+    }
+
+    /// The identity of `entry` if its record would be news here. What was refused lately counts as held.
+    fn lacks(&self, entry: &wire::RecordKey, now: Instant) -> Option<NodeKey> {
+        let key = NodeKey::try_from(&*entry.identity_key).ok()?;
+        let payload_hash = <[u8; 8]>::try_from(&*entry.payload_hash).ok()?;
+        let news = match self.directory.get(&key) {
+            Some(held) => (entry.version, Reverse(payload_hash)) > rank(held),
+            None => true,
+        };
+        (news && !self.refused.contains(&payload_hash, now)).then_some(key)
+    }
+
+    /// Sends what is asked for and held, as far as the peer's budget reaches.
+    pub(super) fn handle_pull(&mut self, from: NodeKey, keys: &[bytes::Bytes], now: Now) {
+        let mut records = Vec::new();
+        for key in keys.iter().take(ENTRIES_PER_FRAME) {
+            let Ok(key) = NodeKey::try_from(&**key) else { continue };
+            let Some(record) = self.directory.get(&key) else { continue };
+            let size = u64::try_from(record.signed.encoded_len()).unwrap_or(u64::MAX);
+            if !self.budgets.of(&from, now.mono).bytes.take(size, now.mono) {
+                self.counters.refuse(crate::refusal::Code::RateLimited);
+                break;
+            }
+            records.push(record.clone());
+        }
+        self.push(from, records, None);
+    }
+}

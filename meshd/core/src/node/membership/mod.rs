@@ -1,0 +1,468 @@
+//! SWIM: who is there. foca behind a filter, since members may lie.
+//!
+//! Responsible for liveness: what foca makes of honest packets, corrected by what this node hears itself.
+//! A packet or frame from a member's own connection is always proof that it is there; a third party's word
+//! only makes this node ask. Not for records: a member is known here when [`Membership::admit`] was called
+//! with its verified record, and only then. Called by [`Node`](super::Node) alone.
+//!
+//! ```text
+//!            record, not heard yet            answers, or others say so
+//!   (none) ───────────────────────► Suspect ◄──────────────────────────► Alive
+//!                                      │        doubted by anybody         │
+//!                                      │ no answer                         │ signed leave
+//!                                      ▼                                   ▼
+//!                                    Down ───── anything heard ──► Alive  Left (from any state)
+//! ```
+
+mod checks;
+mod filter;
+mod identity;
+mod packet;
+mod swim;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use foca::{Member, State, Timer};
+use meshd_proto::{NodeHash, NodeKey};
+use rand::{SeedableRng, rngs::StdRng};
+
+use self::{
+    checks::{Checks, Purpose, Step},
+    identity::SwimId,
+    packet::Packet,
+    swim::{Sink, Swim},
+};
+use super::types::{Liveness, Profile, TimeoutReason};
+use crate::{
+    limits,
+    refusal::{Code, Refusal},
+    trust::Record,
+};
+
+/// What is known of one member's being there.
+#[derive(Debug)]
+struct Peer {
+    key: NodeKey,
+    /// The highest that it signed or used on its own connection.
+    generation: u64,
+    liveness: Liveness,
+    since: Instant,
+    /// As foca knows it, at the last look.
+    incarnation: u16,
+    /// Somebody heard it in this start: itself, others, or a record of a moment ago.
+    confirmed: bool,
+    /// When this node heard it itself.
+    heard: Option<Instant>,
+    /// When it was last told that it is suspected.
+    told: Option<Instant>,
+    /// When it was last asked because others say that it is back.
+    revived: Option<Instant>,
+}
+
+/// SWIM behind a filter.
+pub(super) struct Membership {
+    own: SwimId,
+    own_incarnation: u16,
+    profile: Profile,
+    foca: Swim,
+    timers: BTreeMap<(Instant, u64), (Timer<SwimId>, Instant)>,
+    sequence: u64,
+    peers: BTreeMap<NodeHash, Peer>,
+    checks: Checks,
+    sends: VecDeque<(NodeKey, Bytes)>,
+    changes: VecDeque<(NodeKey, Liveness)>,
+    refusals: BTreeMap<Code, u64>,
+    wants_renewal: bool,
+    renewed: Option<Instant>,
+    /// Spreads the first questions to members that are new here.
+    rng: StdRng,
+}
+
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Membership").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+impl Membership {
+    /// Knows nobody.
+    pub(super) fn new(
+        own: &NodeKey,
+        generation: u64,
+        profile: Profile,
+        rng: &mut StdRng,
+        now: Instant,
+    ) -> Self {
+        let own = SwimId { node: own.hash(), generation };
+        Self {
+            own,
+            own_incarnation: 0,
+            profile,
+            foca: swim::new(own, profile, StdRng::from_rng(rng)),
+            timers: BTreeMap::new(),
+            sequence: 0,
+            peers: BTreeMap::new(),
+            checks: Checks::new(now),
+            sends: VecDeque::new(),
+            changes: VecDeque::new(),
+            refusals: BTreeMap::new(),
+            wants_renewal: false,
+            renewed: None,
+            rng: StdRng::from_rng(rng),
+        }
+    }
+
+    /// A verified record came in. `fresh`: it was signed a moment ago, so its owner was there then.
+    pub(super) fn admit(&mut self, record: &Record, fresh: bool, now: Instant) {
+        let node = record.key.hash();
+        if node == self.own.node {
+            return;
+        }
+        if record.left {
+            self.drop_from_foca(&node, now);
+            let peer = self.peers.entry(node).or_insert_with(|| new_peer(record, now));
+            peer.generation = peer.generation.max(record.generation);
+            self.set(&node, Liveness::Left, now);
+            return;
+        }
+        let known = self.peers.get(&node).filter(|peer| peer.liveness != Liveness::Left);
+        match known.map(|peer| (peer.generation, peer.liveness)) {
+            // The same start: nothing for foca. If it is held for down somebody should look.
+            Some((generation, liveness)) if record.generation <= generation => {
+                if fresh && liveness == Liveness::Down {
+                    self.checks.open(node, Purpose::Revive, now, self.patience());
+                }
+                return;
+            }
+            Some(_) => {}
+            None => {
+                self.peers.insert(node, new_peer(record, now));
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.generation = record.generation;
+            peer.incarnation = 0;
+            peer.confirmed = fresh;
+        }
+        let id = SwimId { node, generation: record.generation };
+        self.drive(now, |foca, sink| foca.apply_many([Member::alive(id)].into_iter(), false, sink));
+        self.resize();
+        if !fresh {
+            let patience = self.patience();
+            let spread =
+                rand::RngExt::random_range(&mut self.rng, 0..=patience.as_millis() as u64 / 4);
+            let first = now + Duration::from_millis(spread);
+            self.checks.open(node, Purpose::Doubt, first, patience);
+        }
+        self.refresh(&BTreeSet::from([node]), now);
+    }
+
+    /// Forgets a member altogether.
+    pub(super) fn remove(&mut self, key: &NodeKey, now: Instant) {
+        let node = key.hash();
+        self.drop_from_foca(&node, now);
+        self.peers.remove(&node);
+        self.resize();
+    }
+
+    /// A datagram on a connection to `from`.
+    pub(super) fn handle_packet(
+        &mut self,
+        from: &NodeKey,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let packet = Packet::from_wire(bytes)?;
+        let Some(packet) = self.filter(from, packet, now)? else {
+            self.heard(from, now);
+            return Ok(());
+        };
+        self.heard(from, now);
+        let node = from.hash();
+        let mut touched: BTreeSet<_> = packet.updates.iter().map(|u| u.id().node).collect();
+        let data = packet.to_foca();
+        self.drive(now, |foca, sink| foca.handle_data(&data, sink));
+        if self.peers.get(&node).is_some_and(|peer| peer.liveness != Liveness::Alive) {
+            touched.insert(node);
+        }
+        self.refresh(&touched, now);
+        if self.peers.get(&node).is_some_and(|peer| peer.liveness == Liveness::Suspect) {
+            self.tell(&node, now);
+        }
+        Ok(())
+    }
+
+    /// Something came over `key`'s own connection: it is there.
+    pub(super) fn heard(&mut self, key: &NodeKey, now: Instant) {
+        let node = key.hash();
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.heard = Some(now);
+        peer.confirmed = true;
+        match peer.liveness {
+            Liveness::Alive | Liveness::Left => {}
+            Liveness::Suspect => {
+                self.refresh(&BTreeSet::from([node]), now);
+                if self.peers.get(&node).is_some_and(|p| p.liveness == Liveness::Suspect) {
+                    self.tell(&node, now);
+                }
+            }
+            Liveness::Down => {
+                let id = SwimId { node, generation: peer.generation };
+                let alive = Member::new(id, peer.incarnation, State::Alive);
+                self.drive(now, |foca, sink| {
+                    foca.handle_timer(Timer::RemoveDown(id), &mut *sink)?;
+                    foca.apply_many([alive].into_iter(), true, sink)
+                });
+                self.refresh(&BTreeSet::from([node]), now);
+            }
+        }
+    }
+
+    /// Does what is due. Ask [`Self::take_renewal`] then.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (timer, submitted) = entry.remove();
+            if let Timer::ChangeSuspectToDown { member_id, .. } = &timer
+                && self.heard_since(&member_id.node, submitted)
+            {
+                continue;
+            }
+            self.drive(now, |foca, sink| foca.handle_timer(timer, sink));
+        }
+        while let Some(step) = self.checks.poll(now) {
+            match step {
+                Step::Ask(node) => self.ask(&node, now),
+                Step::GiveUp(_, Purpose::Revive) => {}
+                Step::GiveUp(node, Purpose::Doubt) => self.give_up(&node, now),
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    pub(super) fn next_timeout(&self) -> Option<(Instant, TimeoutReason)> {
+        let timer = self.timers.first_key_value().map(|(k, _)| (k.0, TimeoutReason::Membership));
+        let check = self.checks.next().map(|at| (at, TimeoutReason::Check));
+        let rested = |at: Instant| at + limits::SWIM_RENEW_INTERVAL;
+        let renewal = self.renewed.filter(|_| self.wants_renewal).map(rested);
+        let renewal = renewal.map(|at| (at, TimeoutReason::Membership));
+        timer.into_iter().chain(check).chain(renewal).min()
+    }
+
+    /// True when a new generation should be signed now: at most once in a while, whoever lies.
+    pub(super) fn take_renewal(&mut self, now: Instant) -> bool {
+        let rested =
+            self.renewed.is_none_or(|at| now.duration_since(at) >= limits::SWIM_RENEW_INTERVAL);
+        if self.wants_renewal && rested {
+            self.renewed = Some(now);
+            self.wants_renewal = false;
+            return true;
+        }
+        false
+    }
+
+    /// The generation that this node signed.
+    pub(super) fn set_generation(&mut self, generation: u64, now: Instant) {
+        if generation == self.own.generation {
+            return;
+        }
+        self.own.generation = generation;
+        self.own_incarnation = 0;
+        self.wants_renewal = false;
+        let own = self.own;
+        self.drive(now, |foca, sink| {
+            foca.change_identity(own, &mut *sink)?;
+            // With no updates this only makes foca active again.
+            foca.apply_many(std::iter::empty(), false, sink)
+        });
+    }
+
+    /// Datagrams to send.
+    pub(super) fn poll_send(&mut self) -> Option<(NodeKey, Bytes)> {
+        self.sends.pop_front()
+    }
+
+    /// Changes of liveness.
+    pub(super) fn poll_change(&mut self) -> Option<(NodeKey, Liveness)> {
+        self.changes.pop_front()
+    }
+
+    /// Refusals of parts of packets since the last call.
+    pub(super) fn take_refusals(&mut self) -> BTreeMap<Code, u64> {
+        std::mem::take(&mut self.refusals)
+    }
+
+    /// Whether a member is there, and since when.
+    pub(super) fn liveness(&self, key: &NodeKey) -> Option<(Liveness, Instant)> {
+        self.peers.get(&key.hash()).map(|peer| (peer.liveness, peer.since))
+    }
+
+    /// The members of one liveness, in the order of their hashes.
+    pub(super) fn members(&self, liveness: Liveness) -> impl Iterator<Item = NodeKey> {
+        let peers = self.peers.values();
+        peers.filter(move |peer| peer.liveness == liveness).map(|peer| peer.key)
+    }
+
+    fn heard_since(&self, node: &NodeHash, since: Instant) -> bool {
+        self.peers.get(node).and_then(|peer| peer.heard).is_some_and(|at| at > since)
+    }
+
+    fn count(&mut self, code: Code) {
+        *self.refusals.entry(code).or_default() += 1;
+    }
+
+    /// Asks a member whether it is there, telling it that it is suspected if it is.
+    fn ask(&mut self, node: &NodeHash, now: Instant) {
+        let Some(peer) = self.peers.get_mut(node).filter(|p| p.liveness != Liveness::Left) else {
+            return;
+        };
+        peer.told = Some(now);
+        let id = SwimId { node: *node, generation: peer.generation };
+        let (key, incarnation) = (peer.key, peer.incarnation);
+        let state = self.foca.iter_membership_state().find(|member| *member.id() == id);
+        let suspected = state.is_some_and(|member| member.state() == State::Suspect);
+        let packet = Packet::question(self.own, self.own_incarnation, id, suspected, incarnation);
+        self.sends.push_back((key, packet.to_wire()));
+    }
+
+    /// Tells a member that answers that it is suspected, so that it can say otherwise.
+    fn tell(&mut self, node: &NodeHash, now: Instant) {
+        let told = self.peers.get(node).and_then(|peer| peer.told);
+        if told.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
+            self.ask(node, now);
+        }
+    }
+
+    fn give_up(&mut self, node: &NodeHash, now: Instant) {
+        let Some(peer) = self.peers.get(node) else { return };
+        let recently = peer.heard.is_some_and(|at| now.duration_since(at) < self.patience());
+        if recently || !matches!(peer.liveness, Liveness::Alive | Liveness::Suspect) {
+            return;
+        }
+        let id = SwimId { node: *node, generation: peer.generation };
+        let down = Member::new(id, peer.incarnation, State::Down);
+        self.drive(now, |foca, sink| foca.apply_many([down].into_iter(), true, sink));
+        self.refresh(&BTreeSet::from([*node]), now);
+    }
+
+    fn drop_from_foca(&mut self, node: &NodeHash, now: Instant) {
+        self.checks.close(node);
+        let Some(peer) = self.peers.get(node) else { return };
+        let id = SwimId { node: *node, generation: peer.generation };
+        self.drive(now, |foca, sink| {
+            foca.apply_many([Member::down(id)].into_iter(), false, &mut *sink)?;
+            foca.handle_timer(Timer::RemoveDown(id), sink)
+        });
+    }
+
+    /// Calls foca and takes over what it wants done.
+    fn drive(
+        &mut self,
+        now: Instant,
+        call: impl FnOnce(&mut Swim, &mut Sink) -> Result<(), foca::Error>,
+    ) {
+        let mut sink = Sink::default();
+        if call(&mut self.foca, &mut sink).is_err() {
+            // foca's errors say that a packet made no sense or came at a bad moment; its state is sound.
+            self.count(Code::Malformed);
+        }
+        for (timer, after) in sink.timers {
+            if let Timer::ChangeSuspectToDown { member_id, .. } = &timer {
+                sink.touched.insert(member_id.node);
+            }
+            self.sequence += 1;
+            self.timers.insert((now + after, self.sequence), (timer, now));
+        }
+        for mut packet in sink.packets {
+            self.own_incarnation = packet.header.src_incarnation;
+            if let Some(peer) = self.peers.get(&packet.header.dst.node) {
+                packet.header.dst.generation = peer.generation;
+                self.sends.push_back((peer.key, packet.to_wire()));
+            }
+        }
+        self.wants_renewal |= sink.defunct;
+        if !sink.touched.is_empty() {
+            self.refresh(&sink.touched, now);
+        }
+    }
+
+    /// Brings what is shown of `nodes` in line with what foca holds.
+    fn refresh(&mut self, nodes: &BTreeSet<NodeHash>, now: Instant) {
+        if nodes.is_empty() {
+            return;
+        }
+        let seen: Vec<_> = self
+            .foca
+            .iter_membership_state()
+            .filter(|member| nodes.contains(&member.id().node))
+            .map(|member| (member.id().node, member.incarnation(), member.state()))
+            .collect();
+        for (node, incarnation, state) in seen {
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            if peer.liveness == Liveness::Left {
+                continue;
+            }
+            peer.incarnation = incarnation;
+            let liveness = match state {
+                State::Down => {
+                    peer.confirmed = false;
+                    self.checks.close(&node);
+                    Liveness::Down
+                }
+                State::Suspect => {
+                    self.checks.open(node, Purpose::Doubt, now, self.patience());
+                    Liveness::Suspect
+                }
+                State::Alive if peer.confirmed => {
+                    self.checks.close(&node);
+                    Liveness::Alive
+                }
+                State::Alive => Liveness::Suspect,
+            };
+            self.set(&node, liveness, now);
+        }
+    }
+
+    fn set(&mut self, node: &NodeHash, liveness: Liveness, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(node)
+            && peer.liveness != liveness
+        {
+            peer.liveness = liveness;
+            peer.since = now;
+            self.changes.push_back((peer.key, liveness));
+        }
+    }
+
+    fn resize(&mut self) {
+        // Refused only for settings that `swim::config` never changes.
+        let _ = self.foca.set_config(swim::config(self.profile, self.peers.len()));
+    }
+
+    fn patience(&self) -> Duration {
+        swim::config(self.profile, self.peers.len()).suspect_to_down_after
+    }
+
+    fn probe_period(&self) -> Duration {
+        swim::config(self.profile, self.peers.len()).probe_period
+    }
+}
+
+fn new_peer(record: &Record, now: Instant) -> Peer {
+    Peer {
+        key: record.key,
+        generation: record.generation,
+        liveness: Liveness::Suspect,
+        since: now,
+        incarnation: 0,
+        confirmed: false,
+        heard: None,
+        told: None,
+        revived: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

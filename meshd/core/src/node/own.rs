@@ -1,0 +1,352 @@
+//! This node's own record: its versions, when it is signed, and what happens when somebody else signs with
+//! the same key.
+//!
+//! A version is used once in the life of an identity, so versions come from blocks that the daemon fsynced
+//! before it handed them over. A record of ours that we did not sign (another boot id) is outbid: after a
+//! restored backup once, while a clone outbids us in turn, which raises the alarm.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use meshd_proto::{BootId, NodeKey};
+use rand::{RngExt, seq::IteratorRandom};
+
+use super::{
+    Node,
+    records::rank,
+    types::{Event, Liveness, Output, Severity, SharedRecord, VersionBlock},
+};
+use crate::{
+    limits,
+    now::{Now, UnixTime},
+    refusal::{Code, Refusal},
+    trust::{AdmitContext, NodeIdentity, Record, RecordDraft, admit},
+};
+
+/// A record that the receivers would refuse is tried again after this: a clock may have been put right.
+const RETRY_REFUSED: Duration = Duration::from_secs(60);
+/// A block of versions that did not come is asked for again after this.
+const RETRY_VERSIONS: Duration = Duration::from_secs(5);
+/// Longest pause between two outbids: two clones would go on for ever.
+const LONGEST_OUTBID: Duration = Duration::from_secs(64);
+/// Boot ids of others with our key that are told apart.
+const CLONES: usize = 8;
+/// Members that a leave is sent to.
+const LEAVE_TO: usize = 8;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Present,
+    Leaving,
+    Left,
+}
+
+/// This node's own record.
+#[derive(Debug)]
+pub(super) struct Own {
+    identity: Arc<NodeIdentity>,
+    key: NodeKey,
+    boot_id: BootId,
+    generation: u64,
+    versions: VersionBlock,
+    draft: Option<RecordDraft>,
+    published: Option<SharedRecord>,
+    stage: Stage,
+    /// Highest version heard of ourselves, and its date.
+    heard: (u64, UnixTime),
+    /// There is something to sign, not before this.
+    due: Option<Instant>,
+    /// When the next one may go out.
+    allowed: Instant,
+    /// Waiting for versions; ask again then.
+    blocked: Option<Instant>,
+    /// The next one begins a new SWIM generation.
+    renew: bool,
+    /// Versions with which each foreign boot id outbid us since the first exchange.
+    outbids: BTreeMap<BootId, BTreeSet<u64>>,
+    alarmed: bool,
+    outbid_pause: Duration,
+    refusals: Vec<Refusal>,
+}
+
+impl Own {
+    pub(super) fn new(
+        identity: Arc<NodeIdentity>,
+        versions: VersionBlock,
+        boot_id: BootId,
+        now: Instant,
+    ) -> Self {
+        let key = identity.public();
+        Self {
+            identity,
+            key,
+            boot_id,
+            generation: versions.next,
+            versions,
+            draft: None,
+            published: None,
+            stage: Stage::Present,
+            heard: (0, UnixTime(i64::MIN)),
+            due: None,
+            allowed: now,
+            blocked: None,
+            renew: true,
+            outbids: BTreeMap::new(),
+            alarmed: false,
+            outbid_pause: limits::OWN_UPDATE_INTERVAL,
+            refusals: Vec::new(),
+        }
+    }
+
+    pub(super) fn key(&self) -> NodeKey {
+        self.key
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn published(&self) -> Option<&Record> {
+        self.published.as_deref()
+    }
+
+    pub(super) fn refusals(&self) -> &[Refusal] {
+        &self.refusals
+    }
+
+    /// True from the moment at which [`Node::leave`] was called.
+    pub(super) fn has_left(&self) -> bool {
+        self.stage != Stage::Present
+    }
+
+    /// When something is to be signed.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.due.map(|due| self.blocked.map_or(due, |retry| retry.max(due)))
+    }
+
+    fn schedule(&mut self, at: Instant) {
+        let at = at.max(self.allowed);
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// The next version, if the block holds one; otherwise the lowest that is needed.
+    fn take_version(&mut self) -> Result<u64, u64> {
+        let signed = self.published.as_ref().map_or(0, |record| record.version);
+        let version = self.versions.next.max(self.heard.0.max(signed).saturating_add(1));
+        if version >= self.versions.end {
+            return Err(version);
+        }
+        self.versions.next = version + 1;
+        Ok(version)
+    }
+}
+
+impl Node {
+    /// What this node says of itself from now on. The first goes out at once, later ones at most once
+    /// a second; one that says nothing new is not published.
+    pub fn update_self(&mut self, draft: RecordDraft, now: Now) {
+        if self.own.draft.as_ref() != Some(&draft) {
+            self.own.draft = Some(draft);
+            self.own.schedule(now.mono);
+        }
+        self.settle(now);
+    }
+
+    /// Signs and pushes that this node leaves for good. [`Output::Left`] follows.
+    pub fn leave(&mut self, now: Now) {
+        if self.own.stage == Stage::Present {
+            self.own.stage = Stage::Leaving;
+            if self.own.draft.is_some() {
+                self.own.due = Some(now.mono);
+            } else {
+                self.own.stage = Stage::Left;
+                self.outputs.push_back(Output::Left { to: Vec::new() });
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The answer to [`Output::ReserveVersions`].
+    pub fn handle_versions(&mut self, versions: VersionBlock, now: Now) {
+        let held = &mut self.own.versions;
+        if versions.next <= held.end {
+            held.end = held.end.max(versions.end);
+        } else {
+            // Versions that are skipped are lost, which costs nothing.
+            *held = versions;
+        }
+        self.own.blocked = None;
+        self.settle(now);
+    }
+
+    /// Signs and spreads the own record if that is due and possible.
+    pub(super) fn publish_if_due(&mut self, now: Now) {
+        if self.membership.take_renewal(now.mono) && !self.own.has_left() {
+            self.own.renew = true;
+            self.counters.renewals += 1;
+            self.own.schedule(now.mono);
+        }
+        if self.own.next_timeout().is_none_or(|at| at > now.mono) {
+            return;
+        }
+        let version = match self.own.take_version() {
+            Ok(version) => version,
+            Err(at_least) => {
+                self.own.blocked = Some(now.mono + RETRY_VERSIONS);
+                self.outputs.push_back(Output::ReserveVersions { at_least });
+                return;
+            }
+        };
+        let left = self.own.versions.end - self.own.versions.next;
+        if left == limits::VERSION_BLOCK / 2 || left == 0 {
+            let at_least = self.own.versions.end;
+            self.outputs.push_back(Output::ReserveVersions { at_least });
+        }
+        if self.own.renew {
+            self.own.generation = version;
+        }
+        match self.sign_own(version, now) {
+            Some(record) => self.publish(record, now),
+            None => {
+                self.own.due = Some(now.mono + RETRY_REFUSED);
+                if self.own.stage == Stage::Leaving {
+                    self.own.due = None;
+                    self.own.stage = Stage::Left;
+                    self.outputs.push_back(Output::Left { to: Vec::new() });
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, record: SharedRecord, now: Now) {
+        let own = &mut self.own;
+        own.renew = false;
+        own.published = Some(record.clone());
+        own.allowed = now.mono + limits::OWN_UPDATE_INTERVAL;
+        // Nodes that were started together should not all sign again together.
+        let again = limits::RESIGN_EVERY.mul_f64(self.rng.random_range(0.8..1.0));
+        own.due = (own.stage == Stage::Present).then_some(now.mono + again);
+        self.counters.published += 1;
+        self.membership.set_generation(self.own.generation, now.mono);
+        self.hold(record.clone(), None);
+        if self.own.stage == Stage::Leaving {
+            self.own.stage = Stage::Left;
+            let alive = self.membership.members(Liveness::Alive);
+            let mut to = alive.sample(&mut self.rng, LEAVE_TO);
+            if to.is_empty() {
+                to = self.paths.connected().copied().take(LEAVE_TO).collect();
+            }
+            for member in &to {
+                self.push(*member, vec![record.clone()], None);
+            }
+            self.outputs.push_back(Output::Left { to });
+        }
+    }
+
+    /// Signs the own record as the receivers will take it: what is not granted is left out of it.
+    fn sign_own(&mut self, version: u64, now: Now) -> Option<SharedRecord> {
+        let mut draft = self.own.draft.clone()?;
+        draft.left |= self.own.has_left();
+        let before = self.own.published.as_ref().map_or(self.own.heard.1, |r| r.issued_at);
+        let issued_at = now.unix.max(before).max(self.own.heard.1);
+        let grants = &self.own.identity.certificate().grants;
+        let (granted, refused): (Vec<_>, Vec<_>) = draft
+            .prefixes
+            .iter()
+            .copied()
+            .partition(|prefix| grants.iter().any(|grant| grant.covers(prefix)));
+        draft.prefixes = granted;
+        let mut refusals: Vec<_> = refused
+            .iter()
+            .map(|prefix| {
+                let text = format!("{prefix} is not in this node's certificate");
+                Refusal::new(Code::PrefixNotGranted, text)
+            })
+            .collect();
+        let own = &self.own;
+        let signed =
+            own.identity.sign_record(&draft, version, own.boot_id, own.generation, issued_at);
+        let context = AdmitContext { now: now.unix, held: None, forget_after_seconds: i64::MAX };
+        let checked =
+            self.verify(&signed).and_then(|record| admit(&record, &context).map(|()| record));
+        let record = match checked {
+            Ok(record) => Some(record),
+            Err(refusal) => {
+                refusals.push(refusal);
+                None
+            }
+        };
+        if refusals != self.own.refusals {
+            for refusal in &refusals {
+                let (code, severity) = match refusal.code {
+                    Code::PrefixNotGranted => (refusal.code.as_str(), Severity::Warning),
+                    _ => ("own_record_refused", Severity::Error),
+                };
+                let subject = Some(self.own.key);
+                let text = format!("other members would refuse this node's record: {refusal}");
+                self.outputs.push_back(Output::Event(Event { code, severity, subject, text }));
+            }
+            self.own.refusals = refusals;
+            self.changed = true;
+        }
+        record
+    }
+
+    /// A record of ours came from outside, verified.
+    pub(super) fn hear_own(&mut self, record: &Record, now: Now) {
+        let own = &mut self.own;
+        let ours = own.published.clone();
+        if ours.as_ref().is_some_and(|ours| rank(record) <= rank(ours)) {
+            return;
+        }
+        own.heard.0 = own.heard.0.max(record.version);
+        if record.issued_at.since(now.unix) <= limits::CLOCK_SKEW_SECONDS {
+            own.heard.1 = own.heard.1.max(record.issued_at);
+        }
+        if ours.is_none() || own.has_left() {
+            return; // The first one that we sign will be higher anyway.
+        }
+        own.renew = true;
+        let at = now.mono.max(own.allowed);
+        if self.sync.completed() && record.boot_id != own.boot_id {
+            if own.outbids.len() >= CLONES && !own.outbids.contains_key(&record.boot_id) {
+                own.outbids.pop_first();
+            }
+            let versions = own.outbids.entry(record.boot_id).or_default();
+            versions.insert(record.version);
+            if versions.len() > 1 {
+                // More than two are no news, and would grow.
+                versions.pop_first();
+                own.outbid_pause = (own.outbid_pause * 2).min(LONGEST_OUTBID);
+                if !std::mem::replace(&mut own.alarmed, true) {
+                    self.outputs.push_back(Output::Event(Event {
+                        code: "clone_suspected",
+                        severity: Severity::Error,
+                        subject: Some(own.key),
+                        text: format!(
+                            "another host signs records with this node's identity key (its start is {}); \
+                             stop one of the two and enrol it under a name of its own",
+                            record.boot_id
+                        ),
+                    }));
+                }
+            }
+        }
+        let own = &mut self.own;
+        own.due = Some(at.max(now.mono + (own.outbid_pause - limits::OWN_UPDATE_INTERVAL)));
+        self.outputs.push_back(Output::Event(Event {
+            code: "outbid",
+            severity: Severity::Info,
+            subject: Some(own.key),
+            text: format!("a record of this node with version {} is outbid", record.version),
+        }));
+    }
+
+    /// An own record from the store: the next one must be higher.
+    pub(super) fn restore_own(&mut self, record: &Record) {
+        self.own.heard.0 = self.own.heard.0.max(record.version);
+    }
+}

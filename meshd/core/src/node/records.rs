@@ -1,0 +1,319 @@
+//! Records on their way into the directory: verified, admitted, held; or refused, counted and remembered.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use meshd_proto::{NodeKey, wire};
+use prost::Message as _;
+use sha2::{Digest, Sha256};
+
+use super::{
+    Node,
+    types::{Counters, Event, Liveness, Output, Severity, SharedRecord},
+};
+use crate::{
+    limits,
+    now::Now,
+    refusal::{Code, Refusal},
+    trust::{AdmitContext, Record, admit},
+};
+
+/// A record signed this many seconds ago or less says that its owner is there.
+const FRESH_SECONDS: i64 = 30;
+/// The same refusal from the same peer is an event at most once in this time.
+const EVENT_INTERVAL: Duration = Duration::from_secs(10);
+/// Pairs of code and peer that are told apart.
+const EVENT_KINDS: usize = 1_024;
+/// What a refused record costs its sender, in verifications.
+const REFUSED_COST: u64 = 10;
+
+/// When which refusal was last an event.
+#[derive(Debug, Default)]
+pub(super) struct EventLimiter {
+    last: BTreeMap<(Code, NodeKey), Instant>,
+}
+
+impl EventLimiter {
+    fn allows(&mut self, code: Code, from: NodeKey, now: Instant) -> bool {
+        let recent = |at: &Instant| now.duration_since(*at) < EVENT_INTERVAL;
+        if self.last.get(&(code, from)).is_some_and(recent) {
+            return false;
+        }
+        if self.last.len() >= EVENT_KINDS {
+            self.last.retain(|_, at| recent(at));
+        }
+        if self.last.len() >= EVENT_KINDS {
+            return false;
+        }
+        self.last.insert((code, from), now);
+        true
+    }
+}
+
+impl Counters {
+    pub(super) fn refuse(&mut self, code: Code) {
+        self.add_refusals(code, 1);
+    }
+
+    pub(super) fn add_refusals(&mut self, code: Code, count: u64) {
+        *self.refusals.entry(code.as_str()).or_default() += count;
+    }
+}
+
+impl Node {
+    /// Takes a record from the store, verified as if it came from outside. Only its age does not matter,
+    /// nor this host's clock: it was held before.
+    ///
+    /// The member counts as suspect until somebody hears of it, and as down if it does not answer.
+    ///
+    /// # Errors
+    /// Why it is not believed; the store should drop it.
+    pub fn restore(&mut self, bytes: &[u8], now: Now) -> Result<(), Refusal> {
+        let signed = wire::SignedRecord::decode(bytes)
+            .map_err(|_| Refusal::new(Code::Malformed, "stored record: not Protobuf"))?;
+        let record = self.verify(&signed)?;
+        if record.key == self.own.key() {
+            self.restore_own(&record);
+            return Ok(());
+        }
+        if self.directory.get(&record.key).is_some_and(|held| rank(held) >= rank(&record)) {
+            return Ok(());
+        }
+        self.room_for(&record.key)?;
+        self.membership.admit(&record, false, now.mono);
+        self.directory.insert(record);
+        self.changed = true;
+        Ok(())
+    }
+
+    /// A record from a peer.
+    pub(super) fn learn_from(&mut self, from: NodeKey, signed: &wire::SignedRecord, now: Now) {
+        if let Some(key) = claimed_key(&signed.payload) {
+            self.dissemination.arrived(&key);
+            if self.directory.get(&key).is_some_and(|held| held.signed == *signed) {
+                self.counters.records_known += 1;
+                self.settle_exchanges(&key, now);
+                return;
+            }
+        }
+        if !self.budgets.of(&from, now.mono).work.take(1, now.mono) {
+            self.counters.refuse(Code::RateLimited);
+            return;
+        }
+        match self.learn(from, signed, now) {
+            Ok(()) => {}
+            Err(refusal) => {
+                self.budgets.of(&from, now.mono).work.drain(REFUSED_COST, now.mono);
+                self.refused_record(from, &refusal, now);
+            }
+        }
+        if let Some(key) = claimed_key(&signed.payload) {
+            self.settle_exchanges(&key, now);
+        }
+    }
+
+    fn learn(
+        &mut self,
+        from: NodeKey,
+        signed: &wire::SignedRecord,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let record = self.verify(signed).inspect_err(|refusal| {
+            // Only what is wrong with a payload that its owner signed is remembered by its hash: anybody
+            // can put garbage around a good one.
+            if is_owners_doing(refusal.code) {
+                self.refused.insert(payload_hash(&signed.payload), now.mono);
+            }
+        })?;
+        if record.key == self.own.key() {
+            self.hear_own(&record, now);
+            return Ok(());
+        }
+        let held = self.directory.get(&record.key);
+        if let Some(held) = held
+            && rank(&record) <= rank(held)
+        {
+            self.counters.records_known += 1;
+            if record.version < held.version {
+                return Err(Refusal::new(
+                    Code::OldVersion,
+                    format!(
+                        "version {} of {}, held is {}",
+                        record.version, record.key, held.version
+                    ),
+                ));
+            }
+            return Ok(());
+        }
+        let context = AdmitContext {
+            now: now.unix,
+            held: held.map(|held| &**held),
+            forget_after_seconds: seconds(self.config.forget_after),
+        };
+        let admitted = admit(&record, &context).and_then(|()| self.room_for(&record.key));
+        admitted.inspect_err(|refusal| {
+            if refusal.code != Code::ClockSkew {
+                self.refused.insert(record.payload_hash, now.mono);
+            }
+        })?;
+        self.counters.records_accepted += 1;
+        let age = now.unix.since(record.issued_at);
+        let fresh = (-FRESH_SECONDS..=FRESH_SECONDS).contains(&age);
+        self.membership.admit(&record, fresh, now.mono);
+        self.hold(record, Some(from));
+        Ok(())
+    }
+
+    /// Puts an admitted record into the directory, the store and the next frames.
+    pub(super) fn hold(&mut self, record: SharedRecord, from: Option<NodeKey>) {
+        let key = record.key;
+        let bytes = record.signed.encode_to_vec().into();
+        let left = record.left;
+        let old = self.directory.insert(record);
+        self.dissemination.add(key, from);
+        self.outputs.push_back(Output::Store { key, bytes });
+        self.changed = true;
+        if key == self.own.key() {
+            return;
+        }
+        let was = old.map(|old| old.left);
+        let code = match (was, left) {
+            (None | Some(true), false) => "member_joined",
+            (None | Some(false), true) => "member_left",
+            _ => return,
+        };
+        self.outputs.push_back(Output::Event(Event {
+            code,
+            severity: Severity::Info,
+            subject: Some(key),
+            text: self.directory.display_name(&key),
+        }));
+    }
+
+    /// A bundle of intermediates from a peer.
+    pub(super) fn learn_bundle(&mut self, from: NodeKey, bundle: &wire::SignedBundle, now: Now) {
+        if bundle == self.anchors.signed_bundle() {
+            return;
+        }
+        if !self.budgets.of(&from, now.mono).work.take(REFUSED_COST, now.mono) {
+            self.counters.refuse(Code::RateLimited);
+            return;
+        }
+        match self.anchors.install_bundle(bundle) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.outputs.push_back(Output::StoreBundle(bundle.encode_to_vec().into()));
+                self.dissemination.add_bundle();
+                self.changed = true;
+            }
+            Err(refusal) => self.refused_record(from, &refusal, now),
+        }
+    }
+
+    fn room_for(&self, key: &NodeKey) -> Result<(), Refusal> {
+        if self.directory.len() < limits::DIRECTORY_MEMBERS || self.directory.get(key).is_some() {
+            return Ok(());
+        }
+        let text = format!("{} members are held, no room for {key}", self.directory.len());
+        Err(Refusal::new(Code::DirectoryFull, text))
+    }
+
+    /// Counts a refusal and makes it an event.
+    pub(super) fn refuse(&mut self, from: NodeKey, code: Code, detail: &str, now: Now) {
+        self.refused_record(from, &Refusal::new(code, detail), now);
+    }
+
+    pub(super) fn refused_record(&mut self, from: NodeKey, refusal: &Refusal, now: Now) {
+        self.counters.refuse(refusal.code);
+        // Gossip is full of what is just out of date.
+        let severity = match refusal.code {
+            Code::OldVersion | Code::SwimUnknownMember | Code::SwimGeneration => Severity::Info,
+            _ => Severity::Warning,
+        };
+        if self.events.allows(refusal.code, from, now.mono) {
+            self.outputs.push_back(Output::Event(Event {
+                code: refusal.code.as_str(),
+                severity,
+                subject: Some(from),
+                text: format!(
+                    "refused from {}: {}",
+                    self.directory.display_name(&from),
+                    refusal.detail
+                ),
+            }));
+        }
+    }
+
+    /// Forgets those who left or are gone for long enough.
+    pub(super) fn forget_the_gone(&mut self, now: Now) {
+        let patience = self.config.forget_after;
+        let limit = seconds(patience);
+        let own = self.own.key();
+        let gone = |record: &&SharedRecord| {
+            if record.key == own {
+                return false;
+            }
+            let age = now.unix.since(record.issued_at);
+            if record.left {
+                // A record that is not held and older than `limit` is refused, so it cannot rise again.
+                return age > limits::TOMBSTONE_SECONDS.max(limit);
+            }
+            let down = matches!(
+                self.membership.liveness(&record.key),
+                Some((Liveness::Down, since)) if now.mono.duration_since(since) >= patience
+            );
+            let quiet = self.handshakes.get(&record.key).is_none_or(|at| {
+                at.is_none_or(|at| now.mono.saturating_duration_since(at) >= patience)
+            });
+            down && quiet && age > limit
+        };
+        let keys: Vec<_> = self.directory.iter().filter(gone).map(|record| record.key).collect();
+        for key in keys {
+            let text = format!("{} is forgotten", self.directory.display_name(&key));
+            self.directory.remove(&key);
+            self.membership.remove(&key, now.mono);
+            self.paths.forget(&key);
+            self.handshakes.remove(&key);
+            self.changed = true;
+            self.outputs.push_back(Output::Forget { key });
+            self.outputs.push_back(Output::Event(Event {
+                code: "member_forgotten",
+                severity: Severity::Info,
+                subject: Some(key),
+                text,
+            }));
+        }
+        self.dissemination.expire(now.mono);
+    }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// What orders the records of one identity, here and in `admit`: of two with one version, which only a
+/// clone can make, the smaller hash wins everywhere.
+pub(super) fn rank(record: &Record) -> (u64, Reverse<[u8; 8]>) {
+    (record.version, Reverse(record.payload_hash))
+}
+
+fn payload_hash(payload: &[u8]) -> [u8; 8] {
+    let mut short = [0; 8];
+    short.copy_from_slice(&Sha256::digest(payload)[..8]);
+    short
+}
+
+/// True for refusals that come after signature, chain and certificate hash in the receiver's order.
+fn is_owners_doing(code: Code) -> bool {
+    matches!(code, Code::WgKeyUnproven | Code::PrefixNotGranted | Code::AddressNotGranted)
+}
+
+/// The identity that a payload names, if it begins as every encoder of this protocol writes it: a hint,
+/// before anything is verified.
+fn claimed_key(payload: &[u8]) -> Option<NodeKey> {
+    const KEY_FIELD: [u8; 2] = [0x0a, 32];
+    NodeKey::try_from(payload.strip_prefix(&KEY_FIELD)?.get(..32)?).ok()
+}

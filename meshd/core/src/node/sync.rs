@@ -1,0 +1,315 @@
+//! Anti-entropy: finding what two members do not both have.
+//!
+//! ```text
+//!  opener                                   answerer
+//!    │ SyncRoot      root, bundle version  ──►│ same root: SyncDone
+//!    │◄── SyncBuckets  256 hashes             │
+//!    │ SyncEntries   of buckets that differ ─►│ Pull what is lacking
+//!    │◄── SyncEntries  of the same buckets    │
+//!    │ Pull what is lacking ─────────────────►│ Push
+//!    │ SyncDone, when all of it came ────────►│
+//! ```
+//! The answerer keeps no state. Frames are streams of their own and may overtake one another: the opener
+//! ends an exchange when every bucket that differs was answered and everything asked for has come.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use meshd_proto::{NodeKey, wire};
+use rand::{RngExt, seq::IteratorRandom};
+
+use super::{
+    Node,
+    dissemination::{ENTRIES_PER_FRAME, entry},
+    types::{Event, Liveness, Output, Severity},
+};
+use crate::{directory::BUCKETS, limits, now::Now, refusal::Code};
+
+/// Exchanges that this node has open at once.
+const OPEN: usize = 16;
+/// An exchange that takes longer is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest pause between attempts of a node that reaches nobody.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Members that a node without contact tries at once.
+const TRIED_AT_ONCE: usize = 3;
+
+#[derive(Debug)]
+struct Exchange {
+    peer: NodeKey,
+    give_up: Instant,
+    /// Buckets that differ and were not answered yet; `None` until the hashes came.
+    open: Option<BTreeSet<u8>>,
+    /// Asked for and not come yet.
+    pulling: BTreeSet<NodeKey>,
+}
+
+/// The exchanges that this node opened.
+#[derive(Debug)]
+pub(super) struct Sync {
+    exchanges: BTreeMap<u64, Exchange>,
+    next: Instant,
+    pause: Duration,
+    synced: bool,
+}
+
+impl Sync {
+    pub(super) fn new(now: Instant) -> Self {
+        let pause = Duration::from_secs(1);
+        Self { exchanges: BTreeMap::new(), next: now, pause, synced: false }
+    }
+
+    /// True once an exchange of this start was completed.
+    pub(super) fn completed(&self) -> bool {
+        self.synced
+    }
+
+    /// When something is due.
+    pub(super) fn next_timeout(&self) -> Instant {
+        self.exchanges.values().map(|e| e.give_up).min().map_or(self.next, |at| at.min(self.next))
+    }
+}
+
+/// `mean` ± 20 %.
+pub(super) fn jitter(mean: Duration, rng: &mut impl RngExt) -> Duration {
+    mean.mul_f64(rng.random_range(0.8..1.2))
+}
+
+impl Node {
+    /// Opens an exchange with `peer` unless one is open already.
+    pub(super) fn open_exchange(&mut self, peer: NodeKey, now: Now) {
+        let busy = self.sync.exchanges.values().any(|exchange| exchange.peer == peer);
+        if busy || self.sync.exchanges.len() >= OPEN || peer == self.own.key() {
+            return;
+        }
+        let exchange = self.rng.random();
+        let give_up = now.mono + PATIENCE;
+        self.sync
+            .exchanges
+            .insert(exchange, Exchange { peer, give_up, open: None, pulling: BTreeSet::new() });
+        let root = wire::SyncRoot {
+            exchange,
+            root: bytes::Bytes::copy_from_slice(&self.directory.root_hash()),
+            bundle_version: self.anchors.bundle_version(),
+            records: u32::try_from(self.directory.len()).unwrap_or(u32::MAX),
+        };
+        self.send(peer, wire::frame::Body::SyncRoot(root));
+    }
+
+    /// Gives up what is stuck and opens the next exchange when it is time.
+    pub(super) fn handle_sync_timeout(&mut self, now: Now) {
+        let stuck = |e: &Exchange| e.give_up <= now.mono;
+        let failed = self.sync.exchanges.values().filter(|e| stuck(e)).count();
+        self.sync.exchanges.retain(|_, exchange| !stuck(exchange));
+        self.counters.syncs_failed += failed as u64;
+        if self.sync.next > now.mono {
+            return;
+        }
+        if self.own.has_left() {
+            self.sync.next = now.mono + limits::SYNC_INTERVAL;
+            return;
+        }
+        if self.sync.synced && !self.paths.is_isolated() {
+            self.sync.pause = Duration::from_secs(1);
+            self.sync.next = now.mono + jitter(limits::SYNC_INTERVAL, &mut self.rng);
+            if self.rng.random_ratio(1, 3) && self.open_with_the_absent(now) {
+                return;
+            }
+            let alive = self.membership.members(Liveness::Alive).choose(&mut self.rng);
+            let suspects = self.membership.members(Liveness::Suspect);
+            if let Some(peer) = alive.or_else(|| suspects.choose(&mut self.rng)) {
+                self.open_exchange(peer, now);
+            }
+        } else {
+            self.sync.next = now.mono + jitter(self.sync.pause, &mut self.rng);
+            self.sync.pause = (self.sync.pause * 2).min(LONGEST_PAUSE);
+            for peer in self.somebody(TRIED_AT_ONCE) {
+                self.open_exchange(peer, now);
+            }
+        }
+    }
+
+    /// A member that is down or a seed that nobody is connected to: how partitions heal. False when there
+    /// is none.
+    fn open_with_the_absent(&mut self, now: Now) -> bool {
+        let down: Vec<_> = self.membership.members(Liveness::Down).collect();
+        let seeds = self.absent_seeds();
+        let all = down.len() + seeds.len();
+        if all == 0 {
+            return false;
+        }
+        let choice = self.rng.random_range(0..all);
+        match down.get(choice) {
+            Some(peer) => self.open_exchange(*peer, now),
+            None => self.contact(seeds[choice - down.len()], now),
+        }
+        true
+    }
+
+    /// Some members that have not left, whatever is known of their being there; connected ones first.
+    fn somebody(&mut self, count: usize) -> Vec<NodeKey> {
+        let own = self.own.key();
+        let mut chosen: Vec<_> = self.paths.connected().copied().filter(|k| *k != own).collect();
+        chosen.truncate(count);
+        let others = self.directory.iter().filter(|r| !r.left && r.key != own).map(|r| r.key);
+        let more = others.filter(|key| !chosen.contains(key)).sample(&mut self.rng, count);
+        chosen.extend(more);
+        chosen.truncate(count);
+        chosen
+    }
+
+    /// Another's directory in one hash.
+    pub(super) fn handle_sync_root(&mut self, from: NodeKey, root: &wire::SyncRoot) {
+        let bundle_version = self.anchors.bundle_version();
+        self.offer_bundle(from, root.bundle_version);
+        let exchange = root.exchange;
+        let body = if root.root == self.directory.root_hash()[..]
+            && root.bundle_version <= bundle_version
+        {
+            wire::frame::Body::SyncDone(wire::SyncDone { exchange })
+        } else {
+            let hashes = self.directory.bucket_hashes().into();
+            wire::frame::Body::SyncBuckets(wire::SyncBuckets { exchange, hashes, bundle_version })
+        };
+        self.send(from, body);
+    }
+
+    fn offer_bundle(&mut self, to: NodeKey, theirs: u64) {
+        if theirs < self.anchors.bundle_version() {
+            let bundle = self.anchors.signed_bundle().clone();
+            self.push(to, Vec::new(), Some(bundle));
+        }
+    }
+
+    /// The answer to this node's root.
+    pub(super) fn handle_sync_buckets(
+        &mut self,
+        from: NodeKey,
+        theirs: &wire::SyncBuckets,
+        now: Now,
+    ) {
+        let Some(exchange) = self.sync.exchanges.get_mut(&theirs.exchange) else { return };
+        if exchange.peer != from || exchange.open.is_some() {
+            return;
+        }
+        if theirs.hashes.len() != BUCKETS * 8 {
+            self.sync.exchanges.remove(&theirs.exchange);
+            self.refuse(from, Code::Malformed, "bucket hashes of a wrong length", now);
+            return;
+        }
+        let ours = self.directory.bucket_hashes();
+        let pairs = theirs.hashes.chunks(8).zip(ours.chunks(8));
+        let differ: BTreeSet<u8> =
+            (0..=u8::MAX).zip(pairs).filter(|(_, (a, b))| a != b).map(|(i, _)| i).collect();
+        exchange.open = Some(differ.clone());
+        self.offer_bundle(from, theirs.bundle_version);
+        self.send_entries(from, theirs.exchange, &differ);
+        self.finish_exchange(theirs.exchange, now);
+    }
+
+    /// Sends the entries of `buckets`, in frames that cover whole buckets where those fit.
+    fn send_entries(&mut self, to: NodeKey, exchange: u64, buckets: &BTreeSet<u8>) {
+        let mut frame = wire::SyncEntries { exchange, ..Default::default() };
+        for bucket in buckets {
+            let entries: Vec<_> = self.directory.bucket(*bucket).map(|r| entry(r)).collect();
+            if frame.entries.len() + entries.len() > ENTRIES_PER_FRAME && !frame.buckets.is_empty()
+            {
+                let full = std::mem::replace(
+                    &mut frame,
+                    wire::SyncEntries { exchange, ..Default::default() },
+                );
+                self.send(to, wire::frame::Body::SyncEntries(full));
+            }
+            // A bucket larger than a frame would be somebody's doing: what does not fit is left out.
+            frame.entries.extend(entries.into_iter().take(ENTRIES_PER_FRAME));
+            frame.buckets.push(u32::from(*bucket));
+        }
+        if !frame.buckets.is_empty() {
+            self.send(to, wire::frame::Body::SyncEntries(frame));
+        }
+    }
+
+    /// Another's entries: the answer to ours, or a question that wants ours.
+    pub(super) fn handle_sync_entries(
+        &mut self,
+        from: NodeKey,
+        theirs: &wire::SyncEntries,
+        now: Now,
+    ) {
+        if theirs.entries.len() > ENTRIES_PER_FRAME || theirs.buckets.len() > BUCKETS {
+            self.refuse(from, Code::TooLarge, "more entries than fit a frame", now);
+            return;
+        }
+        let covered: BTreeSet<u8> =
+            theirs.buckets.iter().filter_map(|bucket| u8::try_from(*bucket).ok()).collect();
+        let lacking = self.pull_lacking(from, &theirs.entries, now);
+        let ours = self.sync.exchanges.get_mut(&theirs.exchange).filter(|e| e.peer == from);
+        let Some(exchange) = ours else {
+            self.send_entries(from, theirs.exchange, &covered);
+            return;
+        };
+        if let Some(open) = &mut exchange.open {
+            open.retain(|bucket| !covered.contains(bucket));
+            exchange.pulling.extend(lacking);
+        }
+        self.finish_exchange(theirs.exchange, now);
+    }
+
+    /// The other side has nothing more to say.
+    pub(super) fn handle_sync_done(&mut self, from: NodeKey, exchange: u64, now: Now) {
+        let same_root =
+            self.sync.exchanges.get(&exchange).is_some_and(|e| e.peer == from && e.open.is_none());
+        if same_root {
+            self.sync.exchanges.remove(&exchange);
+            self.completed_exchange(from, now);
+        }
+    }
+
+    /// A record came, or was refused: whoever waits for it need not any more.
+    pub(super) fn settle_exchanges(&mut self, key: &NodeKey, now: Now) {
+        let waiting: Vec<u64> = self
+            .sync
+            .exchanges
+            .iter_mut()
+            .filter_map(|(id, exchange)| exchange.pulling.remove(key).then_some(*id))
+            .collect();
+        waiting.into_iter().for_each(|id| self.finish_exchange(id, now));
+    }
+
+    /// A peer cannot be reached: its exchanges end.
+    pub(super) fn drop_exchanges(&mut self, peer: &NodeKey) {
+        let before = self.sync.exchanges.len();
+        self.sync.exchanges.retain(|_, exchange| exchange.peer != *peer);
+        self.counters.syncs_failed += (before - self.sync.exchanges.len()) as u64;
+    }
+
+    fn finish_exchange(&mut self, id: u64, now: Now) {
+        let done =
+            |e: &Exchange| e.open.as_ref().is_some_and(BTreeSet::is_empty) && e.pulling.is_empty();
+        if !self.sync.exchanges.get(&id).is_some_and(done) {
+            return;
+        }
+        if let Some(exchange) = self.sync.exchanges.remove(&id) {
+            let done = wire::SyncDone { exchange: id };
+            self.send(exchange.peer, wire::frame::Body::SyncDone(done));
+            self.completed_exchange(exchange.peer, now);
+        }
+    }
+
+    fn completed_exchange(&mut self, peer: NodeKey, now: Now) {
+        self.counters.syncs_completed += 1;
+        if !self.sync.synced {
+            self.sync.synced = true;
+            self.sync.next = now.mono + jitter(limits::SYNC_INTERVAL, &mut self.rng);
+            self.outputs.push_back(Output::Event(Event {
+                code: "synced",
+                severity: Severity::Info,
+                subject: Some(peer),
+                text: format!("first exchange completed, {} members known", self.directory.len()),
+            }));
+            self.changed = true;
+        }
+    }
+}
