@@ -143,7 +143,7 @@ fn expiry(running: &Running, lines: &mut Vec<HealthLine>) {
 fn names(running: &Running, lines: &mut Vec<HealthLine>) {
     let directory = running.node.directory();
     let own = running.identity.certificate.name.as_str();
-    if directory.display_name(&running.node.key()).is_some_and(|shown| shown != own) {
+    if directory.display_name(&running.node.key()) != own {
         lines.push(line(
             "name_conflict",
             "warning",

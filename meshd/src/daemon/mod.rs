@@ -16,6 +16,7 @@ mod bridge;
 mod clock;
 mod counters;
 mod enrolment;
+mod founding;
 mod health;
 mod joining;
 mod leaving;
@@ -307,6 +308,7 @@ impl Daemon {
         if let Some(running) = &mut self.running {
             running.forwarded.expire(Instant::now());
             running.tell_handshakes();
+            running.note_departures(&self.state);
         }
         let line = self.status_line();
         self.notifier.alive(&line);

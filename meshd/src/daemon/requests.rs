@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshd_core::address;
+use meshd_core::{address, trust::Record};
 use meshd_proto::control::{
     CreateTokenReply, CreateTokenRequest, ListPeersReply, ListTokensReply, Peer, PingReply,
     PingRequest, ShowPeerReply,
@@ -103,12 +103,7 @@ impl Daemon {
 
     fn prepare_ping(&self, request: &PingRequest) -> Result<Ping, ControlError> {
         let running = self.running.as_ref().ok_or_else(|| not_a_member("ping"))?;
-        let record = running
-            .node
-            .directory()
-            .by_name(&request.name)
-            .ok_or_else(|| no_such_peer(&request.name))?
-            .clone();
+        let record = one_of(running.node.directory().by_name(&request.name), &request.name)?;
         if record.key == running.node.key() {
             return Err(ControlError::new(
                 "bad_request",
@@ -188,6 +183,23 @@ fn no_such_peer(name: &str) -> ControlError {
         "no member of this mesh has that name",
         "`meshctl peers list` shows the names",
     )
+}
+
+/// The only member of that name.
+fn one_of<'a>(found: Vec<&'a Arc<Record>>, name: &str) -> Result<&'a Arc<Record>, ControlError> {
+    match found.as_slice() {
+        [one] => Ok(one),
+        [] => Err(no_such_peer(name)),
+        several => Err(ControlError::new(
+            "name_conflict",
+            format!("{name} is the name of {} members", several.len()),
+            "the name alone does not tell which is meant",
+            format!(
+                "say {name}~{}, with the letters that `meshctl peers list` shows",
+                several[0].key.short()
+            ),
+        )),
+    }
 }
 
 fn find(peers: Vec<Peer>, name: &str) -> Result<Peer, ControlError> {

@@ -143,9 +143,11 @@ impl Running {
                     }
                 }
                 Output::StoreBundle(bytes) => {
-                    if let Some(anchors) = self.node.anchors() {
-                        self.anchors.set(anchors.clone());
+                    let anchors = self.node.anchors().clone();
+                    if let Some(signer) = &mut self.signer {
+                        signer.set_anchors(anchors.clone());
                     }
+                    self.anchors.set(anchors);
                     if let Err(error) = state.save_bundle(&bytes) {
                         self.store_failed(&error.to_string());
                     }

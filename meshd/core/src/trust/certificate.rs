@@ -104,7 +104,8 @@ impl NodeCertificate {
 
     /// All that the certificate's holder may have or claim.
     fn address_blocks(&self) -> Vec<IpNet> {
-        self.grants.iter().map(|grant| grant.prefix).chain(self.mesh_addresses()).collect()
+        let ula = address::host_prefix(address::ula(&self.mesh_id, &self.key).into());
+        self.grants.iter().map(|grant| grant.prefix).chain([ula]).collect()
     }
 }
 
