@@ -1,3 +1,4 @@
 //! Tests of meshd that need more than one function call: what they share.
 
+pub mod adversary;
 pub mod harness;
