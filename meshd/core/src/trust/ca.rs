@@ -220,7 +220,7 @@ impl fmt::Debug for CaKey {
     }
 }
 
-fn encode_error(error: rcgen::Error) -> CaError {
+fn encode_error(error: impl fmt::Display) -> CaError {
     CaError::Encode(error.to_string())
 }
 

@@ -68,6 +68,12 @@ impl NodeIdentity {
         self.certificate.key
     }
 
+    /// What this node may claim, and who it is to others.
+    #[must_use]
+    pub fn certificate(&self) -> &NodeCertificate {
+        &self.certificate
+    }
+
     /// Signs a record. Whether others will believe it, [`super::authenticate`] says, which is to be
     /// asked before it is sent.
     #[must_use]

@@ -39,7 +39,7 @@ pub enum LedgerEvent {
     /// A token was made.
     TokenCreated {
         /// What it permits.
-        terms: TokenTerms,
+        terms: Box<TokenTerms>,
         /// The same, as signed.
         grant: wire::SignedGrant,
     },
@@ -103,7 +103,7 @@ impl LedgerEntry {
             }
             Event::TokenCreated(created) => {
                 let grant = created.grant.ok_or_else(|| malformed("a token without a grant"))?;
-                let terms = TokenTerms::decode(&grant.payload, mesh)?;
+                let terms = Box::new(TokenTerms::decode(&grant.payload, mesh)?);
                 LedgerEvent::TokenCreated { terms, grant }
             }
             Event::Enrolled(enrolled) => LedgerEvent::Enrolled {

@@ -142,7 +142,7 @@ impl Signer {
                     payload: grant.payload,
                     created_at: entry.time,
                     used_by: BTreeMap::new(),
-                    terms,
+                    terms: *terms,
                 };
                 self.tokens.entry(token.terms.id).or_insert(token);
             }

@@ -128,7 +128,8 @@ impl Signer {
         let signature = signing::sign(self.intermediate.key(), Kind::TokenGrant, mesh, &payload);
         let grant =
             wire::SignedGrant { payload: payload.into(), signature: signature.to_vec().into() };
-        let event = LedgerEvent::TokenCreated { terms: terms.clone(), grant: grant.clone() };
+        let event =
+            LedgerEvent::TokenCreated { terms: Box::new(terms.clone()), grant: grant.clone() };
         let token = JoinToken::new(seed, &self.anchors, grant, terms, params.seeds);
         Ok((token, LedgerEntry { time: now, event }))
     }
