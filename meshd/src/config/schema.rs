@@ -94,6 +94,15 @@ macro_rules! schema {
                 )*)*
             }
 
+            /// Takes over from `new` what can change at run time, and leaves the rest.
+            pub fn apply_live(&mut self, new: Self) {
+                $($(
+                    if schema!(@live $when) {
+                        self.$section.$key = new.$section.$key;
+                    }
+                )*)*
+            }
+
             /// What differs between `self`, which is in force, and `new`.
             #[must_use]
             pub fn changes(&self, new: &Self) -> Changes {

@@ -16,7 +16,7 @@ use prost::Message;
 use super::{clock, counters::Counters, running::Running};
 use crate::{
     state::StateDir,
-    transport::{EnrolTicket, Transport},
+    transport::EnrolTicket,
 };
 
 /// Requests that wait for a signer's answer.
@@ -95,7 +95,6 @@ impl Running {
         &mut self,
         ticket: EnrolTicket,
         state: &StateDir,
-        transport: &Transport,
         counters: &mut Counters,
     ) {
         if !self.forwarded.admit(Instant::now()) {
@@ -124,11 +123,11 @@ impl Running {
             counters.enrolment_refused(Code::NoSigner.as_str());
             ticket.answer(refusal_reply(&no_signer()));
         } else {
-            self.forward(signer, ticket, transport);
+            self.forward(signer, ticket);
         }
     }
 
-    fn forward(&mut self, signer: NodeKey, ticket: EnrolTicket, _transport: &Transport) {
+    fn forward(&mut self, signer: NodeKey, ticket: EnrolTicket) {
         self.forwarded.next += 1;
         let id = self.forwarded.next;
         self.node.forward_enrolment(signer, id, ticket.request.clone());

@@ -282,7 +282,7 @@ impl Attempt {
             let reply = wire::EnrolReply::decode(reply).map_err(|_| {
                 failed("bad_reply", format!("{address} sent what is no reply"), "try another seed")
             })?;
-            match trust::accept_reply(&reply, &self.token, &self.identity.public()) {
+            match trust::accept_reply(&reply, &self.token, &self.identity.public(), &self.name) {
                 Ok(enrolment) => {
                     return Ok((enrolment, self.identity.clone(), self.lane.clone(), seeds));
                 }
