@@ -20,10 +20,18 @@ const DEFAULT_SOCKET: &str = "/run/meshd/meshd.sock";
 )]
 pub(crate) struct Cli {
     /// The daemon's socket [default: $MESHD_SOCKET, or /run/meshd/meshd.sock]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
     socket: Option<PathBuf>,
-    /// How to print
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    /// table and wide are for people, json (stable) and yaml for programs
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
     pub(crate) output: Format,
     #[command(subcommand)]
     pub(crate) verb: Verb,

@@ -7,17 +7,13 @@ use serde::Serialize;
 
 use crate::{failure::Failure, table::Paint};
 
-/// `-o`.
+/// `-o`. The variants have no help of their own, or every verb's help would be a page longer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people
     #[default]
     Table,
-    /// For people with wide terminals
     Wide,
-    /// For programs: stable
     Json,
-    /// The same as json, as YAML
     Yaml,
 }
 

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 
 use crate::{
     daemon::Sources,
-    dataplane::{self, linux},
+    dataplane::{DataplaneError, LinuxDataplane},
     host,
 };
 
@@ -29,17 +29,29 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     tell("WireGuard", wireguard(&config));
     tell("nft", program("nft"));
     tell("gossip port", port(config.gossip.listen));
-    tell("host", host::read().map(|facts| {
-        format!("{} interfaces, underlay MTU {}", facts.interfaces.len(), facts.underlay_mtu())
-    }).map_err(|error| error.to_string()));
+    tell(
+        "host",
+        host::read()
+            .map(|facts| {
+                format!(
+                    "{} interfaces, underlay MTU {}",
+                    facts.interfaces.len(),
+                    facts.underlay_mtu()
+                )
+            })
+            .map_err(|error| error.to_string()),
+    );
     if problems == 0 {
         Ok(())
     } else {
-        Err(anyhow!("{problems} of the checks found a problem; this host is not ready; mend what is named above"))
+        Err(anyhow!(
+            "{problems} of the checks found a problem; this host is not ready; mend what is named above"
+        ))
     }
 }
 
-fn privileges() -> Result<String, String> {
+/// Says what is missing for changing the network, if anything.
+pub(crate) fn privileges() -> Result<String, String> {
     // CapEff, bit 12: CAP_NET_ADMIN (capabilities(7), linux/capability.h).
     const CAP_NET_ADMIN: u32 = 12;
     let status = std::fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
@@ -51,14 +63,15 @@ fn privileges() -> Result<String, String> {
     if effective >> CAP_NET_ADMIN & 1 == 1 {
         Ok("CAP_NET_ADMIN".to_owned())
     } else {
-        Err("no CAP_NET_ADMIN; run as root or by the systemd unit".to_owned())
+        Err("it lacks CAP_NET_ADMIN; run it as root, or by its systemd unit".to_owned())
     }
 }
 
 fn wireguard(config: &crate::config::Config) -> Result<String, String> {
-    linux::probe_backend(crate::daemon::backend(config))
+    LinuxDataplane::new(crate::daemon::backend(config))
+        .and_then(|dataplane| dataplane.probe())
         .map(|backend| backend.as_str().to_owned())
-        .map_err(|error: dataplane::DataplaneError| error.to_string())
+        .map_err(|error: DataplaneError| error.to_string())
 }
 
 fn program(name: &str) -> Result<String, String> {

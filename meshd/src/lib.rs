@@ -1,10 +1,14 @@
 //! The daemon's parts, as a library so that tests can drive each against a real kernel.
 
+pub mod check;
+pub mod cleanup;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod dataplane;
 pub mod host;
 pub mod logging;
 pub mod probe;
 pub mod reconcile;
+pub mod state;
 pub mod transport;

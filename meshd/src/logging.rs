@@ -19,7 +19,16 @@ pub fn start() {
         .unwrap_or_else(|_| EnvFilter::new("info,quinn=warn,sled=warn,tonic=warn,h2=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if env::var_os("JOURNAL_STREAM").is_some() {
-        builder.event_format(Journal(tracing_subscriber::fmt::format().without_time().compact().with_ansi(false).with_target(false).with_level(false))).init();
+        builder
+            .event_format(Journal(
+                tracing_subscriber::fmt::format()
+                    .without_time()
+                    .compact()
+                    .with_ansi(false)
+                    .with_target(false)
+                    .with_level(false),
+            ))
+            .init();
     } else {
         builder.compact().with_target(false).with_ansi(false).init();
     }

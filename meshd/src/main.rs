@@ -3,7 +3,11 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use meshd::{check, cleanup, config::Sources, daemon, logging};
+use meshd::{
+    check, cleanup,
+    daemon::{self, Sources},
+    logging,
+};
 
 /// The daemon of an encrypted mesh of Kubernetes nodes and plain VMs.
 #[derive(Parser)]
@@ -46,7 +50,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -101,18 +101,13 @@ name!(
 );
 name!(
     /// A zone: free text within what a terminal shows safely; empty means none.
+    #[derive(Default)]
     Zone,
     "zone",
     "use letters, digits and any of - _ . : /, at most 64 characters",
     |text| text.len() <= 64
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b))
 );
-
-impl Default for Zone {
-    fn default() -> Self {
-        Self(String::new())
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,5 @@
 //! Tests of meshd that need more than one function call: what they share.
 
+pub mod adversary;
 pub mod harness;
 pub mod sim;

@@ -93,18 +93,14 @@ async fn watch(socket: &Path, output: Output, arguments: PeersList) -> Result<()
 
 fn table(peers: &[PeerView], wide: bool) -> Table {
     // A column that would hold nothing in any row only pushes the others out of sight.
-    let any = |has: fn(&PeerView) -> bool| wide || peers.iter().any(has);
-    let (zones, reasons) = (any(|p| p.zone.is_some()), any(|p| p.reason.is_some()));
+    let reasons = wide || peers.iter().any(|peer| peer.reason.is_some());
     let mut header = vec!["NAME", "GOSSIP", "TUNNEL", "PATH", "ENDPOINT", "RTT", "HANDSHAKE"];
     header.extend(["RX", "TX", "PREFIXES"]);
-    if zones {
-        header.insert(1, "ZONE");
-    }
     if reasons {
         header.push("REASON");
     }
     if wide {
-        header.extend(["ADDRESSES", "NODE ADDRESSES", "MTU", "PUBLIC KEY", "VERSION"]);
+        header.extend(["ZONE", "ADDRESSES", "NODE ADDRESSES", "MTU", "PUBLIC KEY", "VERSION"]);
     }
     let mut table = Table::new(header);
     for peer in peers {
@@ -123,15 +119,13 @@ fn table(peers: &[PeerView], wide: bool) -> Table {
             Cell::number(size(peer.tx_bytes)),
             Cell::text(short_list(&peer.prefixes, wide)),
         ];
-        if zones {
-            row.insert(1, Cell::text(or_dash(&peer.zone)));
-        }
         if reasons {
             row.push(Cell::text(or_dash(&peer.reason)));
         }
         if wide {
             let mtu = peer.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string());
             row.extend([
+                Cell::text(or_dash(&peer.zone)),
                 Cell::text(short_list(&peer.mesh_addresses, wide)),
                 Cell::text(short_list(&peer.node_addresses, wide)),
                 Cell::number(mtu),

@@ -67,8 +67,9 @@ pub const CA_CERTIFICATE_SECONDS: i64 = 20 * 365 * 24 * 3600;
 /// A certificate is valid from this long before it was issued: clocks differ.
 pub const CERTIFICATE_BACKDATE_SECONDS: i64 = 600;
 
-/// Grants of one certificate: with the address blocks beside them it still fits an enrolment reply.
-pub const GRANTS: usize = 128;
+/// Grants of one certificate. A signer writes at most twice [`ENROL_PREFIXES`] and the mesh address, so
+/// that its reply fits [`ENROL_MESSAGE`].
+pub const GRANTS: usize = 256;
 /// Groups of one certificate or token.
 pub const GROUPS: usize = 16;
 /// Prefixes that a token grants, that it allows, and that one enrolment asks for.

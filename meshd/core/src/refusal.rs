@@ -108,6 +108,8 @@ codes! {
     NameTaken = "name_taken",
     /// Enrolment: an asked prefix belongs to another identity.
     PrefixTaken = "prefix_taken",
+    /// What a token or `init` was asked to grant cannot be granted.
+    BadTerms = "bad_terms",
     /// Enrolment: the pool of mesh addresses is empty.
     PoolExhausted = "pool_exhausted",
     /// Enrolment: this host is no signer and reaches none.

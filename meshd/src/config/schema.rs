@@ -94,6 +94,15 @@ macro_rules! schema {
                 )*)*
             }
 
+            /// Takes over from `new` what can change at run time, and leaves the rest.
+            pub fn apply_live(&mut self, new: Self) {
+                $($(
+                    if schema!(@live $when) {
+                        self.$section.$key = new.$section.$key;
+                    }
+                )*)*
+            }
+
             /// What differs between `self`, which is in force, and `new`.
             #[must_use]
             pub fn changes(&self, new: &Self) -> Changes {
@@ -121,7 +130,12 @@ macro_rules! schema {
 }
 
 fn shown(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+    let value = serde_json::to_value(value).unwrap_or_default();
+    match value.get("secs") {
+        // How serde writes a Duration.
+        Some(seconds) => format!("\"{seconds}s\""),
+        None => value.to_string(),
+    }
 }
 
 schema! {

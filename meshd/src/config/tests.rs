@@ -251,6 +251,7 @@ fn a_reload_tells_what_it_can_apply_from_what_needs_a_restart() {
     let changes = old.changes(&new);
     let keys: Vec<_> = changes.live.iter().map(|d| d.key).collect();
     assert_eq!(keys, ["gossip.seeds", "network.forget_after"]);
+    assert_eq!(changes.live[1].old, "\"604800s\"");
     assert_eq!(changes.restart.len(), 1);
     assert_eq!(changes.restart[0].key, "wireguard.port");
     assert_eq!(

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use meshd_proto::control::{
     CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest, JoinProgress,
-    JoinRequest, LeaveReply, ListPeersReply, ListTokensReply, PingReply, PingRequest, ShowPeerReply,
-    ShowPeerRequest, StatusReply,
+    JoinRequest, LeaveReply, ListPeersReply, ListTokensReply, PingReply, PingRequest,
+    ShowPeerReply, ShowPeerRequest, StatusReply,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use meshd_core::{
     refusal::{Code, Refusal},
-    trust::{EnrolRefusal, Enrolled, enrol_grant_signer},
+    trust::{EnrolRefusal, Enrolled, LedgerEntry, Signer, enrol_grant_signer},
 };
 use meshd_proto::{NodeKey, wire};
 use prost::Message;
@@ -16,7 +16,7 @@ use prost::Message;
 use super::{clock, counters::Counters, running::Running};
 use crate::{
     state::StateDir,
-    transport::{EnrolTicket, Transport},
+    transport::EnrolTicket,
 };
 
 /// Requests that wait for a signer's answer.
@@ -25,6 +25,7 @@ const WAITING: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Requests that are looked at per second; more are turned away before anything is verified.
 const PER_SECOND: u32 = 20;
+const ASK_ANOTHER: &str = "try another seed, or start the host that made the token";
 
 /// Requests handed to a signer, by the number under which the answer comes.
 #[derive(Default)]
@@ -75,7 +76,7 @@ fn no_signer() -> Refusal {
 
 /// A refusal as the joiner gets it.
 fn refusal_reply(refusal: &Refusal) -> Bytes {
-    encode_refusal(refusal, "try another seed, or start the host that made the token")
+    encode_refusal(refusal, ASK_ANOTHER)
 }
 
 fn encode_refusal(refusal: &Refusal, fix: &str) -> Bytes {
@@ -94,7 +95,6 @@ impl Running {
         &mut self,
         ticket: EnrolTicket,
         state: &StateDir,
-        transport: &Transport,
         counters: &mut Counters,
     ) {
         if !self.forwarded.admit(Instant::now()) {
@@ -109,7 +109,8 @@ impl Running {
                 counters.enrolment_refused(refusal.code.as_str());
                 tracing::warn!(remote = %ticket.remote, code = refusal.code.as_str(),
                     "enrolment refused: {}", refusal.detail);
-                ticket.answer(encode_refusal(&refusal, "make a new token on a signer of this mesh"));
+                ticket
+                    .answer(encode_refusal(&refusal, "make a new token on a signer of this mesh"));
                 return;
             }
         };
@@ -122,11 +123,11 @@ impl Running {
             counters.enrolment_refused(Code::NoSigner.as_str());
             ticket.answer(refusal_reply(&no_signer()));
         } else {
-            self.forward(signer, ticket, transport);
+            self.forward(signer, ticket);
         }
     }
 
-    fn forward(&mut self, signer: NodeKey, ticket: EnrolTicket, _transport: &Transport) {
+    fn forward(&mut self, signer: NodeKey, ticket: EnrolTicket) {
         self.forwarded.next += 1;
         let id = self.forwarded.next;
         self.node.forward_enrolment(signer, id, ticket.request.clone());
@@ -134,7 +135,12 @@ impl Running {
     }
 
     /// The signer's own decision, on disk before it is told.
-    pub(super) fn enrol(&mut self, request: &[u8], state: &StateDir, counters: &mut Counters) -> Bytes {
+    pub(super) fn enrol(
+        &mut self,
+        request: &[u8],
+        state: &StateDir,
+        counters: &mut Counters,
+    ) -> Bytes {
         match self.decide(request, state) {
             Ok(Enrolled { reply, name, key, .. }) => {
                 counters.enrolments += 1;
@@ -143,14 +149,57 @@ impl Running {
             }
             Err(EnrolRefusal { refusal, fix }) => {
                 counters.enrolment_refused(refusal.code.as_str());
-                tracing::warn!(code = refusal.code.as_str(), "enrolment refused: {}", refusal.detail);
+                tracing::warn!(
+                    code = refusal.code.as_str(),
+                    "enrolment refused: {}",
+                    refusal.detail
+                );
                 encode_refusal(&refusal, &fix)
             }
         }
     }
 
     fn decide(&mut self, request: &[u8], state: &StateDir) -> Result<Enrolled, EnrolRefusal> {
-        let _ = (request, state, clock::now());
-        todo!()
+        let own: Vec<_> = self.own_record().iter().map(|record| record.signed.clone()).collect();
+        let members: Vec<_> = self.node.directory().iter().cloned().collect();
+        let Some(signer) = &mut self.signer else {
+            return Err(EnrolRefusal { refusal: no_signer(), fix: ASK_ANOTHER.to_owned() });
+        };
+        let enrolled = signer.enrol(request, &members, &own, clock::unix(), &mut rand::rng())?;
+        record(signer, &enrolled.entries, state)?;
+        Ok(enrolled)
     }
+
+    /// Notes who has left, so that names and prefixes are free when their records are forgotten.
+    pub(super) fn note_departures(&mut self, state: &StateDir) {
+        let Some(signer) = &mut self.signer else { return };
+        let members: Vec<_> = self.node.directory().iter().cloned().collect();
+        let entries = signer.departures(&members, clock::unix());
+        if let Err(error) = record(signer, &entries, state) {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// Puts entries on disk, then takes them over. Nobody is told before.
+pub(super) fn record(
+    signer: &mut Signer,
+    entries: &[LedgerEntry],
+    state: &StateDir,
+) -> Result<(), EnrolRefusal> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let bytes: Vec<Vec<u8>> = entries.iter().map(LedgerEntry::encode).collect();
+    state.append_ledger(&bytes).map_err(|error| EnrolRefusal {
+        refusal: Refusal::new(
+            Code::NoSigner,
+            format!("the signer cannot write its ledger: {error}"),
+        ),
+        fix: "check the disk of the signer's state directory".to_owned(),
+    })?;
+    for entry in entries {
+        signer.apply(entry.clone());
+    }
+    Ok(())
 }

@@ -8,7 +8,17 @@ use super::{Daemon, clock, running::Running, status::rfc3339};
 /// A certificate that ends this soon is worth a warning.
 const EXPIRY_WARNING_SECONDS: i64 = NODE_CERTIFICATE_SECONDS / 12;
 
-fn line(code: &str, severity: &str, message: impl Into<String>, fix: impl Into<String>) -> HealthLine {
+/// A line that comes from the start of the daemon.
+pub(super) fn notice(code: &str, message: &str, fix: &str) -> HealthLine {
+    line(code, "warning", message, fix)
+}
+
+fn line(
+    code: &str,
+    severity: &str,
+    message: impl Into<String>,
+    fix: impl Into<String>,
+) -> HealthLine {
     HealthLine {
         code: code.to_owned(),
         severity: severity.to_owned(),
@@ -21,7 +31,12 @@ fn line(code: &str, severity: &str, message: impl Into<String>, fix: impl Into<S
 pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
     let mut lines = daemon.notices.clone();
     for warning in &daemon.own.warnings {
-        lines.push(line("pod_prefixes", "warning", warning, "correct the file, or set [network] pod_prefixes"));
+        lines.push(line(
+            "pod_prefixes",
+            "warning",
+            warning,
+            "correct the file, or set [network] pod_prefixes",
+        ));
     }
     if let Some(running) = &daemon.running {
         of_running(daemon, running, &mut lines);
@@ -43,14 +58,21 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
     }
     for refusal in running.node.own_refusals() {
         let fix = match refusal.code {
-            Code::PrefixNotGranted => "announce it on a host whose token grants it: \
-                 `meshctl token create --prefix …` on a signer, then leave and join again",
+            Code::PrefixNotGranted => {
+                "announce it on a host whose token grants it: \
+                 `meshctl token create --prefix …` on a signer, then leave and join again"
+            }
             _ => "see the journal",
         };
         lines.push(line(refusal.code.as_str(), "warning", refusal.detail.clone(), fix));
     }
     for damage in &running.damage {
-        lines.push(line("state_damaged", "warning", damage.as_str(), "check the disk of the state directory"));
+        lines.push(line(
+            "state_damaged",
+            "warning",
+            damage.as_str(),
+            "check the disk of the state directory",
+        ));
     }
     forwarding(daemon, running, lines);
     expiry(running, lines);
@@ -70,7 +92,12 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
     }
     let own_key = running.node.key();
     for blocked in running.plan.blocked.get(&own_key).into_iter().flatten() {
-        lines.push(line(blocked.reason.as_str(), "warning", blocked.message.as_str(), "announce each prefix on one host only"));
+        lines.push(line(
+            blocked.reason.as_str(),
+            "warning",
+            blocked.message.as_str(),
+            "announce each prefix on one host only",
+        ));
     }
 }
 
@@ -105,13 +132,18 @@ fn expiry(running: &Running, lines: &mut Vec<HealthLine>) {
     } else {
         ("error", format!("this node's certificate ended on {date}: other members refuse it"))
     };
-    lines.push(line("certificate_expiry", severity, message, "`meshctl leave`, then join with a new token"));
+    lines.push(line(
+        "certificate_expiry",
+        severity,
+        message,
+        "`meshctl leave`, then join with a new token",
+    ));
 }
 
 fn names(running: &Running, lines: &mut Vec<HealthLine>) {
     let directory = running.node.directory();
     let own = running.identity.certificate.name.as_str();
-    if directory.display_name(&running.node.key()).is_some_and(|shown| shown != own) {
+    if directory.display_name(&running.node.key()) != own {
         lines.push(line(
             "name_conflict",
             "warning",

@@ -5,18 +5,22 @@
 use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use meshd_core::trust::{self, Enrolment, IdentityKey, JoinToken, LaneKey};
 use meshd_proto::{
     NodeName,
     control::{JoinDone, JoinProgress, JoinRequest, join_progress::Step},
     wire,
 };
-use ipnet::IpNet;
 use prost::Message;
 use tokio::time::sleep;
 
 use super::{Daemon, Done, bridge::Answers, clock, resolve};
-use crate::{control::ControlError, state::Membership, transport::EnrolClient};
+use crate::{
+    control::{ControlBackend, ControlError},
+    state::Membership,
+    transport::EnrolClient,
+};
 
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(60);
@@ -84,7 +88,10 @@ impl Daemon {
                     let result = loop {
                         match attempt.run(None).await {
                             // Only what time or the network can mend is tried again.
-                            Err(error) if error.code == "seed_unreachable" || error.code == "no_signer" => {
+                            Err(error)
+                                if error.code == "seed_unreachable"
+                                    || error.code == "no_signer" =>
+                            {
                                 tracing::warn!("{error}; trying again in {} s", wait.as_secs());
                                 sleep(wait).await;
                                 wait = (wait * 2).min(RETRY_LAST);
@@ -92,7 +99,8 @@ impl Daemon {
                             result => break result,
                         }
                     };
-                    let _ = done.send(Done::Joined(Box::new(Joined { result, answers: None }))).await;
+                    let _ =
+                        done.send(Done::Joined(Box::new(Joined { result, answers: None }))).await;
                 });
             }
             Err(error) => tracing::error!("{error}"),
@@ -109,8 +117,11 @@ impl Daemon {
     fn prepare_join(&mut self, token: &str, name: &str) -> Result<Attempt, ControlError> {
         if let Some(running) = &self.running {
             let mesh = running.identity.certificate.mesh.clone();
-            return Err(failed("already_member", format!("this host is a member of {mesh}"),
-                "`meshctl leave` first"));
+            return Err(failed(
+                "already_member",
+                format!("this host is a member of {mesh}"),
+                "`meshctl leave` first",
+            ));
         }
         if self.joining {
             return Err(failed("already_joining", "another join is in progress", "wait for it"));
@@ -193,12 +204,12 @@ impl Daemon {
 
     /// Answers when this host has synced once and its device stands.
     fn wait_synced(&self, not_granted: Vec<IpNet>, answers: Answers<JoinProgress>) {
-        let Some(bridge) = self.bridge.clone() else { return };
+        let bridge = self.bridge.clone();
         tokio::spawn(async move {
             let _ = answers.send(doing("syncing with the mesh")).await;
             let until = tokio::time::Instant::now() + SYNC;
             loop {
-                let status = match bridge.status_now().await {
+                let status = match bridge.status().await {
                     Ok(status) => status,
                     Err(error) => {
                         let _ = answers.send(Err(error)).await;
@@ -240,7 +251,12 @@ impl Attempt {
         let resolved = resolve::resolve(&seeds).await;
         let mut why = resolved.failed;
         let request = trust::build_request(
-            &self.token, &self.identity, &self.name, &self.wanted, rand::random(), clock::unix(),
+            &self.token,
+            &self.identity,
+            &self.name,
+            &self.wanted,
+            rand::random(),
+            clock::unix(),
         );
         let request: Bytes = request.encode_to_vec().into();
         for address in resolved.addresses {
@@ -249,7 +265,12 @@ impl Attempt {
             }
             let answer = self
                 .client
-                .enrol(address, &self.token.trust_anchor(), &self.token.server_name(), request.clone())
+                .enrol(
+                    address,
+                    &self.token.trust_anchor(),
+                    &self.token.server_name(),
+                    request.clone(),
+                )
                 .await;
             let reply = match answer {
                 Ok(reply) => reply,
@@ -258,20 +279,26 @@ impl Attempt {
                     continue;
                 }
             };
-            let reply = wire::EnrolReply::decode(reply)
-                .map_err(|_| failed("bad_reply", format!("{address} sent what is no reply"), "try another seed"))?;
-            match trust::accept_reply(&reply, &self.token, &self.identity.public()) {
+            let reply = wire::EnrolReply::decode(reply).map_err(|_| {
+                failed("bad_reply", format!("{address} sent what is no reply"), "try another seed")
+            })?;
+            match trust::accept_reply(&reply, &self.token, &self.identity.public(), &self.name) {
                 Ok(enrolment) => {
                     return Ok((enrolment, self.identity.clone(), self.lane.clone(), seeds));
                 }
-                Err(error) if error.code() == "no_signer" => why.push(format!("{address}: {}", error.why())),
+                Err(error) if error.code() == "no_signer" => {
+                    why.push(format!("{address}: {}", error.why()))
+                }
                 Err(error) => return Err(failed(error.code(), error.why(), error.fix())),
             }
         }
         if why.is_empty() {
             why.push("the token names no seed, and [gossip] seeds is empty".to_owned());
         }
-        Err(failed("seed_unreachable", format!("no seed answered: {}", why.join(", ")),
-            "check that UDP 51800 of a seed is open, or add one to [gossip] seeds"))
+        Err(failed(
+            "seed_unreachable",
+            format!("no seed answered: {}", why.join(", ")),
+            "check that UDP 51800 of a seed is open, or add one to [gossip] seeds",
+        ))
     }
 }

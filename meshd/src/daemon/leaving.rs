@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use meshd_core::plan::{Change, Desired};
 use meshd_proto::control::LeaveReply;
 
 use super::{Daemon, running::scope};
@@ -16,14 +17,14 @@ impl Daemon {
         let Some(running) = &mut self.running else {
             return Err(super::requests::not_a_member("leave"));
         };
+        let certificate = running.identity.certificate.clone();
         running.node.leave(super::clock::now());
         self.pump();
         let to = self.running.as_mut().and_then(|r| r.left.take()).unwrap_or_default();
         let told = to.iter().filter(|peer| self.transport.is_connected(peer)).count();
         self.transport.flush(&to, TELL).await;
 
-        let empty = meshd_core::plan::Desired::default();
-        let scope = scope(&self.config, &empty);
+        let scope = scope(&self.config, &Desired::default());
         let report = self.reconciler.tear_down(scope).await;
         self.transport.stop_member();
         if let Some(running) = self.running.take()
@@ -33,21 +34,67 @@ impl Daemon {
         }
         self.resolve_due = None;
         let aside = self.state.forget_membership().map_err(|error| {
-            ControlError::new("state_dir", "left, but the keys are still on disk", error.to_string(),
-                "remove the state directory's keys/ and pki/")
+            ControlError::new(
+                "state_dir",
+                "left, but the keys are still on disk",
+                error.to_string(),
+                "remove the state directory's keys/ and pki/",
+            )
         })?;
         if let Some(aside) = aside {
             tracing::warn!(path = %aside.display(), "the mesh's CA was set aside, not deleted");
         }
-        let failed = match report {
-            Ok(report) => report.errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            Err(_) => vec!["the data plane's thread is gone".to_owned()],
+        let (removed, failed) = match report {
+            Ok(report) => (
+                summary(&report.applied),
+                report.errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ),
+            Err(_) => (Vec::new(), vec!["the data plane's thread is gone".to_owned()]),
         };
         if !failed.is_empty() {
-            return Err(ControlError::new("dataplane", "left, but not all was removed from the kernel",
-                failed.join(", "), "stop meshd and run `meshd cleanup`"));
+            return Err(ControlError::new(
+                "dataplane",
+                "left, but not all was removed from the kernel",
+                failed.join(", "),
+                "stop meshd and run `meshd cleanup`",
+            ));
         }
         tracing::info!(told, "left the mesh");
-        Ok(LeaveReply { told: u32::try_from(told).unwrap_or(u32::MAX) })
+        Ok(LeaveReply {
+            told: u32::try_from(told).unwrap_or(u32::MAX),
+            mesh: certificate.mesh.to_string(),
+            node: certificate.name.to_string(),
+            removed,
+        })
     }
+}
+
+/// What was removed, a line per kind of thing.
+fn summary(applied: &[Change]) -> Vec<String> {
+    let mut lines: Vec<String> = applied
+        .iter()
+        .filter_map(|change| match change {
+            Change::DeleteDevice { name } => {
+                Some(format!("interface {name} with its peers and addresses"))
+            }
+            Change::RemoveNat => Some("nftables table inet meshd".to_owned()),
+            _ => None,
+        })
+        .collect();
+    for (count, one, many) in [
+        (count(applied, |c| matches!(c, Change::RemoveRoute(_))), "route", "routes"),
+        (count(applied, |c| matches!(c, Change::RemoveRule(_))), "rule", "rules"),
+    ] {
+        match count {
+            0 => {}
+            1 => lines.push(format!("1 {one}")),
+            n => lines.push(format!("{n} {many}")),
+        }
+    }
+    lines.push("this node's keys, certificate and records".to_owned());
+    lines
+}
+
+fn count(applied: &[Change], of: fn(&Change) -> bool) -> usize {
+    applied.iter().filter(|change| of(change)).count()
 }

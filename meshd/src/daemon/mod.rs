@@ -16,6 +16,7 @@ mod bridge;
 mod clock;
 mod counters;
 mod enrolment;
+mod founding;
 mod health;
 mod joining;
 mod leaving;
@@ -43,8 +44,13 @@ use tokio::{
 
 pub(crate) use self::start::backend;
 use self::{
-    bridge::Request, counters::Counters, joining::Joined, own::Own, resolve::Resolved,
-    running::Running, systemd::Notifier,
+    bridge::{Bridge, Request},
+    counters::Counters,
+    joining::Joined,
+    own::Own,
+    resolve::Resolved,
+    running::Running,
+    systemd::Notifier,
 };
 use crate::{
     config::{Config, DEFAULT_DROP_INS},
@@ -101,6 +107,7 @@ struct Daemon {
     notices: Vec<HealthLine>,
     joining: bool,
     stopping: bool,
+    bridge: Bridge,
     done: mpsc::Sender<Done>,
     notifier: Notifier,
     /// When names of seeds are looked up again.
@@ -126,10 +133,8 @@ struct Inboxes {
 /// # Errors
 /// When the daemon cannot start.
 pub fn run(sources: Sources) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let (daemon, inboxes) = Daemon::start(sources)?;
         daemon.run(inboxes).await;
@@ -303,6 +308,7 @@ impl Daemon {
         if let Some(running) = &mut self.running {
             running.forwarded.expire(Instant::now());
             running.tell_handshakes();
+            running.note_departures(&self.state);
         }
         let line = self.status_line();
         self.notifier.alive(&line);
@@ -313,8 +319,13 @@ impl Daemon {
         let status = status::status(self);
         match (status.mesh, status.peers) {
             (Some(mesh), Some(peers)) => {
-                format!("{}: {} in {mesh}, {} of {} peers up", status.state,
-                    status.node.unwrap_or_default(), peers.up, peers.total)
+                format!(
+                    "{}: {} in {mesh}, {} of {} peers up",
+                    status.state,
+                    status.node.unwrap_or_default(),
+                    peers.up,
+                    peers.total
+                )
             }
             _ => format!("{}: run `meshctl init` or `meshctl join TOKEN`", status.state),
         }

@@ -37,8 +37,8 @@ impl Own {
         let prefixes = match &config.network.pod_prefixes {
             Automatic::Given(prefixes) => prefixes.iter().map(IpNet::trunc).collect(),
             Automatic::Auto => {
-                let found = cni::detect(&cni::Paths::default());
-                warnings.extend(found.warnings.iter().map(ToString::to_string));
+                let found = cni::detect(&cni::CniPaths::default());
+                warnings.extend(found.warnings);
                 found.prefixes
             }
         };
@@ -91,13 +91,14 @@ impl Own {
             .filter(ours)
             .flat_map(|interface| interface.addresses.iter().copied())
             .collect();
-        let behind_nat = observed.is_some_and(|seen| {
-            !addresses.iter().any(|own| own.addr() == seen.ip())
-        });
+        let behind_nat =
+            observed.is_some_and(|seen| !addresses.iter().any(|own| own.addr() == seen.ip()));
         LocalNetwork {
-            ipv6: self.facts.interfaces.iter().any(|i| {
-                i.addresses.iter().any(|address| matches!(address, IpNet::V6(_)))
-            }),
+            ipv6: self
+                .facts
+                .interfaces
+                .iter()
+                .any(|i| i.addresses.iter().any(|address| matches!(address, IpNet::V6(_)))),
             gateways: self.facts.gateways(),
             underlay_mtu: Some(self.facts.underlay_mtu()),
             behind_nat,

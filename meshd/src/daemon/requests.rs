@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshd_core::address;
+use meshd_core::{address, trust::Record};
 use meshd_proto::control::{
     CreateTokenReply, CreateTokenRequest, ListPeersReply, ListTokensReply, Peer, PingReply,
     PingRequest, ShowPeerReply,
@@ -103,23 +103,27 @@ impl Daemon {
 
     fn prepare_ping(&self, request: &PingRequest) -> Result<Ping, ControlError> {
         let running = self.running.as_ref().ok_or_else(|| not_a_member("ping"))?;
-        let record = running
-            .node
-            .directory()
-            .by_name(&request.name)
-            .ok_or_else(|| no_such_peer(&request.name))?
-            .clone();
+        let record = one_of(running.node.directory().by_name(&request.name), &request.name)?;
         if record.key == running.node.key() {
-            return Err(ControlError::new("bad_request", format!("cannot ping {}", request.name),
-                "that is this host", "name another member"));
+            return Err(ControlError::new(
+                "bad_request",
+                format!("cannot ping {}", request.name),
+                "that is this host",
+                "name another member",
+            ));
         }
         let prober = running.prober.clone().ok_or_else(|| {
-            ControlError::new("not_ready", format!("cannot ping {}", request.name),
-                "the tunnel device is not up", "see `meshctl status`")
+            ControlError::new(
+                "not_ready",
+                format!("cannot ping {}", request.name),
+                "the tunnel device is not up",
+                "see `meshctl status`",
+            )
         })?;
-        let kernel = record.lanes.first().and_then(|lane| {
-            running.observed.as_ref()?.peers.get(&lane.public_key)
-        });
+        let kernel = record
+            .lanes
+            .first()
+            .and_then(|lane| running.observed.as_ref()?.peers.get(&lane.public_key));
         let duration = |ms: u32, default: Duration| match ms {
             0 => default,
             ms => Duration::from_millis(u64::from(ms)),
@@ -147,7 +151,10 @@ impl Daemon {
         Ok(ListTokensReply { tokens })
     }
 
-    fn create_token(&mut self, request: &CreateTokenRequest) -> Result<CreateTokenReply, ControlError> {
+    fn create_token(
+        &mut self,
+        request: &CreateTokenRequest,
+    ) -> Result<CreateTokenReply, ControlError> {
         let port = self.gossip_port();
         let seeds = self.own.endpoints(&self.config, port);
         let running = self.running.as_mut().ok_or_else(|| not_a_member("make a token"))?;
@@ -178,6 +185,23 @@ fn no_such_peer(name: &str) -> ControlError {
     )
 }
 
+/// The only member of that name.
+fn one_of<'a>(found: Vec<&'a Arc<Record>>, name: &str) -> Result<&'a Arc<Record>, ControlError> {
+    match found.as_slice() {
+        [one] => Ok(one),
+        [] => Err(no_such_peer(name)),
+        several => Err(ControlError::new(
+            "name_conflict",
+            format!("{name} is the name of {} members", several.len()),
+            "the name alone does not tell which is meant",
+            format!(
+                "say {name}~{}, with the letters that `meshctl peers list` shows",
+                several[0].key.short()
+            ),
+        )),
+    }
+}
+
 fn find(peers: Vec<Peer>, name: &str) -> Result<Peer, ControlError> {
     peers.into_iter().find(|peer| peer.name == name).ok_or_else(|| no_such_peer(name))
 }
@@ -203,8 +227,12 @@ impl Ping {
             let rtt = match self.prober.ping(self.target, self.size, self.timeout).await {
                 Ok(rtt) => rtt,
                 Err(error) => {
-                    let failed = ControlError::new("probe_failed", format!("cannot ping {}", self.name),
-                        error.to_string(), "see `meshctl status`");
+                    let failed = ControlError::new(
+                        "probe_failed",
+                        format!("cannot ping {}", self.name),
+                        error.to_string(),
+                        "see `meshctl status`",
+                    );
                     let _ = to.send(Err(failed)).await;
                     return;
                 }

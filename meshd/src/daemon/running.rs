@@ -12,10 +12,7 @@ use meshd_core::{
     address,
     node::{Event, Liveness, Node, Output, Severity},
     now::UnixTime,
-    plan::{
-        LaneKeys, Member, Observed, Plan, PlanConfig, PlanInput, TunnelTracker,
-        plan,
-    },
+    plan::{LaneKeys, Member, Observed, Plan, PlanConfig, PlanInput, TunnelTracker, plan},
     refusal::{Code, Refusal},
     trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
 };
@@ -101,12 +98,8 @@ impl Running {
 
     fn draft(&self, own: &Own, config: &Config, gossip_port: u16) -> RecordDraft {
         let certificate = &self.identity.certificate;
-        let lane = self.lane.to_wire(
-            &certificate.mesh_id,
-            &certificate.key,
-            config.wireguard.port,
-            0,
-        );
+        let lane =
+            self.lane.to_wire(&certificate.mesh_id, &certificate.key, config.wireguard.port, 0);
         RecordDraft {
             lanes: vec![lane],
             mesh_addresses: certificate.mesh_addresses(),
@@ -150,9 +143,11 @@ impl Running {
                     }
                 }
                 Output::StoreBundle(bytes) => {
-                    if let Some(anchors) = self.node.anchors() {
-                        self.anchors.set(anchors.clone());
+                    let anchors = self.node.anchors().clone();
+                    if let Some(signer) = &mut self.signer {
+                        signer.set_anchors(anchors.clone());
                     }
+                    self.anchors.set(anchors);
                     if let Err(error) = state.save_bundle(&bytes) {
                         self.store_failed(&error.to_string());
                     }
@@ -182,11 +177,7 @@ impl Running {
     }
 
     fn addresses(&self, transport: &Transport, to: &NodeKey) -> Vec<SocketAddr> {
-        if transport.is_reachable(to) {
-            Vec::new()
-        } else {
-            self.node.endpoints(to, clock::now())
-        }
+        if transport.is_reachable(to) { Vec::new() } else { self.node.endpoints(to, clock::now()) }
     }
 
     /// A cache that cannot be written is no reason to stop: gossip goes on.
@@ -199,7 +190,11 @@ impl Running {
     }
 
     /// Plans from what is known now, and returns what the data plane is to keep.
-    pub(super) fn replan(&mut self, own: &Own, config: &Config) -> Option<(Arc<meshd_core::plan::Desired>, Scope)> {
+    pub(super) fn replan(
+        &mut self,
+        own: &Own,
+        config: &Config,
+    ) -> Option<(Arc<meshd_core::plan::Desired>, Scope)> {
         self.plan_due = None;
         self.planned_at = Some(Instant::now());
         let own_record = self.own_record()?;
@@ -212,10 +207,8 @@ impl Running {
             .map(|record| self.member(record, now))
             .collect();
         let plan_config = plan_config(config);
-        let lane = LaneKeys {
-            private_key: self.lane.private_key(),
-            public_key: self.lane.public_key(),
-        };
+        let lane =
+            LaneKeys { private_key: self.lane.private_key(), public_key: self.lane.public_key() };
         let local = own.local_network(self.node.observed());
         let planned = plan(&PlanInput {
             own: &own_record,
@@ -233,8 +226,7 @@ impl Running {
     }
 
     fn member(&self, record: &Arc<Record>, now: Instant) -> Member {
-        let (liveness, since) =
-            self.node.liveness(&record.key).unwrap_or((Liveness::Suspect, now));
+        let (liveness, since) = self.node.liveness(&record.key).unwrap_or((Liveness::Suspect, now));
         let tunnel = record.lanes.first().and_then(|lane| self.tracker.health(&lane.public_key));
         Member {
             record: record.clone(),
@@ -258,8 +250,11 @@ impl Running {
         counters.changes_failed += report.errors.len() as u64;
         if report.repaired && !report.applied.is_empty() {
             counters.drift_repaired += report.applied.len() as u64;
-            tracing::warn!(changes = report.applied.len(),
-                "repaired what another program changed: {}", describe(&report.applied));
+            tracing::warn!(
+                changes = report.applied.len(),
+                "repaired what another program changed: {}",
+                describe(&report.applied)
+            );
         } else if !report.applied.is_empty() {
             tracing::debug!(changes = report.applied.len(), "data plane changed");
         }
@@ -277,9 +272,10 @@ impl Running {
         let Some(observed) = report.observed else { return };
         if let Some(prober) = self.start_prober() {
             for key in new_peers(&report.applied) {
-                let record = self.node.directory().iter().find(|record| {
-                    record.lanes.first().is_some_and(|lane| lane.public_key == key)
-                });
+                let record =
+                    self.node.directory().iter().find(|record| {
+                        record.lanes.first().is_some_and(|lane| lane.public_key == key)
+                    });
                 if let Some(record) = record {
                     prober.poke(address::ula(&mesh, &record.key));
                 }
@@ -354,12 +350,8 @@ fn new_peers(changes: &[meshd_core::plan::Change]) -> Vec<meshd_proto::WgPublicK
 
 fn describe(changes: &[meshd_core::plan::Change]) -> String {
     const SHOWN: usize = 4;
-    let mut text = changes
-        .iter()
-        .take(SHOWN)
-        .map(|change| format!("{change}"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let mut text =
+        changes.iter().take(SHOWN).map(|change| format!("{change}")).collect::<Vec<_>>().join(", ");
     if changes.len() > SHOWN {
         text.push_str(&format!(" and {} more", changes.len() - SHOWN));
     }
@@ -398,10 +390,6 @@ pub(super) fn scope(config: &Config, desired: &meshd_core::plan::Desired) -> Sco
         interface: config.wireguard.interface.to_string(),
         table: config.network.table,
         rule_priority: config.network.rule_priority,
-        sysctls: desired
-            .device
-            .iter()
-            .flat_map(|device| device.sysctls.keys().cloned())
-            .collect(),
+        sysctls: desired.device.iter().flat_map(|device| device.sysctls.keys().cloned()).collect(),
     }
 }

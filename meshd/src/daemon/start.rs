@@ -16,10 +16,19 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Daemon, Inboxes, Sources, bridge::Bridge, clock, counters::Counters, enrolment::Forwarded,
-    health, own::Own, running::{Running, SharedAnchors}, signals, systemd::Notifier,
+    Daemon, Inboxes, Sources,
+    bridge::Bridge,
+    clock,
+    counters::Counters,
+    enrolment::Forwarded,
+    health,
+    own::Own,
+    running::{Running, SharedAnchors},
+    signals,
+    systemd::Notifier,
 };
 use crate::{
+    check,
     config::{self, Config},
     control::{self, ControlSocket},
     dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
@@ -41,6 +50,7 @@ impl Daemon {
     /// Opens everything. Must run inside the runtime.
     pub(super) fn start(sources: Sources) -> anyhow::Result<(Self, Inboxes)> {
         let config = sources.load()?;
+        check::privileges().map_err(|why| anyhow!("cannot start the daemon; {why}"))?;
         let (terminate, interrupt, hangup) = signals().context("cannot catch signals")?;
         let state = StateDir::open(&config.node.state_dir)?;
         let socket = ControlSocket::bind(&config.control.socket, &config.control.group)?;
@@ -53,13 +63,16 @@ impl Daemon {
 
         let notices = socket
             .warning()
-            .map(|warning| health::notice("control_group", warning, "create the group and restart meshd"))
+            .map(|warning| {
+                health::notice("control_group", warning, "create the group and restart meshd")
+            })
             .into_iter()
             .collect();
         let (calls, requests) = mpsc::channel(64);
         let (done, done_inbox) = mpsc::channel(16);
         let (stop_control, stopped) = watch::channel(false);
-        let server = control::serve(socket, Arc::new(Bridge(calls)), stopped);
+        let bridge = Bridge(calls);
+        let server = control::serve(socket, Arc::new(bridge.clone()), stopped);
         tokio::spawn(async move {
             if let Err(error) = server.await {
                 tracing::error!(%error, "the control socket is closed; restart meshd");
@@ -78,6 +91,7 @@ impl Daemon {
             notices,
             joining: false,
             stopping: false,
+            bridge,
             done,
             notifier: Notifier::default(),
             resolve_due: None,
@@ -191,9 +205,7 @@ impl Daemon {
             membership.certificate.key,
             ledger.iter().map(Vec::as_slice),
         )
-        .map_err(|error| {
-            anyhow!("cannot act as signer; {error}; restore pki/ from a backup")
-        })?;
+        .map_err(|error| anyhow!("cannot act as signer; {error}; restore pki/ from a backup"))?;
         Ok(Some(signer))
     }
 }
@@ -201,9 +213,9 @@ impl Daemon {
 fn tls_identity(running: &Running) -> anyhow::Result<TlsIdentity> {
     let anchors = running.anchors.0.read().unwrap_or_else(PoisonError::into_inner);
     let certificate = &running.identity.certificate;
-    let issuer = anchors
-        .issuer_of(certificate)
-        .ok_or_else(|| anyhow!("this node's certificate has no issuer in pki/bundle; join again"))?;
+    let issuer = anchors.issuer_of(certificate).ok_or_else(|| {
+        anyhow!("this node's certificate has no issuer in pki/bundle; join again")
+    })?;
     let key = running.identity.key.pkcs8_der();
     Ok(TlsIdentity {
         chain: vec![

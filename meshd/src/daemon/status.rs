@@ -128,7 +128,7 @@ fn peer(
     let liveness = liveness(running, record);
     let reason = blocked.first().map(|blocked| blocked.reason.as_str().to_owned());
     Peer {
-        name: running.node.directory().display_name(&record.key).unwrap_or_default(),
+        name: running.node.directory().display_name(&record.key),
         id: record.key.to_string(),
         zone: record.zone.to_string(),
         gossip: liveness.as_str().to_owned(),

@@ -149,7 +149,7 @@ impl DataplaneError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Kernel { errno: Errno::EPERM | Errno::EACCES, .. } => "no_permission",
+            Self::Kernel { errno: Errno::EPERM, .. } => "no_permission",
             Self::Kernel { errno: Errno::EADDRINUSE, .. } => "port_in_use",
             Self::Kernel { .. } => "kernel_refused",
             Self::NoInterface { .. } => "interface_gone",
@@ -174,7 +174,13 @@ fn reason(errno: Errno) -> String {
 
 fn remedy(errno: Errno) -> &'static str {
     match errno {
-        Errno::EPERM | Errno::EACCES => "meshd needs root or CAP_NET_ADMIN",
+        Errno::EPERM => "meshd needs root or CAP_NET_ADMIN",
+        Errno::EACCES => {
+            "IPv6 may be switched off for this interface (sysctl disable_ipv6), or meshd lacks CAP_NET_ADMIN"
+        }
+        Errno::EINVAL => {
+            "the kernel takes no such value, e.g. a source address that this host does not have"
+        }
         Errno::EADDRINUSE => {
             "another program listens on this UDP port: stop it, or set another [wireguard] port"
         }
@@ -199,5 +205,29 @@ fn sysctl_remedy(error: &io::Error) -> &'static str {
             "/proc/sys is read-only here: set ProtectKernelTunables=no in the unit, or set it by hand"
         }
         _ => "check the value that the kernel allows",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_message_says_what_why_and_what_to_do() {
+        let refused = |errno| DataplaneError::Kernel {
+            action: "add",
+            object: "address 100.112.0.1/32 of mesh0".to_owned(),
+            errno,
+        };
+        let text = refused(Errno::EPERM).to_string();
+        assert_eq!(
+            text,
+            "cannot add address 100.112.0.1/32 of mesh0: Operation not permitted (EPERM); meshd needs root or \
+             CAP_NET_ADMIN"
+        );
+        assert_eq!(refused(Errno::EPERM).code(), "no_permission");
+        assert_eq!(refused(Errno::EADDRINUSE).code(), "port_in_use");
+        let taken = DataplaneError::NameTaken { name: "mesh0".into(), what: "a bridge".into() };
+        assert!(taken.to_string().contains("[wireguard] interface"), "{taken}");
     }
 }

@@ -13,6 +13,7 @@
 //! | nftables | table `inet meshd` |
 
 mod error;
+pub mod fake;
 pub mod linux;
 pub mod userspace;
 pub mod watch;
@@ -20,6 +21,7 @@ pub mod watch;
 use std::collections::BTreeSet;
 
 pub use error::DataplaneError;
+pub use fake::FakeDataplane;
 pub use linux::LinuxDataplane;
 use meshd_core::plan::{Change, Observed};
 
@@ -52,11 +54,11 @@ pub struct Scope {
 /// Reads and changes the kernel. All calls block: run it on a thread of its own, outside any async
 /// runtime.
 pub trait Dataplane: Send {
-    /// Everything in `scope` that is ours.
+    /// Everything in `scope` that is ours. Another program's interface of that name is not: no device is reported, and
+    /// making ours then fails with [`DataplaneError::NameTaken`].
     ///
     /// # Errors
-    /// When something could not be read, or the interface name belongs to somebody else
-    /// ([`DataplaneError::NameTaken`]).
+    /// When something could not be read.
     fn observe(&mut self, scope: &Scope) -> Result<Observed, DataplaneError>;
 
     /// Applies `changes` in order; those that do not depend on a failed one are still made. Returns the index and

@@ -23,8 +23,8 @@ impl StateDir {
     pub fn read_ledger(&self) -> Result<Vec<Vec<u8>>, StateError> {
         let path = self.file("pki/ledger");
         let bytes = durable::read(&path, LARGEST)?.unwrap_or_default();
-        let (entries, whole) =
-            split(&bytes).map_err(|at| StateError::damaged(&path, format!("entry at byte {at}")))?;
+        let (entries, whole) = split(&bytes)
+            .map_err(|at| StateError::damaged(&path, format!("entry at byte {at}")))?;
         if whole < bytes.len() {
             tracing::warn!("the last ledger entry was incomplete and is dropped: a crash cut it");
             durable::write(&path, &bytes[..whole])?;

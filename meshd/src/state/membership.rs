@@ -83,9 +83,7 @@ impl StateDir {
         let bundle_path = self.file("pki/bundle");
         let bundle = SignedBundle::decode(self.need("pki/bundle")?.as_slice())
             .map_err(|why| StateError::damaged(&bundle_path, why))?;
-        anchors
-            .install_bundle(&bundle)
-            .map_err(|why| StateError::damaged(&bundle_path, why))?;
+        anchors.install_bundle(&bundle).map_err(|why| StateError::damaged(&bundle_path, why))?;
         let identity = IdentityKey::from_seed(&*self.need_seed("keys/identity")?);
         if identity.public() != certificate.key {
             return Err(StateError::damaged(&path, "it is for another key than keys/identity"));
@@ -153,9 +151,13 @@ impl StateDir {
         if !self.file("pki/root.key").exists() {
             return Ok(None);
         }
-        let Some(aside) = (1..1_000).map(|n| self.file(&format!("former-ca-{n}"))).find(|p| !p.exists())
+        let Some(aside) =
+            (1..1_000).map(|n| self.file(&format!("former-ca-{n}"))).find(|p| !p.exists())
         else {
-            return Err(StateError::damaged(&self.path, "a thousand former CAs lie here; move some"));
+            return Err(StateError::damaged(
+                &self.path,
+                "a thousand former CAs lie here; move some",
+            ));
         };
         super::private_directory(&aside)
             .map_err(|source| FileError::new("make", &aside, source))?;
@@ -180,8 +182,7 @@ impl StateDir {
     }
 
     fn need_seed(&self, name: &str) -> Result<Zeroizing<[u8; 32]>, StateError> {
-        self.read_seed(name)?
-            .ok_or_else(|| StateError::damaged(&self.file(name), "it is missing"))
+        self.read_seed(name)?.ok_or_else(|| StateError::damaged(&self.file(name), "it is missing"))
     }
 
     fn read_seed(&self, name: &str) -> Result<Option<Zeroizing<[u8; 32]>>, StateError> {

@@ -37,7 +37,7 @@ use tokio::sync::mpsc;
 use self::{connection::Live, server::Gate};
 pub use self::{
     dial::Target,
-    enrol::{EnrolClientError, EnrolTicket},
+    enrol::{EnrolClient, EnrolClientError, EnrolTicket},
     server::ChainCheck,
     socket::SocketError,
     tls::{TlsError, TlsIdentity},
@@ -200,6 +200,18 @@ impl Transport {
         self.live.contains_key(peer)
     }
 
+    /// True when `peer` is connected or being dialled: what is sent now needs no addresses.
+    #[must_use]
+    pub fn is_reachable(&self, peer: &NodeKey) -> bool {
+        self.is_connected(peer) || self.dialling.contains_key(&Target::Node(*peer))
+    }
+
+    /// Waits until the last connection is closed, or `limit` has passed.
+    pub async fn wait_closed(&self, limit: Duration) {
+        // After the limit the peers notice by themselves.
+        let _ = tokio::time::timeout(limit, self.endpoint.wait_idle()).await;
+    }
+
     /// Round-trip time to `peer` on the underlay, as QUIC measures it.
     #[must_use]
     pub fn rtt(&self, peer: &NodeKey) -> Option<Duration> {
@@ -256,8 +268,8 @@ impl Transport {
     }
 
     /// A joiner's enrolment through `address`: one request, one reply.
-    pub fn enrol_client(&self) -> enrol::EnrolClient {
-        enrol::EnrolClient::new(self.endpoint.clone())
+    pub fn enrol_client(&self) -> EnrolClient {
+        EnrolClient::new(self.endpoint.clone())
     }
 
     /// The next thing that happened. Cancel safe.

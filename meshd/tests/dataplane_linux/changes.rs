@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use meshd_core::plan::{
-    Change, Family, Observed, ObservedDevice, ObservedPeer, RouteKind, SourceNat,
+    Change, Desired, Device, Family, Observed, ObservedDevice, ObservedPeer, Peer, RouteKind,
+    SourceNat, diff,
 };
 
 use crate::host::{Host, MARK, backend, net, nets, private, public, route, rule, sysctls};
@@ -96,6 +97,42 @@ fn what_is_applied_is_observed_and_can_be_applied_again() {
     assert_eq!(observe(&host), expected(&host));
     host.apply(all(&host));
     assert_eq!(observe(&host), expected(&host));
+}
+
+#[test]
+fn a_desired_state_is_reached_in_one_round_and_left_without_a_trace() {
+    let host = Host::new();
+    let before = host.everything();
+    let seen = expected(&host);
+    let device = seen.device.clone().unwrap();
+    let desired = Desired {
+        device: Some(Device {
+            name: device.name,
+            private_key: private(1),
+            public_key: public(1),
+            listen_port: device.listen_port,
+            fwmark: device.fwmark,
+            mtu: device.mtu,
+            addresses: device.addresses,
+            sysctls: device.sysctls,
+        }),
+        peers: seen
+            .peers
+            .into_iter()
+            .map(|(key, peer)| {
+                let ObservedPeer { allowed_ips, endpoint, keepalive, .. } = peer;
+                (key, Peer { allowed_ips, endpoint, keepalive })
+            })
+            .collect(),
+        routes: seen.routes,
+        rules: seen.rules,
+        nat: seen.nat,
+    };
+    for want in [&desired, &Desired::default(), &desired, &Desired::default()] {
+        host.apply(diff(want, &observe(&host)));
+        assert_eq!(diff(want, &observe(&host)), []);
+    }
+    assert_eq!(host.everything(), before);
 }
 
 #[test]

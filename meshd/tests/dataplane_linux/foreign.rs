@@ -1,7 +1,7 @@
 //! What is not ours is neither taken nor touched, and errors say what to do.
 
 use meshd::dataplane::DataplaneError;
-use meshd_core::plan::{Backend, Change, Family, RouteKind, Rule, SourceNat};
+use meshd_core::plan::{Backend, Change, Family, Observed, RouteKind, Rule, SourceNat};
 
 use crate::host::{Host, PRIORITY, TABLE, backend, net, public, route, rule};
 
@@ -99,16 +99,17 @@ fn a_taken_interface_name_is_refused_and_untouched() {
         let name = host.device.clone();
         host.sh(&format!("ip {}", kind.replace("NAME", &name)));
         let before = host.everything();
-        let error = host.observe().unwrap_err();
-        assert_eq!(error.code(), "interface_name_taken");
-        assert!(error.to_string().contains("[wireguard] interface"), "{error}");
+        assert_eq!(host.observe().unwrap(), Observed::default());
         let mut changes = host.device_changes(1, &["100.112.0.1/32"]);
         changes.retain(|change| !matches!(change, Change::SetSysctl { .. }));
         changes.push(host.put_peer(2, None, &["10.2.0.0/24"]));
+        changes.push(Change::PutRoute(host.route("10.2.0.0/24", None, None)));
         changes.push(Change::DeleteDevice { name: name.clone() });
         let count = changes.len();
         let failures = host.try_apply(changes);
         assert_eq!(failures.len(), count, "{kind}");
+        let text = failures[0].1.to_string();
+        assert!(text.contains("[wireguard] interface"), "{text}");
         assert!(failures.iter().all(|(_, e)| matches!(e, DataplaneError::NameTaken { .. })));
         assert_eq!(host.everything(), before);
         host.sh(&format!("ip link del {name}"));
@@ -192,4 +193,22 @@ fn what_a_crash_left_of_a_device_is_known_and_made_whole() {
     assert_eq!(host.observe().unwrap().device.unwrap().public_key, Some(public(1)));
     host.delete_device();
     assert!(!std::path::Path::new(&socket).exists());
+}
+
+#[test]
+fn a_process_of_another_namespace_keeps_its_socket() {
+    let first = Host::new();
+    first.apply(first.device_changes(1, &[]));
+    let mut second = Host::new();
+    second.device.clone_from(&first.device);
+    let failures = second.try_apply(vec![Change::CreateDevice { name: second.device.clone() }]);
+    match backend() {
+        // The kernel's devices of two namespaces have nothing in common.
+        Backend::Kernel => assert!(failures.is_empty(), "{failures:?}"),
+        Backend::Userspace => {
+            let codes: Vec<_> = failures.iter().map(|(_, error)| error.code()).collect();
+            assert_eq!(codes, ["userspace_not_started"], "{failures:?}");
+        }
+    }
+    assert_eq!(first.observe().unwrap().device.unwrap().public_key, Some(public(1)));
 }

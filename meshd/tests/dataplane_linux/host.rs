@@ -117,11 +117,10 @@ impl Host {
 
     #[track_caller]
     pub(crate) fn apply(&self, changes: Vec<Change>) {
-        let failures = self.try_apply(changes.clone());
-        let shown: Vec<String> = failures
-            .iter()
-            .map(|(index, error)| format!("{:?}: {error}", changes[*index]))
-            .collect();
+        let names: Vec<String> = changes.iter().map(|change| format!("{change:?}")).collect();
+        let failures = self.try_apply(changes);
+        let shown: Vec<String> =
+            failures.iter().map(|(index, error)| format!("{}: {error}", names[*index])).collect();
         assert!(shown.is_empty(), "{shown:#?}");
     }
 

@@ -12,6 +12,7 @@
 
 mod capture;
 mod control;
+mod counters;
 mod daemon;
 mod flow;
 mod host;
@@ -26,6 +27,7 @@ mod world;
 
 pub use capture::{Capture, Captured};
 pub use control::{Health, Peer, PeerTotals, Status};
+pub use counters::Counters;
 pub use daemon::Daemon;
 pub use flow::{Direction, Flow, FlowReport, Gap};
 pub use host::{Host, HostPlan};

@@ -143,6 +143,11 @@ impl Node {
         self.seeds.set(seeds, now.mono);
     }
 
+    /// Changes how long the dead are remembered.
+    pub fn set_forget_after(&mut self, forget_after: Duration) {
+        self.config.forget_after = forget_after;
+    }
+
     /// The prefixes that this host routes into the mesh now: endpoints inside them are not dialled.
     pub fn set_routed(&mut self, routed: Vec<IpNet>) {
         self.paths.set_routed(routed);

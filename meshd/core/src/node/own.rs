@@ -252,7 +252,7 @@ impl Node {
         draft.left |= self.own.has_left();
         let before = self.own.published.as_ref().map_or(self.own.heard.1, |r| r.issued_at);
         let issued_at = now.unix.max(before).max(self.own.heard.1);
-        let grants = &self.own.identity.certificate().grants;
+        let grants = &self.own.identity.certificate.grants;
         let (granted, refused): (Vec<_>, Vec<_>) = draft
             .prefixes
             .iter()

@@ -3,10 +3,7 @@
 //! All are Ed25519, and the same input gives the same bytes. Who gets one is `signer`'s decision;
 //! reading them is `certificate`'s part.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{fmt, net::Ipv4Addr};
 
 use ed25519_dalek::{Signer, SigningKey};
 use ipnet::IpNet;
@@ -78,7 +75,7 @@ pub struct NodeTerms {
     pub groups: Vec<String>,
     /// What may be claimed, in any order.
     pub grants: Vec<Grant>,
-    /// IPv4 address inside the mesh.
+    /// IPv4 address inside the mesh; granted with the rest.
     pub mesh_ipv4: Option<Ipv4Addr>,
     /// First second of validity.
     pub not_before: UnixTime,
@@ -223,7 +220,7 @@ impl fmt::Debug for CaKey {
     }
 }
 
-fn encode_error(error: rcgen::Error) -> CaError {
+fn encode_error(error: impl fmt::Display) -> CaError {
     CaError::Encode(error.to_string())
 }
 
@@ -259,9 +256,11 @@ fn ca_params(
 
 fn node_params(terms: &NodeTerms, issuer: &CaCertificate) -> Result<CertificateParams, CaError> {
     let mut grants = terms.grants.clone();
+    grants.extend(terms.mesh_ipv4.map(extension::mesh_grant));
     grants.sort_unstable();
     grants.dedup();
-    let prefixes: Vec<IpNet> = grants.iter().map(|grant| grant.prefix).collect();
+    let ula = address::host_prefix(address::ula(&terms.mesh_id, &terms.key).into());
+    let blocks: Vec<IpNet> = grants.iter().map(|grant| grant.prefix).chain([ula]).collect();
     let extension = Grants {
         mesh_id: terms.mesh_id,
         enrolment_id: terms.enrolment_id,
@@ -269,10 +268,6 @@ fn node_params(terms: &NodeTerms, issuer: &CaCertificate) -> Result<CertificateP
         grants,
         mesh_ipv4: terms.mesh_ipv4,
     };
-    let mesh_addresses =
-        [terms.mesh_ipv4.map(IpAddr::from), Some(address::ula(&terms.mesh_id, &terms.key).into())];
-    let blocks: Vec<IpNet> =
-        mesh_addresses.into_iter().flatten().map(address::host_prefix).chain(prefixes).collect();
     let content = extension.encode();
     let (from, to) =
         (terms.not_before.max(issuer.not_before), terms.not_after.min(issuer.not_after));

@@ -74,8 +74,16 @@ impl Grants {
                     .map_err(|_| malformed("the mesh address is not 4 bytes"))?,
             ),
         };
+        if mesh_ipv4.is_some_and(|address| !grants.contains(&mesh_grant(address))) {
+            return Err(malformed("the mesh address is not among its grants"));
+        }
         Ok(Self { mesh_id, enrolment_id, groups: message.groups, grants, mesh_ipv4 })
     }
+}
+
+/// The mesh address as the exact grant that it is: in a contest it counts like any other.
+pub(super) fn mesh_grant(address: Ipv4Addr) -> Grant {
+    Grant { prefix: address::host_prefix(address.into()), claim_len: None }
 }
 
 fn malformed(why: &str) -> Refusal {
@@ -134,7 +142,11 @@ mod tests {
             mesh_id: MeshId([1; 16]),
             enrolment_id: [2; 16],
             groups: vec!["web".into()],
-            grants: vec![grant("10.1.0.0/16", None), grant("10.2.0.0/16", Some(24))],
+            grants: vec![
+                grant("10.1.0.0/16", None),
+                grant("10.2.0.0/16", Some(24)),
+                grant("100.112.0.9/32", None),
+            ],
             mesh_ipv4: Some(Ipv4Addr::new(100, 112, 0, 9)),
         }
     }

@@ -91,6 +91,7 @@ impl TestMesh {
         let lane = LaneKey::from_seed(&node.public().0);
         RecordDraft {
             lanes: vec![lane.to_wire(&self.mesh_id, &node.public(), 51820, 0)],
+            mesh_addresses: node.certificate.mesh_addresses(),
             prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
             endpoints: vec!["192.0.2.7:51800".parse().unwrap()],
             zone: "zone-1".parse().unwrap(),

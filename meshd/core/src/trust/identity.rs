@@ -1,6 +1,7 @@
 //! A node's own side: its key, its certificate, and the records that it signs.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -19,16 +20,20 @@ use crate::{
 /// Who this node is: its key and the certificate for it.
 #[derive(Debug, Clone)]
 pub struct NodeIdentity {
-    key: IdentityKey,
-    certificate: Arc<NodeCertificate>,
+    /// The identity key.
+    pub key: IdentityKey,
+    /// The certificate for it.
+    pub certificate: Arc<NodeCertificate>,
 }
 
 /// What a node says of itself, apart from what its identity and its start give. The order of
-/// prefixes does not matter.
+/// addresses and prefixes does not matter.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RecordDraft {
     /// WireGuard devices, as `LaneKey::to_wire` makes them.
     pub lanes: Vec<wire::Lane>,
+    /// Addresses inside the mesh: all or some of `NodeCertificate::mesh_addresses`.
+    pub mesh_addresses: Vec<IpNet>,
     /// What the node routes for.
     pub prefixes: Vec<IpNet>,
     /// Where its QUIC port is reached.
@@ -57,21 +62,15 @@ impl NodeIdentity {
         Ok(Self { key, certificate })
     }
 
-    /// The identity key.
-    #[must_use]
-    pub fn key(&self) -> &IdentityKey {
-        &self.key
-    }
-
-    /// Its public half.
+    /// Who it is.
     #[must_use]
     pub fn public(&self) -> NodeKey {
         self.certificate.key
     }
 
-    /// The certificate.
+    /// What this node may claim, and who it is to others.
     #[must_use]
-    pub fn certificate(&self) -> &Arc<NodeCertificate> {
+    pub fn certificate(&self) -> &NodeCertificate {
         &self.certificate
     }
 
@@ -86,9 +85,6 @@ impl NodeIdentity {
         generation: u64,
         issued_at: UnixTime,
     ) -> wire::SignedRecord {
-        let mut prefixes = draft.prefixes.clone();
-        prefixes.sort_unstable();
-        prefixes.dedup();
         self.sign_payload(&wire::NodeRecord {
             identity_key: self.certificate.key.0.to_vec().into(),
             name: self.certificate.name.to_string(),
@@ -98,8 +94,8 @@ impl NodeIdentity {
             generation,
             issued_at: issued_at.0,
             lanes: draft.lanes.clone(),
-            mesh_addresses: to_wire(&self.certificate.mesh_addresses()),
-            prefixes: to_wire(&prefixes),
+            mesh_addresses: to_wire(&draft.mesh_addresses),
+            prefixes: to_wire(&draft.prefixes),
             endpoints: draft
                 .endpoints
                 .iter()
@@ -132,6 +128,8 @@ impl NodeIdentity {
     }
 }
 
+/// In the order that receivers insist on.
 fn to_wire(prefixes: &[IpNet]) -> Vec<wire::IpPrefix> {
-    prefixes.iter().map(address::prefix_to_wire).collect()
+    let sorted: BTreeSet<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
+    sorted.iter().map(address::prefix_to_wire).collect()
 }

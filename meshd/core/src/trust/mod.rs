@@ -9,6 +9,8 @@
 //! | `ca`, `certificate`, `extension`, `rfc3779` | making and reading certificates |
 //! | `anchors` | which certificates chain to the mesh's root |
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
+//! | `terms`, `token`, `request`, `reply` | joining: the token, what the joiner sends and believes |
+//! | `grants`, `signer`, `ledger`, `init` | admitting: who gets what, and what is kept of it |
 
 mod admit;
 mod anchors;
@@ -18,14 +20,22 @@ mod certificate;
 mod extension;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod grants;
 mod identity;
+mod init;
 mod lane;
+mod ledger;
 mod record;
+mod reply;
+mod request;
 mod rfc3779;
 mod secret;
+mod signer;
 pub mod signing;
+mod terms;
 #[cfg(test)]
 mod tests;
+mod token;
 mod verify;
 
 pub use admit::admit;
@@ -33,8 +43,16 @@ pub use anchors::{Anchors, root_from_key};
 pub use ca::{CaError, Intermediate, NodeTerms, RootCa};
 pub use cache::VerifyCache;
 pub use certificate::{server_name, spiffe_id};
+pub use grants::EnrolRefusal;
 pub use identity::{NodeIdentity, RecordDraft};
+pub use init::{InitParams, MeshInit, init_mesh};
 pub use lane::{LaneKey, check as check_lane};
+pub use ledger::{LedgerEntry, LedgerEvent};
 pub use record::{AdmitContext, Grant, LaneInfo, NodeCertificate, Record};
+pub use reply::{EnrolError, Enrolment, accept_reply};
+pub use request::{build_request, enrol_grant_signer};
 pub use secret::IdentityKey;
+pub use signer::{Enrolled, Signer, SignerError, TokenInfo, TokenParams, TokenState};
+pub use terms::{TokenId, TokenTerms};
+pub use token::{JoinToken, TokenError};
 pub use verify::{HIGHEST_VERSION, authenticate, authenticate_bytes};

@@ -33,6 +33,46 @@ use super::{BackendChoice, Dataplane, DataplaneError, Scope, userspace};
 
 /// Allowed IPs that may go to the kernel in one call, over all its peers.
 const BATCH: usize = 1_024;
+/// Name of the device that a probe makes and deletes.
+const PROBE_NAME: &str = "meshd-probe";
+
+/// Which WireGuard would be used here. Makes a kernel device and deletes it again, since only that tells whether
+/// the kernel can.
+///
+/// # Errors
+/// When `choice` cannot be had on this host, or privileges are missing.
+pub fn probe_backend(choice: BackendChoice) -> Result<Backend, DataplaneError> {
+    if choice != BackendChoice::Userspace {
+        let netlink = Netlink::open()?;
+        match link::create_wireguard(&netlink, PROBE_NAME) {
+            Ok(()) => {
+                if let Some(link) = link::find(&netlink, PROBE_NAME)? {
+                    link::delete(&netlink, PROBE_NAME, link.index)?;
+                }
+                return Ok(Backend::Kernel);
+            }
+            // Somebody else probes at this moment.
+            Err(Errno::EEXIST) => return Ok(Backend::Kernel),
+            Err(Errno::EOPNOTSUPP) if choice == BackendChoice::Auto => {}
+            Err(errno) => return Err(not_created(PROBE_NAME, errno)),
+        }
+    }
+    userspace::check()?;
+    Ok(Backend::Userspace)
+}
+
+fn not_created(name: &str, errno: Errno) -> DataplaneError {
+    match errno {
+        Errno::EOPNOTSUPP => DataplaneError::NoKernelWireGuard { errno },
+        errno => DataplaneError::Kernel {
+            action: "create",
+            object: format!("WireGuard device {name}"),
+            errno,
+        },
+    }
+}
+
+type Peers = BTreeMap<WgPublicKey, ObservedPeer>;
 
 /// The kernel of this host, in the network namespace of the thread that made it.
 pub struct LinuxDataplane {
@@ -47,6 +87,35 @@ impl LinuxDataplane {
     /// When netlink cannot be used.
     pub fn new(choice: BackendChoice) -> Result<Self, DataplaneError> {
         Ok(Self { choice, netlink: Netlink::open()? })
+    }
+
+    /// Who would run WireGuard here. Makes a device of a name of its own for a moment, since nothing else
+    /// tells whether the kernel can.
+    ///
+    /// # Errors
+    /// When neither the kernel nor a program can, or we may not ask.
+    pub fn probe(&self) -> Result<Backend, DataplaneError> {
+        const NAME: &str = "meshdprobe0";
+        match (self.choice, link::create_wireguard(&self.netlink, NAME)) {
+            (_, Ok(())) => {
+                if let Some(made) = link::find(&self.netlink, NAME)? {
+                    link::delete(&self.netlink, NAME, made.index)?;
+                }
+                match self.choice {
+                    BackendChoice::Userspace => userspace::check_installed(NAME),
+                    _ => Ok(Backend::Kernel),
+                }
+            }
+            (BackendChoice::Kernel, Err(errno @ Errno::EOPNOTSUPP)) => {
+                Err(DataplaneError::NoKernelWireGuard { errno })
+            }
+            (_, Err(Errno::EOPNOTSUPP)) => userspace::check_installed(NAME),
+            (_, Err(errno)) => Err(DataplaneError::Kernel {
+                action: "make",
+                object: "a WireGuard interface".to_owned(),
+                errno,
+            }),
+        }
     }
 
     fn reconnect(&mut self) -> Result<(), DataplaneError> {
@@ -82,9 +151,14 @@ impl LinuxDataplane {
     fn observe_device(
         &self,
         scope: &Scope,
-    ) -> Result<Option<(ObservedDevice, BTreeMap<WgPublicKey, ObservedPeer>)>, DataplaneError> {
+    ) -> Result<Option<(ObservedDevice, Peers)>, DataplaneError> {
         let name = &scope.interface;
-        let Some((link, backend)) = self.own(name)? else { return Ok(None) };
+        let (link, backend) = match self.own(name) {
+            Ok(Some(own)) => own,
+            // Another's is none of ours. Making ours says so.
+            Ok(None) | Err(DataplaneError::NameTaken { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let state = match wireguard::read(Target { name, index: link.index, backend }) {
             Err(DataplaneError::NoInterface { .. }) => return Ok(None),
             state => state?,
@@ -126,16 +200,7 @@ impl LinuxDataplane {
             Err(Errno::EOPNOTSUPP) if self.choice == BackendChoice::Auto => {
                 return userspace::start(&self.netlink, name);
             }
-            Err(errno @ Errno::EOPNOTSUPP) => {
-                return Err(DataplaneError::NoKernelWireGuard { errno });
-            }
-            Err(errno) => {
-                return Err(DataplaneError::Kernel {
-                    action: "create",
-                    object: format!("WireGuard device {name}"),
-                    errno,
-                });
-            }
+            Err(errno) => return Err(not_created(name, errno)),
         }
         let index = self.device("create the device", name)?.index;
         link::mark_as_ours(&self.netlink, name, index)

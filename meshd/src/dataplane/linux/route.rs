@@ -81,11 +81,15 @@ pub(crate) fn put(netlink: &Netlink, table: &Table, route: &Route) -> Result<(),
         RouteKind::Throw | RouteKind::Unreachable => RouteScope::Universe,
     };
     if let RouteKind::Device { device, source, mtu } = &route.kind {
-        let index = device_index(netlink, device)?.ok_or_else(|| DataplaneError::NoInterface {
+        let link = link::find(netlink, device)?.ok_or_else(|| DataplaneError::NoInterface {
             action: "add a route",
             name: device.clone(),
         })?;
-        message.attributes.push(RouteAttribute::Oif(index));
+        // Through another program's device the packets would go where nobody knows.
+        if link.own_backend().is_none() {
+            return Err(link.taken(device));
+        }
+        message.attributes.push(RouteAttribute::Oif(link.index));
         message.attributes.extend(source.map(|ip| RouteAttribute::PrefSource(ip.into())));
         message
             .attributes
@@ -104,8 +108,8 @@ pub(crate) fn remove(netlink: &Netlink, route: &Route) -> Result<(), DataplaneEr
     message.header.scope = RouteScope::NoWhere;
     if let RouteKind::Device { device, .. } = &route.kind {
         // The kernel drops the routes of a device with it.
-        let Some(index) = device_index(netlink, device)? else { return Ok(()) };
-        message.attributes.push(RouteAttribute::Oif(index));
+        let Some(link) = link::find(netlink, device)? else { return Ok(()) };
+        message.attributes.push(RouteAttribute::Oif(link.index));
     }
     match netlink.act(RouteNetlinkMessage::DelRoute(message), 0) {
         Ok(()) | Err(Errno::ESRCH | Errno::ENOENT | Errno::ENODEV) => Ok(()),
@@ -113,10 +117,6 @@ pub(crate) fn remove(netlink: &Netlink, route: &Route) -> Result<(), DataplaneEr
             Err(DataplaneError::Kernel { action: "remove", object: describe(route), errno })
         }
     }
-}
-
-fn device_index(netlink: &Netlink, device: &str) -> Result<Option<u32>, DataplaneError> {
-    Ok(link::find(netlink, device)?.map(|link| link.index))
 }
 
 fn describe(route: &Route) -> String {

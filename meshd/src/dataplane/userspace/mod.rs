@@ -29,6 +29,11 @@ use super::{
 
 /// Used when `WG_USERSPACE_IMPLEMENTATION` does not name another.
 const DEFAULT_PROGRAM: &str = "wireguard-go";
+const TUN: &str = "/dev/net/tun";
+const NO_TUN: &str = "there is no /dev/net/tun";
+const FIX_TUN: &str = "load the tun module, or give this container the device";
+const NO_PROGRAM: &str = "the program is not installed";
+const FIX_PROGRAM: &str = "install wireguard-go, or name another in WG_USERSPACE_IMPLEMENTATION";
 /// Longest wait for the process to be there, or gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at what we wait for.
@@ -36,12 +41,25 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// Starts a process for the interface and marks the TUN as ours. There must be no such interface yet.
 pub(crate) fn start(netlink: &Netlink, name: &str) -> Result<(), DataplaneError> {
+    // Ours may still be ending, because somebody deleted its TUN. One that stays is in another network
+    // namespace: taking its socket away would end it.
+    wait_for("end the former userspace WireGuard", name, || {
+        Ok((!uapi::is_alive(name)).then_some(()))
+    })
+    .map_err(|_| DataplaneError::Userspace {
+        name: name.to_owned(),
+        program: program(),
+        reason: format!("another process answers at {}", uapi::socket_path(name).display()),
+        fix: "stop it, or give each network namespace a /run/wireguard of its own",
+    })?;
     // A stale socket of a process that was killed.
     let _ = fs::remove_file(uapi::socket_path(name));
     if !systemd::start(name)? {
         detach(name)?;
     }
-    let link = wait_for(name, || Ok(link::find(netlink, name)?.filter(|_| uapi::is_alive(name))))?;
+    let link = wait_for("start userspace WireGuard", name, || {
+        Ok(link::find(netlink, name)?.filter(|_| uapi::is_alive(name)))
+    })?;
     link::mark_as_ours(netlink, name, link.index)
 }
 
@@ -62,12 +80,50 @@ pub(crate) fn stop(netlink: &Netlink, name: &str, link: &Link) -> Result<(), Dat
         });
         Ok((!still_ours).then_some(()))
     };
-    wait_for(name, is_gone)
+    wait_for("end userspace WireGuard", name, is_gone)
+}
+
+/// Says whether the program is there to be started.
+pub(crate) fn check_installed(name: &str) -> Result<Backend, DataplaneError> {
+    let program = program();
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = Path::new(&program).is_absolute() && Path::new(&program).is_file()
+        || env::split_paths(&path).any(|directory| directory.join(&program).is_file());
+    if found {
+        return Ok(Backend::Userspace);
+    }
+    Err(DataplaneError::Userspace {
+        name: name.to_owned(),
+        program,
+        reason: "it is not installed".to_owned(),
+        fix: "install wireguard-go, or a kernel with the wireguard module",
+    })
 }
 
 /// The program to start.
 fn program() -> String {
     env::var("WG_USERSPACE_IMPLEMENTATION").unwrap_or_else(|_| DEFAULT_PROGRAM.to_owned())
+}
+
+/// Looks whether a process could be started.
+pub(crate) fn check() -> Result<(), DataplaneError> {
+    let program = program();
+    let missing = |reason: &str, fix| DataplaneError::Userspace {
+        name: "any interface".to_owned(),
+        program: program.clone(),
+        reason: reason.to_owned(),
+        fix,
+    };
+    if !Path::new(TUN).exists() {
+        return Err(missing(NO_TUN, FIX_TUN));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    // `join` takes an absolute program as it is.
+    if env::split_paths(&path).any(|directory| directory.join(&program).is_file()) {
+        Ok(())
+    } else {
+        Err(missing(NO_PROGRAM, FIX_PROGRAM))
+    }
 }
 
 /// Starts the program, which puts itself into the background when it is ready.
@@ -79,11 +135,8 @@ fn detach(name: &str) -> Result<(), DataplaneError> {
         reason,
         fix,
     };
-    if !Path::new("/dev/net/tun").exists() {
-        return Err(failed(
-            "there is no /dev/net/tun".to_owned(),
-            "load the tun module, or give this container the device",
-        ));
+    if !Path::new(TUN).exists() {
+        return Err(failed(NO_TUN.to_owned(), FIX_TUN));
     }
     let child = Command::new(&program)
         .arg(name)
@@ -98,10 +151,7 @@ fn detach(name: &str) -> Result<(), DataplaneError> {
         .spawn();
     let status = match child {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(failed(
-                "the program is not installed".to_owned(),
-                "install wireguard-go, or name another in WG_USERSPACE_IMPLEMENTATION",
-            ));
+            return Err(failed(NO_PROGRAM.to_owned(), FIX_PROGRAM));
         }
         child => child
             .and_then(|mut child| wait(&mut child))
@@ -138,6 +188,7 @@ fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
 }
 
 fn wait_for<T>(
+    action: &'static str,
     name: &str,
     mut look: impl FnMut() -> Result<Option<T>, DataplaneError>,
 ) -> Result<T, DataplaneError> {
@@ -148,7 +199,7 @@ fn wait_for<T>(
         }
         if Instant::now() >= deadline {
             return Err(DataplaneError::Timeout {
-                action: "start or stop userspace WireGuard",
+                action,
                 program: format!("{} for {name}", program()),
                 within: PATIENCE,
             });
@@ -159,7 +210,7 @@ fn wait_for<T>(
 
 /// The unit `meshd-wg@INTERFACE.service`.
 mod systemd {
-    use super::{Command, DataplaneError, ExitStatus, Stdio, env, io, wait};
+    use super::{Command, DataplaneError, ExitStatus, Stdio, env, fs, io, wait};
 
     /// True when systemd started the unit; false when it does not run us or does not know the unit.
     pub(super) fn start(name: &str) -> Result<bool, DataplaneError> {
@@ -182,11 +233,10 @@ mod systemd {
         }
     }
 
-    /// Stops the unit if systemd has one running.
+    /// Stops the unit if systemd has one running in our network namespace.
     pub(super) fn stop(name: &str) -> Result<(), DataplaneError> {
         let unit = unit(name);
-        let active = systemctl(&["is-active", "--quiet", &unit]);
-        if !active.is_ok_and(|status| status.is_some_and(|s| s.success())) {
+        if !runs_here(&unit) {
             return Ok(());
         }
         match systemctl(&["stop", &unit]) {
@@ -206,6 +256,22 @@ mod systemd {
         let own = std::process::id().to_string();
         env::var_os("INVOCATION_ID").is_some()
             && env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == own)
+    }
+
+    /// The unit's process is in our network namespace. Elsewhere it is another daemon's.
+    fn runs_here(unit: &str) -> bool {
+        let shown = Command::new("systemctl")
+            .args(["show", "--property=MainPID", "--value", unit])
+            .stdin(Stdio::null())
+            .output();
+        let Ok(output) = shown else { return false };
+        let Ok(pid) = String::from_utf8_lossy(&output.stdout).trim().parse::<u32>() else {
+            return false;
+        };
+        let namespace = |process: String| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+        pid != 0
+            && namespace(pid.to_string())
+                .is_some_and(|theirs| namespace("thread-self".to_owned()) == Some(theirs))
     }
 
     fn knows(name: &str) -> bool {

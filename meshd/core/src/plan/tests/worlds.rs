@@ -61,7 +61,7 @@ pub(super) fn record(number: u8, prefixes: &[&str]) -> Record {
         enrolment_id: [number; 16],
         groups: Vec::new(),
         grants: prefixes.iter().chain([&v4]).map(exact).collect(),
-        mesh_ipv4: None,
+        mesh_ipv4: Some([100, 112, 0, number].into()),
         not_before: UnixTime(0),
         not_after: UnixTime(i64::MAX),
     };

@@ -60,7 +60,7 @@ fn an_honest_record_is_believed_and_read() {
     assert_eq!((record.key, record.version), (case.node.public(), 5));
     assert_eq!(record.name.as_str(), "a");
     assert_eq!(record.lanes.len(), 1);
-    assert_eq!(record.mesh_addresses, case.node.certificate().mesh_addresses());
+    assert_eq!(record.mesh_addresses, case.node.certificate.mesh_addresses());
     let prefixes: Vec<String> = record.prefixes.iter().map(ToString::to_string).collect();
     assert_eq!(prefixes, ["10.1.0.0/16", "10.2.7.0/24", "fd01::/64"]);
     assert_eq!(record.endpoints, ["192.0.2.7:51800".parse().unwrap()]);
@@ -83,11 +83,11 @@ fn unknown_fields_of_a_later_version_do_not_hurt() {
     let mut payload = case.payload.encode_to_vec();
     payload.extend_from_slice(&[0xfa, 0x07, 3, 1, 2, 3]); // Field 127, three bytes.
     let signature =
-        case.node.key().sign(crate::trust::signing::Kind::Record, &case.mesh.mesh_id, &payload);
+        case.node.key.sign(crate::trust::signing::Kind::Record, &case.mesh.mesh_id, &payload);
     let signed = wire::SignedRecord {
         payload: payload.into(),
         signature: signature.to_vec().into(),
-        certificate: case.node.certificate().der.clone(),
+        certificate: case.node.certificate.der.clone(),
     };
     assert_eq!(authenticate(&signed, &case.mesh.anchors).unwrap().signed, signed);
 }
@@ -101,13 +101,13 @@ fn another_identity_is_refused() {
     // A's record under B's certificate, with and without B's hash in it.
     let case = case();
     let mut attached = case.sign();
-    attached.certificate = other.certificate().der.clone();
+    attached.certificate = other.certificate.der.clone();
     assert_eq!(case.refusal(&attached), Code::CertificateMismatch);
-    let hash = other.certificate().hash.to_vec();
+    let hash = other.certificate.hash.to_vec();
     let mut payload = case.payload.clone();
     payload.certificate_hash = hash.into();
     let mut attached = case.node.sign_payload(&payload);
-    attached.certificate = other.certificate().der.clone();
+    attached.certificate = other.certificate.der.clone();
     assert_eq!(case.refusal(&attached), Code::IdentityMismatch);
 }
 
@@ -167,7 +167,7 @@ fn prefixes_are_sorted_and_each_there_once() {
 #[test]
 fn another_nodes_mesh_address_is_refused() {
     let mesh = TestMesh::new(1);
-    let other = mesh.node("b", &[]).certificate().mesh_addresses();
+    let other = mesh.node("b", &[]).certificate.mesh_addresses();
     for address in other {
         let wire = address::prefix_to_wire(&address);
         let change = |case: &mut Case| case.payload.mesh_addresses = vec![wire];
@@ -232,9 +232,10 @@ fn other_meshes_and_other_cas_are_refused() {
 fn no_signature_and_a_signature_for_another_use_are_refused() {
     let case = case();
     let mut signed = case.sign();
-    for (kind, bytes) in crate::trust::signing::Kind::ALL.into_iter().map(|kind| {
-        (kind, case.node.key().sign(kind, &case.mesh.mesh_id, &signed.payload).to_vec())
-    }) {
+    for (kind, bytes) in crate::trust::signing::Kind::ALL
+        .into_iter()
+        .map(|kind| (kind, case.node.key.sign(kind, &case.mesh.mesh_id, &signed.payload).to_vec()))
+    {
         let signed = wire::SignedRecord { signature: bytes.into(), ..signed.clone() };
         let good = kind == crate::trust::signing::Kind::Record;
         assert_eq!(authenticate(&signed, &case.mesh.anchors).is_ok(), good, "{kind:?}");
@@ -375,7 +376,7 @@ proptest! {
         bit in 0..8_u8,
     ) {
         let mesh = TestMesh::new(1);
-        let mut der = mesh.node("a", GRANTS).certificate().der.to_vec();
+        let mut der = mesh.node("a", GRANTS).certificate.der.to_vec();
         let index = ((der.len() - 1) as f64 * position) as usize;
         der[index] ^= 1 << bit;
         prop_assert!(mesh.anchors.check_chain(&der, None).is_err(), "byte {index}");

@@ -1,0 +1,130 @@
+//! What a signer must never forget, entry by entry.
+//!
+//! Entries are appended and fsynced by the daemon before anybody is told of what they say. An entry
+//! of a kind that this version does not know is an error: who skipped it might grant twice.
+
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
+use meshd_proto::{MeshId, NodeKey, wire};
+use prost::Message;
+
+use super::{
+    record::NodeCertificate,
+    terms::{self, TokenId, TokenTerms},
+};
+use crate::{
+    address,
+    now::UnixTime,
+    refusal::{Code, Refusal},
+};
+
+/// One entry of a signer's ledger.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LedgerEntry {
+    /// When.
+    pub time: UnixTime,
+    /// What.
+    pub event: LedgerEvent,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LedgerEvent {
+    /// The first entry of every ledger.
+    Founded {
+        /// IPv4 addresses inside the mesh.
+        ipv4_pool: Ipv4Net,
+    },
+    /// A token was made.
+    TokenCreated {
+        /// What it permits.
+        terms: Box<TokenTerms>,
+        /// The same, as signed.
+        grant: wire::SignedGrant,
+    },
+    /// A node was admitted.
+    Enrolled {
+        /// With which token; `None` for the host that founded the mesh.
+        token: Option<TokenId>,
+        /// What it got.
+        certificate: Arc<NodeCertificate>,
+        /// What it did not get.
+        not_granted: Vec<IpNet>,
+    },
+    /// A node's signed leave was seen.
+    Departed {
+        /// Whose.
+        key: NodeKey,
+    },
+}
+
+impl LedgerEntry {
+    /// The entry as bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        use wire::ledger_entry::Event;
+        let event = match &self.event {
+            LedgerEvent::Founded { ipv4_pool } => Event::Founded(wire::LedgerFounded {
+                ipv4_pool: Some(address::prefix_to_wire(&IpNet::V4(*ipv4_pool))),
+            }),
+            LedgerEvent::TokenCreated { grant, .. } => {
+                Event::TokenCreated(wire::LedgerTokenCreated { grant: Some(grant.clone()) })
+            }
+            LedgerEvent::Enrolled { token, certificate, not_granted } => {
+                Event::Enrolled(wire::LedgerEnrolled {
+                    token_id: token.map(|id| id.0.to_vec()).unwrap_or_default().into(),
+                    certificate: certificate.der.clone(),
+                    not_granted: not_granted.iter().map(address::prefix_to_wire).collect(),
+                })
+            }
+            LedgerEvent::Departed { key } => {
+                Event::Departed(wire::LedgerDeparted { identity_key: key.0.to_vec().into() })
+            }
+        };
+        wire::LedgerEntry { time: self.time.0, event: Some(event) }.encode_to_vec()
+    }
+
+    /// Reads an entry of this mesh's ledger.
+    pub fn decode(bytes: &[u8], mesh: &MeshId) -> Result<Self, Refusal> {
+        use wire::ledger_entry::Event;
+        let entry =
+            wire::LedgerEntry::decode(bytes).map_err(|_| malformed("an entry is not decodable"))?;
+        let event = entry.event.ok_or_else(|| {
+            malformed("it has an entry of a later version of meshd; install that")
+        })?;
+        let event = match event {
+            Event::Founded(founded) => {
+                let pool = founded.ipv4_pool.ok_or_else(|| malformed("it has no pool"))?;
+                match address::prefix_from_wire(&pool)? {
+                    IpNet::V4(ipv4_pool) => LedgerEvent::Founded { ipv4_pool },
+                    IpNet::V6(_) => return Err(malformed("its pool is not IPv4")),
+                }
+            }
+            Event::TokenCreated(created) => {
+                let grant = created.grant.ok_or_else(|| malformed("a token without a grant"))?;
+                let terms = Box::new(TokenTerms::decode(&grant.payload, mesh)?);
+                LedgerEvent::TokenCreated { terms, grant }
+            }
+            Event::Enrolled(enrolled) => LedgerEvent::Enrolled {
+                token: match &enrolled.token_id[..] {
+                    [] => None,
+                    id => Some(TokenId(
+                        id.try_into().map_err(|_| malformed("a token id that is not 16 bytes"))?,
+                    )),
+                },
+                certificate: Arc::new(NodeCertificate::parse(&enrolled.certificate)?),
+                not_granted: terms::read_prefixes(&enrolled.not_granted)?,
+            },
+            Event::Departed(departed) => LedgerEvent::Departed {
+                key: NodeKey::try_from(&departed.identity_key[..])
+                    .map_err(|error| malformed(&error.to_string()))?,
+            },
+        };
+        Ok(Self { time: UnixTime(entry.time), event })
+    }
+}
+
+fn malformed(why: &str) -> Refusal {
+    Refusal::new(Code::Malformed, format!("ledger: {why}"))
+}

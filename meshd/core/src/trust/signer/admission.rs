@@ -1,0 +1,143 @@
+//! Who gets what: one way for everybody, the founding host included.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ipnet::IpNet;
+use meshd_proto::{NodeKey, NodeName};
+use rand::CryptoRng;
+
+use super::Signer;
+use crate::{
+    limits,
+    now::UnixTime,
+    refusal::Code,
+    trust::{
+        ca::NodeTerms,
+        grants::{self, Asked, EnrolRefusal, Held},
+        ledger::{LedgerEntry, LedgerEvent},
+        record::{NodeCertificate, Record},
+        terms::TokenId,
+    },
+};
+
+/// What a node gets, before there is a certificate.
+pub(in crate::trust) struct Admission<'a> {
+    pub(in crate::trust) key: NodeKey,
+    pub(in crate::trust) name: &'a NodeName,
+    pub(in crate::trust) token: Option<TokenId>,
+    pub(in crate::trust) groups: &'a [String],
+    pub(in crate::trust) asked: Asked<'a>,
+}
+
+/// What a node got.
+pub(in crate::trust) struct Admitted {
+    pub(in crate::trust) certificate: Arc<NodeCertificate>,
+    pub(in crate::trust) not_granted: Vec<IpNet>,
+    pub(in crate::trust) entry: LedgerEntry,
+}
+
+impl Signer {
+    /// Entries for the members that have left since: their names and prefixes are free, also when
+    /// their records are forgotten. To be asked for now and then, before records are forgotten.
+    pub fn departures(&self, members: &[Arc<Record>], now: UnixTime) -> Vec<LedgerEntry> {
+        let has_left = |record: &&Arc<Record>| {
+            self.holders.get(&record.key).is_some_and(|holder| {
+                // A leave under an older certificate was before the node came back.
+                let same = record.certificate.hash == holder.certificate.hash;
+                let later = record.certificate.not_before > holder.certificate.not_before;
+                record.left && !holder.departed && (same || later)
+            })
+        };
+        members
+            .iter()
+            .filter(has_left)
+            .map(|record| LedgerEntry {
+                time: now,
+                event: LedgerEvent::Departed { key: record.key },
+            })
+            .collect()
+    }
+
+    /// Gives a node a name, an address, grants, and a certificate over them.
+    pub(in crate::trust) fn admit(
+        &self,
+        admission: &Admission<'_>,
+        departures: &[LedgerEntry],
+        members: &[Arc<Record>],
+        now: UnixTime,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Admitted, EnrolRefusal> {
+        let held = self.held_by_others(&admission.key, departures, members);
+        held.check_name(admission.name)?;
+        let mesh = self.anchors.mesh_id();
+        let (grants, not_granted) = grants::decide(admission.asked, &held, mesh, &self.pool)?;
+        let before = self.holders.get(&admission.key).map(|holder| &holder.certificate);
+        let mesh_ipv4 = match before.and_then(|certificate| certificate.mesh_ipv4) {
+            Some(address) if held.is_free(address) => address,
+            _ => grants::allocate(&self.pool, mesh, &admission.key, &held)?,
+        };
+        let enrolment_id = before.map_or_else(|| random(rng), |before| before.enrolment_id);
+        let terms = NodeTerms {
+            mesh: self.anchors.mesh().clone(),
+            mesh_id: *mesh,
+            name: admission.name.clone(),
+            key: admission.key,
+            enrolment_id,
+            groups: admission.groups.to_vec(),
+            grants,
+            mesh_ipv4: Some(mesh_ipv4),
+            not_before: now.plus(-limits::CERTIFICATE_BACKDATE_SECONDS),
+            not_after: now.plus(limits::NODE_CERTIFICATE_SECONDS),
+        };
+        let certificate = self.intermediate.issue_node(&terms).map_err(|error| {
+            EnrolRefusal::new(Code::BadTerms, error.to_string(), "make a token that grants less")
+        })?;
+        let certificate = Arc::new(certificate);
+        let event = LedgerEvent::Enrolled {
+            token: admission.token,
+            certificate: certificate.clone(),
+            not_granted: not_granted.clone(),
+        };
+        Ok(Admitted { certificate, not_granted, entry: LedgerEntry { time: now, event } })
+    }
+
+    fn held_by_others(
+        &self,
+        key: &NodeKey,
+        departures: &[LedgerEntry],
+        members: &[Arc<Record>],
+    ) -> Held {
+        let mut held = Held::default();
+        let gone: BTreeSet<NodeKey> = departing(departures).collect();
+        for (holder, what) in self.holders.iter().filter(|(holder, _)| *holder != key) {
+            held.add_certificate(&what.certificate, what.departed || gone.contains(holder));
+        }
+        // A record that is older than its node's certificate says nothing that the ledger does not
+        // know better.
+        let current: Vec<Arc<Record>> = members
+            .iter()
+            .filter(|record| {
+                self.holders.get(&record.key).is_none_or(|holder| {
+                    record.certificate.not_before >= holder.certificate.not_before
+                })
+            })
+            .cloned()
+            .collect();
+        held.add_members(&current, key);
+        held
+    }
+}
+
+/// Whose departures these are.
+pub(super) fn departing(entries: &[LedgerEntry]) -> impl Iterator<Item = NodeKey> {
+    entries.iter().filter_map(|entry| match entry.event {
+        LedgerEvent::Departed { key } => Some(key),
+        _ => None,
+    })
+}
+
+fn random(rng: &mut impl CryptoRng) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    rng.fill_bytes(&mut bytes);
+    bytes
+}

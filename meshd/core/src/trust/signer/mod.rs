@@ -1,0 +1,304 @@
+//! A signer: makes tokens, and certificates for those who come with one.
+//!
+//! Its state is what its ledger says. Nothing here changes it but [`Signer::apply`]: a decision comes
+//! out with the entries that record it, the daemon fsyncs them, applies them, and only then tells
+//! anybody. A crash in between leaves a decision that nobody heard of. Called by the daemon's loop, one
+//! request at a time.
+
+mod admission;
+mod tokens;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ipnet::{IpNet, Ipv4Net};
+use meshd_proto::{NodeKey, NodeName, wire};
+use prost::Message;
+use rand::CryptoRng;
+use thiserror::Error;
+
+pub(in crate::trust) use self::admission::Admission;
+pub use self::tokens::{TokenInfo, TokenParams, TokenState};
+use self::{admission::departing, tokens::Token};
+use super::{
+    anchors::Anchors,
+    ca::{CaError, Intermediate},
+    grants::{Asked, EnrolRefusal},
+    ledger::{LedgerEntry, LedgerEvent},
+    record::{NodeCertificate, Record},
+    request::{self, Request},
+    terms::TokenId,
+};
+use crate::{
+    address, limits,
+    now::UnixTime,
+    refusal::{Code, Refusal},
+};
+
+/// A signer that cannot work with what is stored. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SignerError {
+    /// Certificate and key of the intermediate.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// An entry of the ledger.
+    #[error("entry {number} of the signer's ledger is not usable: {why}")]
+    Ledger {
+        /// Counted from 1.
+        number: usize,
+        /// Why.
+        why: Refusal,
+    },
+    /// A ledger without its first entry.
+    #[error("the signer's ledger does not say what addresses the mesh has")]
+    Unfounded,
+    /// Nobody would believe what it signs.
+    #[error("this signer's intermediate is not in the mesh's bundle; another signer must add it")]
+    NotInBundle,
+}
+
+/// A node that is admitted once `entries` are on disk and applied.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Enrolled {
+    /// To be sent, afterwards.
+    pub reply: wire::EnrolReply,
+    /// The node's name.
+    pub name: NodeName,
+    /// The node.
+    pub key: NodeKey,
+    /// Empty when the same request was answered before.
+    pub entries: Vec<LedgerEntry>,
+}
+
+/// A host that may admit others.
+#[derive(Debug)]
+pub struct Signer {
+    anchors: Anchors,
+    intermediate: Intermediate,
+    node: NodeKey,
+    pool: Ipv4Net,
+    tokens: BTreeMap<TokenId, Token>,
+    holders: BTreeMap<NodeKey, Holder>,
+}
+
+/// The newest certificate of an identity.
+#[derive(Debug)]
+struct Holder {
+    token: Option<TokenId>,
+    certificate: Arc<NodeCertificate>,
+    not_granted: Vec<IpNet>,
+    departed: bool,
+}
+
+impl Signer {
+    /// A signer from its stored parts: `node` is this host's identity, `ledger` all encoded entries in
+    /// order.
+    pub fn open<'a>(
+        anchors: Anchors,
+        intermediate: &[u8],
+        intermediate_seed: &[u8; 32],
+        node: NodeKey,
+        ledger: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, SignerError> {
+        let intermediate = Intermediate::from_parts(intermediate, intermediate_seed)?;
+        if !anchors.has_intermediate(&intermediate.public()) {
+            return Err(SignerError::NotInBundle);
+        }
+        let mut entries = Vec::new();
+        for (index, bytes) in ledger.into_iter().enumerate() {
+            let entry = LedgerEntry::decode(bytes, anchors.mesh_id())
+                .map_err(|why| SignerError::Ledger { number: index + 1, why })?;
+            entries.push(entry);
+        }
+        let Some(LedgerEvent::Founded { ipv4_pool }) = entries.first().map(|entry| &entry.event)
+        else {
+            return Err(SignerError::Unfounded);
+        };
+        let mut signer = Self::found(anchors, intermediate, node, *ipv4_pool);
+        for entry in entries {
+            signer.apply(entry);
+        }
+        Ok(signer)
+    }
+
+    /// A signer that has admitted nobody.
+    pub(super) fn found(
+        anchors: Anchors,
+        intermediate: Intermediate,
+        node: NodeKey,
+        pool: Ipv4Net,
+    ) -> Self {
+        let (tokens, holders) = (BTreeMap::new(), BTreeMap::new());
+        Self { anchors, intermediate, node, pool, tokens, holders }
+    }
+
+    /// Takes an entry over that is on disk.
+    pub fn apply(&mut self, entry: LedgerEntry) {
+        match entry.event {
+            // Only the first counts; `open` has read it.
+            LedgerEvent::Founded { .. } => {}
+            LedgerEvent::TokenCreated { terms, grant } => {
+                let token = Token {
+                    payload: grant.payload,
+                    created_at: entry.time,
+                    used_by: BTreeMap::new(),
+                    terms: *terms,
+                };
+                self.tokens.entry(token.terms.id).or_insert(token);
+            }
+            LedgerEvent::Enrolled { token, certificate, not_granted } => {
+                if let Some(token) = token.and_then(|id| self.tokens.get_mut(&id)) {
+                    token.used_by.insert(certificate.key, certificate.name.clone());
+                }
+                let key = certificate.key;
+                let holder = Holder { token, certificate, not_granted, departed: false };
+                self.holders.insert(key, holder);
+            }
+            LedgerEvent::Departed { key } => {
+                if let Some(holder) = self.holders.get_mut(&key) {
+                    holder.departed = true;
+                }
+            }
+        }
+    }
+
+    /// Follows a newer bundle of intermediates.
+    pub fn set_anchors(&mut self, anchors: Anchors) {
+        self.anchors = anchors;
+    }
+
+    /// Addresses of nodes inside the mesh.
+    #[must_use]
+    pub fn ipv4_pool(&self) -> Ipv4Net {
+        self.pool
+    }
+
+    /// Decides on an encoded `EnrolRequest`.
+    ///
+    /// `members` are the admitted records of the directory: names and prefixes that other signers gave
+    /// out, and who has left. `own` are this host's records, for the joiner to start from.
+    pub fn enrol(
+        &self,
+        request: &[u8],
+        members: &[Arc<Record>],
+        own: &[wire::SignedRecord],
+        now: UnixTime,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Enrolled, EnrolRefusal> {
+        let request = request::open(request, &self.anchors).map_err(explain)?;
+        self.check_fresh(&request, now)?;
+        let token = self.known_token(&request)?;
+        let mut entries = self.departures(members, now);
+        if let Some(holder) = self.admitted_before(&request, &entries)
+            && now < holder.certificate.not_after
+        {
+            let certificate = holder.certificate.clone();
+            check_same_name(&request, &certificate)?;
+            let reply = self.reply(&certificate, &holder.not_granted, own)?;
+            let name = certificate.name.clone();
+            return Ok(Enrolled { reply, name, key: certificate.key, entries: Vec::new() });
+        }
+        token.check_usable(&request, now)?;
+        let admission = Admission {
+            key: request.identity,
+            name: &request.name,
+            token: Some(token.terms.id),
+            groups: &token.terms.groups,
+            asked: Asked {
+                exact: &token.terms.prefixes,
+                allow: &token.terms.allow,
+                wanted: &request.wanted,
+            },
+        };
+        let admitted = self.admit(&admission, &entries, members, now, rng)?;
+        let reply = self.reply(&admitted.certificate, &admitted.not_granted, own)?;
+        entries.push(admitted.entry);
+        Ok(Enrolled { reply, name: request.name, key: request.identity, entries })
+    }
+
+    fn check_fresh(&self, request: &Request, now: UnixTime) -> Result<(), EnrolRefusal> {
+        let age = now.since(request.issued_at);
+        let (code, when) = match age {
+            age if age > limits::CLOCK_SKEW_SECONDS => (Code::PastDate, format!("{age} s old")),
+            age if age < -limits::CLOCK_SKEW_SECONDS => {
+                (Code::ClockSkew, format!("dated {} s ahead", -age))
+            }
+            _ => return Ok(()),
+        };
+        Err(EnrolRefusal::new(
+            code,
+            format!("the request is {when} by the signer's clock"),
+            "set the clock of the joining host, or the signer's, and try again",
+        ))
+    }
+
+    fn known_token(&self, request: &Request) -> Result<&Token, EnrolRefusal> {
+        self.tokens
+            .get(&request.terms.id)
+            .filter(|token| token.payload == request.grant.payload)
+            .filter(|_| request.terms.intermediate_key == self.intermediate.public())
+            .ok_or_else(|| {
+                explain(Refusal::new(
+                    Code::TokenUnknown,
+                    format!("this signer does not know the token {}", request.terms.id),
+                ))
+            })
+    }
+
+    /// The same identity with the same token: it lost the reply, and gets it again.
+    fn admitted_before(&self, request: &Request, departures: &[LedgerEntry]) -> Option<&Holder> {
+        self.holders.get(&request.identity).filter(|holder| {
+            holder.token == Some(request.terms.id)
+                && !holder.departed
+                && !departing(departures).any(|key| key == request.identity)
+        })
+    }
+
+    fn reply(
+        &self,
+        certificate: &NodeCertificate,
+        not_granted: &[IpNet],
+        own: &[wire::SignedRecord],
+    ) -> Result<wire::EnrolReply, EnrolRefusal> {
+        let mut accepted = wire::EnrolAccepted {
+            certificate: certificate.der.clone(),
+            root: self.anchors.root_der().to_vec().into(),
+            bundle: Some(self.anchors.signed_bundle().clone()),
+            records: own.to_vec(),
+            not_granted: not_granted.iter().map(address::prefix_to_wire).collect(),
+        };
+        // The joiner syncs with its seed at once: without a record to start from it loses little.
+        let fits =
+            |accepted: &wire::EnrolAccepted| accepted.encoded_len() + 8 <= limits::ENROL_MESSAGE;
+        while !fits(&accepted) && accepted.records.pop().is_some() {}
+        if !fits(&accepted) {
+            return Err(EnrolRefusal::new(
+                Code::TooLarge,
+                "the certificate does not fit a reply",
+                "make a token that grants fewer prefixes",
+            ));
+        }
+        Ok(wire::EnrolReply { result: Some(wire::enrol_reply::Result::Accepted(accepted)) })
+    }
+}
+
+fn check_same_name(request: &Request, held: &NodeCertificate) -> Result<(), EnrolRefusal> {
+    if request.name == held.name {
+        return Ok(());
+    }
+    Err(EnrolRefusal::new(
+        Code::TokenName,
+        format!("this host was admitted as {} with this token", held.name),
+        format!("join with --name {}, or make a new token", held.name),
+    ))
+}
+
+/// What a joiner can do about a request that is not believed.
+fn explain(refusal: Refusal) -> EnrolRefusal {
+    let fix = match refusal.code {
+        Code::OtherMesh => "use a token of this mesh, or a seed of the token's mesh",
+        Code::TooLarge => "ask for fewer prefixes",
+        _ => "make a new token with `meshctl token create`",
+    };
+    EnrolRefusal { refusal, fix: fix.into() }
+}

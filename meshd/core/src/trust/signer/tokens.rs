@@ -1,0 +1,216 @@
+//! Tokens at their signer: made, listed, and looked at when somebody comes with one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ed25519_dalek::SigningKey;
+use ipnet::IpNet;
+use meshd_proto::{NodeKey, NodeName, wire};
+use rand::CryptoRng;
+use zeroize::Zeroizing;
+
+use super::Signer;
+use crate::{
+    limits,
+    now::UnixTime,
+    refusal::{Code, Refusal},
+    trust::{
+        extension::is_group,
+        grants::{self, EnrolRefusal},
+        ledger::{LedgerEntry, LedgerEvent},
+        request::Request,
+        signing::{self, Kind},
+        terms::{TokenId, TokenTerms},
+        token::{JoinToken, is_seed},
+    },
+};
+
+/// What a token shall permit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenParams {
+    /// The only name that it admits.
+    pub node_name: Option<NodeName>,
+    /// Granted exactly.
+    pub prefixes: Vec<IpNet>,
+    /// Within these, what the joiner detects is granted.
+    pub allow: Vec<IpNet>,
+    /// Groups of who joins with it.
+    pub groups: Vec<String>,
+    /// Where joiners ask, as `HOST:PORT`.
+    pub seeds: Vec<String>,
+    /// Life in seconds.
+    pub ttl_seconds: i64,
+    /// Distinct identities that it admits.
+    pub uses: u32,
+}
+
+/// A token as `token list` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenInfo {
+    /// What it permits.
+    pub terms: TokenTerms,
+    /// When it was made.
+    pub created_at: UnixTime,
+    /// Who was admitted with it.
+    pub used_by: Vec<(NodeKey, NodeName)>,
+    /// Whether it still admits anybody.
+    pub state: TokenState,
+}
+
+/// Whether a token still admits anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenState {
+    /// It does.
+    Usable,
+    /// Every use is taken.
+    Used,
+    /// Its time is over.
+    Expired,
+}
+
+impl TokenState {
+    /// `usable`, `used` or `expired`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Usable => "usable",
+            Self::Used => "used",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Token {
+    pub(super) terms: TokenTerms,
+    pub(super) payload: bytes::Bytes,
+    pub(super) created_at: UnixTime,
+    pub(super) used_by: BTreeMap<NodeKey, NodeName>,
+}
+
+impl Signer {
+    /// Every token, by id.
+    pub fn tokens(&self, now: UnixTime) -> impl Iterator<Item = TokenInfo> {
+        self.tokens.values().map(move |token| TokenInfo {
+            terms: token.terms.clone(),
+            created_at: token.created_at,
+            used_by: token.used_by.iter().map(|(key, name)| (*key, name.clone())).collect(),
+            state: token.state(now),
+        })
+    }
+
+    /// Makes a token. It admits somebody once the entry is on disk and applied.
+    pub fn create_token(
+        &self,
+        params: TokenParams,
+        now: UnixTime,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(JoinToken, LedgerEntry), EnrolRefusal> {
+        self.check_params(&params)?;
+        let mut seed = Zeroizing::new([0; 32]);
+        rng.fill_bytes(&mut *seed);
+        let mut id = [0; 16];
+        rng.fill_bytes(&mut id);
+        let seed = SigningKey::from_bytes(&seed);
+        let terms = TokenTerms {
+            id: TokenId(id),
+            token_key: seed.verifying_key().to_bytes(),
+            signer: self.node,
+            intermediate_key: self.intermediate.public(),
+            expires_at: now.plus(params.ttl_seconds),
+            uses: params.uses,
+            node_name: params.node_name,
+            prefixes: sorted(&params.prefixes),
+            allow: sorted(&params.allow),
+            groups: params.groups,
+        };
+        let mesh = self.anchors.mesh_id();
+        let payload = terms.encode(mesh);
+        let signature = signing::sign(self.intermediate.key(), Kind::TokenGrant, mesh, &payload);
+        let grant =
+            wire::SignedGrant { payload: payload.into(), signature: signature.to_vec().into() };
+        let event =
+            LedgerEvent::TokenCreated { terms: Box::new(terms.clone()), grant: grant.clone() };
+        let token = JoinToken::new(seed, &self.anchors, grant, terms, params.seeds);
+        Ok((token, LedgerEntry { time: now, event }))
+    }
+
+    fn check_params(&self, params: &TokenParams) -> Result<(), EnrolRefusal> {
+        let refused = |why: &str, fix: &str| Err(EnrolRefusal::new(Code::BadTerms, why, fix));
+        if !(1..=limits::TOKEN_SECONDS).contains(&params.ttl_seconds) {
+            return refused("a token lives between a second and a year", "give --ttl, e.g. 1h");
+        }
+        if !(1..=limits::TOKEN_USES).contains(&params.uses) {
+            return refused("a token has 1 to 10000 uses", "give --uses within that");
+        }
+        let several = params.uses > 1;
+        if several && (!params.prefixes.is_empty() || params.node_name.is_some()) {
+            return refused(
+                "a token for several nodes cannot give all of them one name or prefix",
+                "use --allow instead of --prefix, or make a token for each node",
+            );
+        }
+        let groups = &params.groups;
+        if groups.len() > limits::GROUPS || !groups.iter().all(|g| is_group(g)) {
+            return refused(
+                "a group is a name of letters, digits and -_., and 16 are the most",
+                "give other --group",
+            );
+        }
+        let seeds = &params.seeds;
+        if seeds.len() > limits::TOKEN_SEEDS || !seeds.iter().all(|s| is_seed(s)) {
+            return refused("a seed is HOST:PORT, and 16 are the most", "give other --seed");
+        }
+        grants::check_count(&params.prefixes)?;
+        grants::check_count(&params.allow)?;
+        for prefix in &params.prefixes {
+            grants::check_grantable(prefix, self.anchors.mesh_id(), &self.pool)?;
+        }
+        params.allow.iter().try_for_each(|p| grants::check_allowed(p, self.anchors.mesh_id()))
+    }
+}
+
+impl Token {
+    fn state(&self, now: UnixTime) -> TokenState {
+        if self.used_by.len() >= self.terms.uses as usize {
+            TokenState::Used
+        } else if now > self.terms.expires_at {
+            TokenState::Expired
+        } else {
+            TokenState::Usable
+        }
+    }
+
+    pub(super) fn check_usable(
+        &self,
+        request: &Request,
+        now: UnixTime,
+    ) -> Result<(), EnrolRefusal> {
+        if now > self.terms.expires_at {
+            let ago = now.since(self.terms.expires_at);
+            return Err(super::explain(Refusal::new(
+                Code::TokenExpired,
+                format!("the token {} expired {ago} s ago", self.terms.id),
+            )));
+        }
+        let counted = self.used_by.contains_key(&request.identity);
+        if !counted && self.used_by.len() >= self.terms.uses as usize {
+            return Err(super::explain(Refusal::new(
+                Code::TokenUsed,
+                format!("the token {} has admitted {} already", self.terms.id, self.used_by.len()),
+            )));
+        }
+        match &self.terms.node_name {
+            Some(only) if *only != request.name => Err(EnrolRefusal::new(
+                Code::TokenName,
+                format!("the token admits {only}, not {}", request.name),
+                format!("join with --name {only}, or make a token for {}", request.name),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn sorted(prefixes: &[IpNet]) -> Vec<IpNet> {
+    let sorted: BTreeSet<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
+    sorted.into_iter().collect()
+}

@@ -1,0 +1,115 @@
+//! Join tokens, made by a signer.
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use meshd_core::trust::{self, TokenParams};
+use meshd_proto::control::{CreateTokenReply, CreateTokenRequest, TokenInfo};
+
+use super::{
+    clock, enrolment, requests::not_a_signer, resolve::with_port, running::Running, status::rfc3339,
+};
+use crate::{control::ControlError, state::StateDir};
+
+/// Life of a token unless asked otherwise.
+const TTL_SECONDS: i64 = 3600;
+
+/// A token as `token list` shows it.
+pub(super) fn info(token: trust::TokenInfo) -> TokenInfo {
+    let text = |prefixes: &[IpNet]| prefixes.iter().map(ToString::to_string).collect();
+    TokenInfo {
+        id: token.terms.id.to_string(),
+        node_name: token.terms.node_name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        prefixes: text(&token.terms.prefixes),
+        allow: text(&token.terms.allow),
+        groups: token.terms.groups.clone(),
+        expires_at: rfc3339(token.terms.expires_at).unwrap_or_default(),
+        uses: token.terms.uses,
+        used: u32::try_from(token.used_by.len()).unwrap_or(u32::MAX),
+        state: token.state.as_str().to_owned(),
+    }
+}
+
+/// Prefixes as typed: bits beyond the length are an error, since they are a slip.
+pub(super) fn prefixes(texts: &[String], what: &str) -> Result<Vec<IpNet>, ControlError> {
+    texts
+        .iter()
+        .map(|text| {
+            let bad = |why: String, fix: &str| {
+                let shown: String = text.chars().take(80).collect();
+                ControlError::new(
+                    "bad_request",
+                    format!("{what} {shown:?} cannot be used"),
+                    why,
+                    fix,
+                )
+            };
+            let prefix: IpNet = text.parse().map_err(|_| {
+                bad("it is not ADDRESS/LENGTH".to_owned(), "write e.g. 10.1.0.0/16")
+            })?;
+            if prefix.addr() == prefix.network() {
+                Ok(prefix)
+            } else {
+                Err(bad(
+                    "it has bits beyond its length".to_owned(),
+                    &format!("write {}", prefix.trunc()),
+                ))
+            }
+        })
+        .collect()
+}
+
+impl Running {
+    /// `token create`: on disk before it is shown.
+    pub(super) fn create_token(
+        &mut self,
+        request: &CreateTokenRequest,
+        own_endpoints: &[SocketAddr],
+        state: &StateDir,
+    ) -> Result<CreateTokenReply, ControlError> {
+        let signer = self.signer.as_mut().ok_or_else(|| not_a_signer("make a token"))?;
+        let node_name = match request.node_name.as_str() {
+            "" => None,
+            name => Some(name.parse().map_err(|error: meshd_proto::NameError| {
+                ControlError::new(
+                    "bad_request",
+                    "cannot make a token",
+                    error.to_string(),
+                    "give another --node",
+                )
+            })?),
+        };
+        let seeds = if request.seeds.is_empty() {
+            own_endpoints.iter().map(ToString::to_string).collect()
+        } else {
+            request.seeds.iter().map(|seed| with_port(seed)).collect()
+        };
+        let ttl = match request.ttl_seconds {
+            0 => TTL_SECONDS,
+            seconds => i64::try_from(seconds).unwrap_or(i64::MAX),
+        };
+        let params = TokenParams {
+            node_name,
+            prefixes: prefixes(&request.prefixes, "--prefix")?,
+            allow: prefixes(&request.allow, "--allow")?,
+            groups: request.groups.clone(),
+            seeds,
+            ttl_seconds: ttl,
+            uses: request.uses.max(1),
+        };
+        let now = clock::unix();
+        let failed = |refusal: trust::EnrolRefusal| {
+            ControlError::new(
+                refusal.refusal.code.as_str(),
+                "cannot make a token",
+                refusal.refusal.detail,
+                refusal.fix,
+            )
+        };
+        let (token, entry) = signer.create_token(params, now, &mut rand::rng()).map_err(failed)?;
+        let id = token.terms().id;
+        enrolment::record(signer, &[entry], state).map_err(failed)?;
+        let info = signer.tokens(now).find(|token| token.terms.id == id).map(info);
+        Ok(CreateTokenReply { token: token.encode().to_string(), info })
+    }
+}

@@ -1,0 +1,94 @@
+//! `adversary`: a legitimate member that lies. Each call tells one lie to one victim and prints, as JSON, what it did. See
+//! `meshd_tests::adversary`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use meshd_proto::NodeKey;
+use meshd_tests::adversary::{self, Attack, SeedPlan, Target};
+use serde::Serialize;
+
+#[derive(Parser)]
+#[command(about = "A legitimate member that lies, for tests of those who must not believe it")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Tells one lie.
+    Attack {
+        /// Which.
+        attack: Attack,
+        /// State directory of the host whose identity is used; its daemon must not run.
+        #[arg(long, default_value = "/var/lib/meshd")]
+        state: PathBuf,
+        /// QUIC port of the victim.
+        #[arg(long)]
+        victim: SocketAddr,
+        /// Identity of the member about whom lies are told.
+        #[arg(long)]
+        other: NodeKey,
+        /// A file with a token that admits one more identity.
+        #[arg(long)]
+        token: Option<PathBuf>,
+    },
+    /// Lets others join through it, and tries to use what it reads.
+    Seed {
+        /// State directory of the host whose identity is used; its daemon must not run.
+        #[arg(long, default_value = "/var/lib/meshd")]
+        state: PathBuf,
+        /// Where joiners come.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// QUIC port of the signer.
+        #[arg(long)]
+        signer: SocketAddr,
+        /// Answer the first joiner with another's certificate.
+        #[arg(long)]
+        lie_first: bool,
+    },
+    /// Names every attack and what refuses it.
+    List,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    attack: Attack,
+    expected: adversary::Expected,
+}
+
+fn main() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(Arguments::parse().command))
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Attack { attack, state, victim, other, token } => {
+            let token = token
+                .map(|path| {
+                    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+                })
+                .transpose()?;
+            print(&adversary::attack(attack, &Target { state, victim, other, token }).await?)
+        }
+        Command::Seed { state, listen, signer, lie_first } => {
+            let plan = SeedPlan { state, listen, signer, lie_first };
+            print(&adversary::serve_as_seed(&plan, || eprintln!("listening on {listen}")).await?)
+        }
+        Command::List => {
+            let all = Attack::all()
+                .iter()
+                .map(|attack| Listed { attack: *attack, expected: attack.expected() });
+            print(&all.collect::<Vec<_>>())
+        }
+    }
+}
+
+fn print(what: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(what)?);
+    Ok(())
+}
