@@ -50,7 +50,8 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     }
 }
 
-fn privileges() -> Result<String, String> {
+/// Says what is missing for changing the network, if anything.
+pub(crate) fn privileges() -> Result<String, String> {
     // CapEff, bit 12: CAP_NET_ADMIN (capabilities(7), linux/capability.h).
     const CAP_NET_ADMIN: u32 = 12;
     let status = std::fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
@@ -62,7 +63,7 @@ fn privileges() -> Result<String, String> {
     if effective >> CAP_NET_ADMIN & 1 == 1 {
         Ok("CAP_NET_ADMIN".to_owned())
     } else {
-        Err("no CAP_NET_ADMIN; run as root or by the systemd unit".to_owned())
+        Err("it lacks CAP_NET_ADMIN; run it as root, or by its systemd unit".to_owned())
     }
 }
 

@@ -4,6 +4,7 @@ use anyhow::anyhow;
 use meshd_core::plan::{Desired, diff};
 
 use crate::{
+    check,
     daemon::{Sources, backend},
     dataplane::{Dataplane, LinuxDataplane, Scope},
 };
@@ -15,6 +16,7 @@ use crate::{
 pub fn run(sources: &Sources) -> anyhow::Result<()> {
     const ROUNDS: usize = 3;
     let config = sources.load()?;
+    check::privileges().map_err(|why| anyhow!("cannot clean up; {why}"))?;
     let scope = Scope {
         interface: config.wireguard.interface.to_string(),
         table: config.network.table,

@@ -2,3 +2,4 @@
 
 pub mod adversary;
 pub mod harness;
+pub mod sim;

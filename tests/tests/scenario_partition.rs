@@ -80,7 +80,7 @@ fn halves_that_were_parted_agree_soon_after_and_no_tunnel_is_cut() {
             healed.elapsed()
         );
         wait_for("the tunnels between the halves carry again", pace(10), || {
-            a.ping(&of_c, "").and_then(|()| d.ping(&of_b, ""))
+            a.ping(&of_c, "").and_then(|_| d.ping(&of_b, ""))
         })?;
         for (host, before) in mesh.hosts.iter().zip(&before) {
             ensure!(&tunnels(host)? == before, "{} has cut a tunnel", host.name());

@@ -102,6 +102,6 @@ fn a_host_comes_back_from_its_store_alone() {
             "store: all is back {:?} after the start, with no other daemon running",
             started.elapsed()
         );
-        wait_for("traffic flows again", pace(10), || a.ping(&v4, ""))
+        wait_for("traffic flows again", pace(10), || a.ping(&v4, "").map(drop))
     });
 }

@@ -28,6 +28,7 @@ use super::{
     systemd::Notifier,
 };
 use crate::{
+    check,
     config::{self, Config},
     control::{self, ControlSocket},
     dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
@@ -49,6 +50,7 @@ impl Daemon {
     /// Opens everything. Must run inside the runtime.
     pub(super) fn start(sources: Sources) -> anyhow::Result<(Self, Inboxes)> {
         let config = sources.load()?;
+        check::privileges().map_err(|why| anyhow!("cannot start the daemon; {why}"))?;
         let (terminate, interrupt, hangup) = signals().context("cannot catch signals")?;
         let state = StateDir::open(&config.node.state_dir)?;
         let socket = ControlSocket::bind(&config.control.socket, &config.control.group)?;

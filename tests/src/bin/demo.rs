@@ -3,7 +3,6 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -71,10 +70,10 @@ fn demo(arguments: &Arguments) -> Result<()> {
         "Pods and machines reach each other, while tcpdump listens on the wire between the hosts",
     );
     let capture = world.capture("up")?;
-    answered(&pod_a, pod_b.address(), "a pod on node-b")?;
-    answered(&pod_a, pod_b.address6(), "the same over IPv6")?;
-    answered(&vm, pod_b.address(), "from the plain machine to a pod")?;
-    answered(&pod_b, &vm.mesh_addresses()?.0, "from a pod to the plain machine")?;
+    answered(&pod_a, pod_b.address(), "a pod to a pod of the other node")?;
+    answered(&pod_a, pod_b.address6(), "the same pod over IPv6")?;
+    answered(&vm, pod_b.address(), "a machine to a pod")?;
+    answered(&pod_b, &vm.mesh_addresses()?.0, "a pod to a machine")?;
     let up = capture.stop(&world)?;
     sample(&up, "udp port 51820", 3)?;
     let (tunnel, gossip) =
@@ -132,13 +131,9 @@ fn with_prefixes<'a>(arguments: &[&'a str], prefixes: &'a [String]) -> Vec<&'a s
 
 /// A ping that must be answered, in one line.
 fn answered(from: &dyn Place, to: &str, what: &str) -> Result<()> {
-    let started = Instant::now();
-    from.ping(to, "").with_context(|| format!("{what}: {to} does not answer"))?;
-    let (name, took) = (from.name(), started.elapsed().as_millis());
-    println!(
-        "    {:<44}answered   ({what}; {took} ms with the start of ping)",
-        format!("{name}$ ping {to}")
-    );
+    let said = from.ping(to, "").with_context(|| format!("{what}: {to} does not answer"))?;
+    let time = said.split_once("time=").and_then(|(_, rest)| rest.lines().next()).unwrap_or("?");
+    println!("    {:<42}answered in {time:<8}  {what}", format!("{}$ ping {to}", from.name()));
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! A flow of numbered packets between two places, both ways, through the program `udpflow`.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -89,9 +90,23 @@ impl Flow {
     ) -> Result<Self> {
         let program = binary("udpflow")?.to_string_lossy().into_owned();
         let (rate, length) = (packets_per_second.to_string(), seconds.to_string());
+        // Flows that meet at one address need a port each.
+        static PORT: AtomicU16 = AtomicU16::new(9000);
+        let port = PORT.fetch_add(1, Ordering::Relaxed).to_string();
         let end = |here: (&dyn Place, &str), there: &str| {
-            let arguments =
-                [&program, "--bind", here.1, "--to", there, "--rate", &rate, "--seconds", &length];
+            let arguments = [
+                &program,
+                "--bind",
+                here.1,
+                "--to",
+                there,
+                "--port",
+                &port,
+                "--rate",
+                &rate,
+                "--seconds",
+                &length,
+            ];
             here.0.start(&arguments)
         };
         Ok(Self {

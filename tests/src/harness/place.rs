@@ -128,14 +128,14 @@ pub trait Place {
         Running::start(command, "")
     }
 
-    /// One echo request that must be answered; `from` is an address to bind to, or empty.
-    fn ping(&self, to: &str, from: &str) -> Result<()> {
+    /// One echo request that must be answered; `from` is an address to bind to, or empty. Gives what ping printed.
+    fn ping(&self, to: &str, from: &str) -> Result<String> {
         let mut arguments = vec!["ping", "-n", "-c", "1", "-W", "3"];
         if !from.is_empty() {
             arguments.extend(["-I", from]);
         }
         arguments.push(to);
-        self.run(&arguments).map(drop)
+        self.run(&arguments)
     }
 
     /// Writes a file as the place sees it (below its own mounts).

@@ -16,7 +16,7 @@ pub struct Snapshot {
 /// Prints every part after a line `== NAME`, in one shell, since each program costs a tenth of a second in the VM. What
 /// moves by itself is left out: counters, lifetimes, and sysctls that only come with a kernel module.
 const SCRIPT: &str = r"
-echo '== links'; ip -d -o link show
+echo '== links'; ip -d -o link show | sed -E 's/[a-z_]*timer +[0-9.]+//g'
 echo '== addresses'; ip -o addr show
 echo '== routes'; ip -4 route show table all; ip -6 route show table all | sed 's/ expires [0-9]*sec//'
 echo '== rules'; ip -4 rule show; ip -6 rule show
@@ -39,7 +39,10 @@ impl Snapshot {
             let mut lines = part.lines().map(str::to_owned);
             let name = lines.next().context("a part without a name")?;
             // The shell's own children that print the list.
-            parts.insert(name, lines.filter(|line| line != "sort" && line != "sh").collect());
+            parts.insert(
+                name,
+                lines.filter(|line| line != "sort" && line != "sh" && line != "sed").collect(),
+            );
         }
         Ok(Self { parts })
     }

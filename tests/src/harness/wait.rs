@@ -17,7 +17,8 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Resul
             }
             Err(_) => std::thread::sleep(pause),
         }
-        pause = (pause * 2).min(Duration::from_millis(100));
+        // Each try starts processes, which must not starve what is waited for.
+        pause = (pause * 2).min(pace(1) / 10);
     }
 }
 

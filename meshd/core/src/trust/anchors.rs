@@ -229,19 +229,18 @@ impl Anchors {
         let der = CertificateDer::from(&leaf.der[..]);
         let end_entity =
             webpki::EndEntityCert::try_from(&der).map_err(|error| untrusted(error.to_string()))?;
-        for usage in [webpki::KeyUsage::server_auth(), webpki::KeyUsage::client_auth()] {
-            end_entity
-                .verify_for_usage(
-                    &[webpki::aws_lc_rs::ED25519],
-                    &anchors,
-                    &intermediates,
-                    time,
-                    usage,
-                    None,
-                    None,
-                )
-                .map_err(|error| untrusted(error.to_string()))?;
-        }
+        end_entity
+            .verify_for_usage(
+                &[webpki::aws_lc_rs::ED25519],
+                &anchors,
+                &intermediates,
+                time,
+                // That it serves as a server's too, was read with the certificate.
+                webpki::KeyUsage::client_auth(),
+                None,
+                None,
+            )
+            .map_err(|error| untrusted(error.to_string()))?;
         Ok(())
     }
 }

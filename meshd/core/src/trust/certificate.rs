@@ -68,6 +68,13 @@ impl NodeCertificate {
         {
             return Err(malformed("its key usage is not a node's"));
         }
+        // Both ends of a connection show the same certificate.
+        let purposes = x509.certificate.extended_key_usage().ok().flatten();
+        if !purposes
+            .is_some_and(|purposes| purposes.value.server_auth && purposes.value.client_auth)
+        {
+            return Err(malformed("it is not for both ends of TLS"));
+        }
         let grants = Grants::decode(x509.extension(extension::OID, "grants")?)?;
         let (mesh, name) = x509.subject_alternative_names(&grants.mesh_id)?;
         let key = NodeKey(x509.key);

@@ -1,0 +1,111 @@
+//! The mesh's CA, and identities for its hosts.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+};
+
+use meshd_core::{
+    node::SharedCache,
+    now::UnixTime,
+    trust::{
+        Anchors, Grant, IdentityKey, Intermediate, LaneKey, NodeIdentity, NodeTerms, RecordDraft,
+        RootCa, VerifyCache,
+    },
+};
+use meshd_proto::{MeshId, MeshName};
+use rand::{Rng, rngs::StdRng};
+
+/// When a simulation begins.
+pub(super) const START: UnixTime = UnixTime(1_800_000_000);
+
+/// A mesh with one signer.
+#[derive(Debug)]
+pub struct Mesh {
+    name: MeshName,
+    id: MeshId,
+    intermediate: Intermediate,
+    /// Its root and bundle.
+    pub anchors: Anchors,
+    /// Verdicts that all nodes share, since 300 nodes on one machine would verify everything 300 times.
+    pub cache: SharedCache,
+}
+
+impl Mesh {
+    /// A mesh with keys from `rng`.
+    ///
+    /// # Panics
+    /// If a certificate cannot be made.
+    #[must_use]
+    pub fn new(rng: &mut StdRng) -> Self {
+        let name: MeshName = "sim".parse().expect("a valid name");
+        let mut seeds = [[0; 32]; 2];
+        seeds.iter_mut().for_each(|seed| rng.fill_bytes(seed));
+        let mut id = MeshId([0; 16]);
+        rng.fill_bytes(&mut id.0);
+        let root = RootCa::create(&seeds[0], &name, &id, START).expect("a root");
+        let intermediate = root.issue_intermediate(&seeds[1], START).expect("an intermediate");
+        let mut anchors = Anchors::from_root(root.der()).expect("a readable root");
+        let bundle = root.sign_bundle(&id, 1, &[&intermediate]);
+        anchors.install_bundle(&bundle).expect("a bundle");
+        let cache = Arc::new(Mutex::new(VerifyCache::new(1 << 17)));
+        Self { name, id, intermediate, anchors, cache }
+    }
+
+    /// The `i`th host's key and certificate; it may claim /24s of 10.0.0.0/8.
+    ///
+    /// # Panics
+    /// If a certificate cannot be made.
+    #[must_use]
+    pub fn identity(&self, i: usize, rng: &mut StdRng) -> Arc<NodeIdentity> {
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let key = IdentityKey::from_seed(&seed);
+        let pool = Grant { prefix: "10.0.0.0/8".parse().expect("a prefix"), claim_len: Some(24) };
+        let terms = NodeTerms {
+            mesh: self.name.clone(),
+            mesh_id: self.id,
+            name: format!("n{i}").parse().expect("a valid name"),
+            key: key.public(),
+            enrolment_id: [7; 16],
+            groups: Vec::new(),
+            grants: vec![pool],
+            mesh_ipv4: Some(Ipv4Addr::from(0x6470_0001 + u32::try_from(i).unwrap_or(0))),
+            not_before: START.plus(-600),
+            not_after: START.plus(365 * 24 * 3600),
+        };
+        let certificate = self.intermediate.issue_node(&terms).expect("a certificate");
+        Arc::new(NodeIdentity::new(key, Arc::new(certificate)).expect("its key"))
+    }
+
+    /// What a host says of itself at first.
+    #[must_use]
+    pub fn draft(&self, i: usize, identity: &NodeIdentity) -> RecordDraft {
+        let lane = LaneKey::from_seed(&identity.public().0);
+        RecordDraft {
+            lanes: vec![lane.to_wire(&self.id, &identity.public(), 51820, 0)],
+            prefixes: vec![prefix(i, 0)],
+            endpoints: vec![address(i)],
+            software_version: "sim".to_owned(),
+            ..RecordDraft::default()
+        }
+    }
+}
+
+/// Where the `i`th host is on the underlay.
+#[must_use]
+pub(super) fn address(i: usize) -> SocketAddr {
+    let host = 0xc612_0001 + u32::try_from(i).unwrap_or(0);
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::from(host)), 51800)
+}
+
+/// The `n`th prefix of the `i`th host.
+///
+/// # Panics
+/// Never: a /24 is valid.
+#[must_use]
+pub fn prefix(i: usize, n: u8) -> ipnet::IpNet {
+    let [high, low] = u16::try_from(i).unwrap_or(0).to_be_bytes();
+    let third = n.wrapping_mul(8).wrapping_add(high);
+    ipnet::IpNet::new(Ipv4Addr::new(10, low, third, 0).into(), 24).expect("a /24")
+}

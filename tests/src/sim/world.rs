@@ -1,0 +1,509 @@
+//! The event queue, and what happens to what nodes want done.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use meshd_core::{
+    node::{NodeConfig, Output, Unreachable},
+    now::Now,
+    trust::{RecordDraft, authenticate_bytes},
+};
+use meshd_proto::NodeKey;
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
+use sha2::{Digest, Sha256};
+
+use super::{
+    host::Host,
+    links::{Links, Weather},
+    mesh::{self, Mesh, START},
+};
+
+/// A dial that nobody answers ends after this.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection over which nothing passes ends after this.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// More timer events than this at one instant are a busy loop.
+const SPINS: u32 = 1_000;
+
+#[derive(Debug)]
+enum Event {
+    Timer(usize),
+    Datagram { from: usize, to: usize, bytes: Bytes },
+    Frame { from: usize, to: usize, bytes: Bytes },
+    Dialled { from: usize, to: Option<usize>, addr: SocketAddr, expected: Option<NodeKey> },
+    Broken(usize, usize),
+}
+
+/// What a run amounted to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Events handled.
+    pub events: u64,
+    /// Datagrams sent.
+    pub datagrams: u64,
+    /// Frames sent.
+    pub frames: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// Handshakes.
+    pub handshakes: u64,
+    /// SHA-256 over everything that every node put out, in order.
+    pub trace: [u8; 32],
+}
+
+/// All hosts and the network between them.
+#[derive(Debug)]
+pub struct World {
+    /// What the run follows from.
+    pub seed: u64,
+    /// The mesh's CA.
+    pub mesh: Mesh,
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// Who reaches whom.
+    pub links: Links,
+    config: NodeConfig,
+    rng: StdRng,
+    start: Now,
+    now: Now,
+    queue: BTreeMap<(Instant, u64), Event>,
+    sequence: u64,
+    by_key: BTreeMap<NodeKey, Vec<usize>>,
+    /// The highest version of each member that each host held: none may go below.
+    floors: Vec<BTreeMap<NodeKey, u64>>,
+    /// Hashes of stored bytes that were verified here, apart from the nodes' own cache.
+    verified: BTreeMap<[u8; 32], (NodeKey, u64)>,
+    report: Report,
+    trace: Sha256,
+}
+
+impl World {
+    /// `count` hosts that do not run yet.
+    #[must_use]
+    pub fn new(seed: u64, count: usize, weather: Weather) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mesh = Mesh::new(&mut rng);
+        let hosts: Vec<_> = (0..count)
+            .map(|i| {
+                let identity = mesh.identity(i, &mut rng);
+                let draft = mesh.draft(i, &identity);
+                Host::new(identity, draft)
+            })
+            .collect();
+        let start = Now { mono: Instant::now(), unix: START };
+        Self {
+            seed,
+            mesh,
+            by_key: hosts.iter().enumerate().map(|(i, host)| (host.key(), vec![i])).collect(),
+            floors: vec![BTreeMap::new(); count],
+            hosts,
+            links: Links::new(weather),
+            config: NodeConfig::default(),
+            rng,
+            start,
+            now: start,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            verified: BTreeMap::new(),
+            report: Report::default(),
+            trace: Sha256::new(),
+        }
+    }
+
+    /// Settings of nodes that are started from now on.
+    pub fn set_config(&mut self, config: NodeConfig) {
+        self.config = config;
+    }
+
+    /// Virtual time since the beginning.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.now.mono - self.start.mono
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report { trace: self.trace.clone().finalize().into(), ..self.report.clone() }
+    }
+
+    /// Starts a host's daemon, from its store if it ran before.
+    pub fn start(&mut self, host: usize) {
+        // The first packet on an old connection is answered with a reset.
+        for peer in self.links.peers(host) {
+            self.links.disconnect(host, peer);
+            self.disconnected(host, peer);
+        }
+        self.hosts[host].start(&self.mesh, self.config.clone(), &mut self.rng, self.now);
+        self.step(host);
+    }
+
+    /// A second host with the key of `host`; gives its number. It is reached at its own address.
+    pub fn clone_of(&mut self, host: usize) -> usize {
+        let place = self.hosts.len();
+        let original = &self.hosts[host];
+        let mut draft = original.draft.clone();
+        draft.endpoints = vec![mesh::address(place)];
+        let mut clone = Host::new(Arc::clone(&original.identity), draft);
+        clone.seeds = vec![mesh::address(0)];
+        self.hosts.push(clone);
+        self.floors.push(BTreeMap::new());
+        self.by_key.entry(self.hosts[host].key()).or_default().push(place);
+        place
+    }
+
+    /// Kills a host's daemon; its peers notice when their connections time out.
+    pub fn crash(&mut self, host: usize) {
+        self.hosts[host].stop();
+        for peer in self.links.peers(host) {
+            self.push(IDLE_TIMEOUT, Event::Broken(host, peer));
+        }
+    }
+
+    /// Changes what a host says of itself.
+    pub fn update(&mut self, host: usize, change: impl FnOnce(&mut RecordDraft)) {
+        change(&mut self.hosts[host].draft);
+        let draft = self.hosts[host].draft.clone();
+        self.with(host, |node, now| node.update_self(draft, now));
+    }
+
+    /// A host leaves for good.
+    pub fn leave(&mut self, host: usize) {
+        self.with(host, |node, now| node.leave(now));
+    }
+
+    /// Puts hosts onto islands.
+    pub fn partition(&mut self, island: impl Fn(usize) -> u32) {
+        (0..self.hosts.len()).for_each(|host| self.links.set_island(host, island(host)));
+        for (a, b) in self.links.broken() {
+            self.push(IDLE_TIMEOUT, Event::Broken(a, b));
+        }
+    }
+
+    /// Everybody reaches everybody again.
+    pub fn heal(&mut self) {
+        (0..self.hosts.len()).for_each(|host| self.links.set_island(host, 0));
+    }
+
+    /// Runs for a time.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now.after(time).mono;
+        while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) {
+            let at = entry.key().0;
+            let event = entry.remove();
+            self.set_time(at);
+            self.report.events += 1;
+            self.handle(event);
+        }
+        self.set_time(end);
+    }
+
+    /// Runs until `done`, looking every 20 ms; gives how long it took.
+    ///
+    /// # Panics
+    /// If it takes longer than `limit`.
+    pub fn run_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> Duration {
+        let begin = self.now.mono;
+        while !done(self) {
+            assert!(
+                self.now.mono - begin < limit,
+                "seed {}: not within {limit:?} (virtual): {what}",
+                self.seed
+            );
+            self.run(Duration::from_millis(20));
+        }
+        self.now.mono - begin
+    }
+
+    /// Nodes that run, by host.
+    pub fn nodes(&self) -> impl Iterator<Item = (usize, &meshd_core::node::Node)> {
+        self.hosts.iter().enumerate().filter_map(|(i, host)| Some((i, host.node.as_ref()?)))
+    }
+
+    /// True when all running nodes hold the same records.
+    #[must_use]
+    pub fn is_converged(&self) -> bool {
+        let mut roots = self.nodes().map(|(_, node)| node.directory().root_hash());
+        let first = roots.next();
+        roots.all(|root| Some(root) == first)
+    }
+
+    /// True when every running node knows `count` members, itself among them.
+    #[must_use]
+    pub fn all_know(&self, count: usize) -> bool {
+        self.nodes().all(|(_, node)| node.directory().len() == count)
+    }
+
+    fn set_time(&mut self, at: Instant) {
+        let seconds = (at - self.start.mono).as_secs();
+        let unix = self.start.unix.plus(i64::try_from(seconds).unwrap_or(0));
+        self.now = Now { mono: at, unix };
+    }
+
+    fn push(&mut self, after: Duration, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((self.now.mono + after, self.sequence), event);
+    }
+
+    /// Calls a running node, then does what it wants.
+    fn with(&mut self, host: usize, call: impl FnOnce(&mut meshd_core::node::Node, Now)) {
+        let now = self.now;
+        if let Some(node) = &mut self.hosts[host].node {
+            call(node, now);
+            self.step(host);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Timer(host) => self.timer(host),
+            Event::Datagram { from, to, bytes } => {
+                if self.links.reach(from, to) {
+                    let key = self.hosts[from].key();
+                    self.with(to, |node, now| node.handle_datagram(key, &bytes, now));
+                }
+            }
+            Event::Frame { from, to, bytes } => {
+                if self.links.reach(from, to) && self.hosts[to].node.is_some() {
+                    let key = self.hosts[from].key();
+                    self.with(to, |node, now| node.handle_frame(key, &bytes, now));
+                } else {
+                    let key = self.hosts[to].key();
+                    self.with(from, |node, now| node.handle_unreachable(key, now));
+                }
+            }
+            Event::Dialled { from, to, addr, expected } => self.dialled(from, to, addr, expected),
+            Event::Broken(a, b) => {
+                let up = |host: usize| self.hosts[host].node.is_some();
+                if !(up(a) && up(b) && self.links.reach(a, b)) && self.links.disconnect(a, b) {
+                    self.disconnected(a, b);
+                }
+            }
+        }
+    }
+
+    fn disconnected(&mut self, a: usize, b: usize) {
+        for (one, other) in [(a, b), (b, a)] {
+            let key = self.hosts[other].key();
+            self.with(one, |node, now| node.handle_disconnected(key, now));
+        }
+    }
+
+    fn timer(&mut self, host: usize) {
+        let now = self.now.mono;
+        let seed = self.seed;
+        let one = &mut self.hosts[host];
+        if one.timer != Some(now) {
+            return; // Another one was set since, or the host crashed.
+        }
+        one.timer = None;
+        one.spins =
+            if one.spins.0 == Some(now) { (Some(now), one.spins.1 + 1) } else { (Some(now), 0) };
+        assert!(
+            one.spins.1 < SPINS,
+            "seed {seed}: n{host} is in a busy loop, for {:?}",
+            one.node.as_ref().map(|node| node.poll_timeout())
+        );
+        self.with(host, |node, now| node.handle_timeout(now));
+    }
+
+    fn dialled(
+        &mut self,
+        from: usize,
+        to: Option<usize>,
+        addr: SocketAddr,
+        expected: Option<NodeKey>,
+    ) {
+        if let Some(to) = to {
+            self.hosts[from].dialling.remove(&to);
+        }
+        let answers = to.filter(|to| self.hosts[*to].node.is_some() && self.links.reach(from, *to));
+        let waiting = to.and_then(|to| self.hosts[from].waiting.remove(&to)).unwrap_or_default();
+        let Some(to) = answers else {
+            self.with(from, |node, now| {
+                node.handle_unreachable(addr, now);
+                if let Some(key) = expected {
+                    node.handle_unreachable(Unreachable::Member(key), now);
+                }
+            });
+            return;
+        };
+        if self.hosts[from].node.is_none() {
+            return;
+        }
+        let (key, own) = (self.hosts[to].key(), self.hosts[from].key());
+        if from == to {
+            self.with(from, |node, now| node.handle_connected(key, addr, true, now));
+            return;
+        }
+        if self.links.connect(from, to) {
+            self.report.handshakes += 1;
+            self.with(from, |node, now| node.handle_connected(key, addr, true, now));
+            let remote = mesh::address(from);
+            self.with(to, |node, now| node.handle_connected(own, remote, false, now));
+        }
+        for bytes in waiting {
+            self.frame(from, to, bytes);
+        }
+    }
+
+    /// Does what a node wants, checks what it holds, and sets its timer.
+    fn step(&mut self, host: usize) {
+        while let Some(output) = self.hosts[host].node.as_mut().and_then(|node| node.poll_output())
+        {
+            self.note(host, &output);
+            self.carry_out(host, output);
+        }
+        let Some(node) = &self.hosts[host].node else { return };
+        let Some((at, _)) = node.poll_timeout() else { return };
+        let at = at.max(self.now.mono);
+        if self.hosts[host].timer.is_none_or(|set| at < set) {
+            self.hosts[host].timer = Some(at);
+            self.push(at - self.now.mono, Event::Timer(host));
+        }
+    }
+
+    fn carry_out(&mut self, host: usize, output: Output) {
+        match output {
+            Output::Datagram { to, bytes } => {
+                let Some(to) = self.holder(host, &to) else { return };
+                if self.links.is_connected(host, to) {
+                    self.report.datagrams += 1;
+                    self.report.bytes += bytes.len() as u64;
+                    if !self.links.loses(&mut self.rng) {
+                        let delay = self.links.delay(&mut self.rng);
+                        self.push(delay, Event::Datagram { from: host, to, bytes });
+                    }
+                } else {
+                    self.dial(host, to);
+                }
+            }
+            Output::Frame { to, bytes } => {
+                let Some(to) = self.holder(host, &to) else { return };
+                if self.links.is_connected(host, to) {
+                    self.frame(host, to, bytes);
+                } else {
+                    self.hosts[host].waiting.entry(to).or_default().push(bytes);
+                    self.dial(host, to);
+                }
+            }
+            Output::Contact { addr } => {
+                let to = (0..self.hosts.len()).find(|i| mesh::address(*i) == addr);
+                self.dial_address(host, to, addr, None);
+            }
+            Output::Store { key, bytes } => self.store(host, key, bytes),
+            Output::Forget { key } => {
+                self.hosts[host].store.remove(&key);
+                self.floors[host].remove(&key);
+            }
+            Output::ReserveVersions { at_least } => {
+                let block = self.hosts[host].reserve(at_least);
+                self.with(host, |node, now| node.handle_versions(block, now));
+            }
+            Output::Left { to } => self.hosts[host].left = Some(to),
+            Output::Event(event) => self.hosts[host].record_event(event),
+            Output::StoreBundle(_)
+            | Output::Changed
+            | Output::EnrolForward { .. }
+            | Output::EnrolReply { .. } => {}
+        }
+    }
+
+    /// The host that a packet for `key` goes to: with clones, any of those that are connected.
+    fn holder(&mut self, from: usize, key: &NodeKey) -> Option<usize> {
+        let holders = self.by_key.get(key)?;
+        if let [only] = holders[..] {
+            return Some(only);
+        }
+        let connected = holders.iter().filter(|to| self.links.is_connected(from, **to));
+        connected.choose(&mut self.rng).or(holders.first()).copied()
+    }
+
+    fn frame(&mut self, from: usize, to: usize, bytes: Bytes) {
+        self.report.frames += 1;
+        self.report.bytes += bytes.len() as u64;
+        let delay = self.links.delay(&mut self.rng);
+        self.push(delay, Event::Frame { from, to, bytes });
+    }
+
+    /// Dials a member at what its record names, once at a time.
+    fn dial(&mut self, from: usize, to: usize) {
+        let key = self.hosts[to].key();
+        let Some(node) = &self.hosts[from].node else { return };
+        let Some(addr) = node.endpoints(&key, self.now).first().copied() else {
+            self.hosts[from].waiting.remove(&to);
+            self.with(from, |node, now| node.handle_unreachable(key, now));
+            return;
+        };
+        let place = (0..self.hosts.len()).find(|i| mesh::address(*i) == addr);
+        self.dial_address(from, place, addr, Some(key));
+    }
+
+    fn dial_address(
+        &mut self,
+        from: usize,
+        to: Option<usize>,
+        addr: SocketAddr,
+        expected: Option<NodeKey>,
+    ) {
+        if let Some(to) = to
+            && !self.hosts[from].dialling.insert(to)
+        {
+            return;
+        }
+        let answers =
+            to.is_some_and(|to| self.hosts[to].node.is_some() && self.links.reach(from, to));
+        let delay = if answers {
+            self.links.delay(&mut self.rng) + self.links.delay(&mut self.rng)
+        } else {
+            DIAL_TIMEOUT
+        };
+        self.push(delay, Event::Dialled { from, to, addr, expected });
+    }
+
+    /// What a node holds must be authentic, the newest that it ever held, and the owner's own.
+    fn store(&mut self, host: usize, key: NodeKey, bytes: Bytes) {
+        let seed = self.seed;
+        let hash: [u8; 32] = Sha256::digest(&bytes).into();
+        let (owner, version) = *self.verified.entry(hash).or_insert_with(|| {
+            let record = authenticate_bytes(&bytes, &self.mesh.anchors)
+                .unwrap_or_else(|error| panic!("seed {seed}: n{host} holds a bad record: {error}"));
+            (record.key, record.version)
+        });
+        assert_eq!(owner, key, "seed {seed}: n{host} holds a record under another's key");
+        let floor = self.floors[host].entry(key).or_default();
+        assert!(version >= *floor, "seed {seed}: a version went back at n{host}");
+        *floor = version;
+        self.hosts[host].store.insert(key, bytes);
+    }
+
+    fn note(&mut self, host: usize, output: &Output) {
+        let (kind, bytes): (u8, &[u8]) = match output {
+            Output::Datagram { bytes, .. } => (1, bytes),
+            Output::Frame { bytes, .. } => (2, bytes),
+            Output::Store { bytes, .. } => (3, bytes),
+            Output::Event(event) => (4, event.code.as_bytes()),
+            Output::Contact { .. } => (5, &[]),
+            _ => (6, &[]),
+        };
+        self.trace.update((self.now.mono - self.start.mono).as_nanos().to_be_bytes());
+        self.trace.update((host as u64).to_be_bytes());
+        self.trace.update([kind]);
+        self.trace.update(bytes);
+    }
+
+    /// A random number of the run, e.g. to pick a victim.
+    pub fn random(&mut self) -> u64 {
+        self.rng.next_u64()
+    }
+}
