@@ -13,8 +13,10 @@ use super::{attack::Attack, link::Link, member::Member, scene::Scene};
 const INVENTED: usize = 5_000;
 /// Updates in one packet.
 const UPDATES: usize = 20;
-/// More packets at once than any member may send.
-const FLOOD: usize = 6_000;
+/// Together more packets than any member may send; each burst less than a receiver's queue holds, where what is too much
+/// is dropped before anybody counts it.
+const BURSTS: usize = 8;
+const BURST: usize = 1_000;
 /// How often a lie is repeated: gossip repeats itself.
 const REPEATED: usize = 10;
 
@@ -74,8 +76,11 @@ pub(super) async fn attack(
         }
         Attack::DatagramFlood => {
             let ping = packet(&own, &victim, wire::SwimKind::Ping, Vec::new()).encode_to_vec();
-            for _ in 0..FLOOD {
-                link.send_datagram(ping.clone()).await?;
+            for _ in 0..BURSTS {
+                for _ in 0..BURST {
+                    link.send_datagram(ping.clone()).await?;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
         _ => bail!("{} is not about SWIM", attack.name()),
