@@ -210,7 +210,7 @@ impl Node {
             self.own.generation = version;
         }
         match self.sign_own(version, now) {
-            Some(record) => self.publish(record, now),
+            Some(record) => self.publish(&record, now),
             None => {
                 self.own.due = Some(now.mono + RETRY_REFUSED);
                 if self.own.stage == Stage::Leaving {
@@ -222,7 +222,7 @@ impl Node {
         }
     }
 
-    fn publish(&mut self, record: SharedRecord, now: Now) {
+    fn publish(&mut self, record: &SharedRecord, now: Now) {
         let own = &mut self.own;
         own.renew = false;
         own.published = Some(record.clone());

@@ -253,7 +253,7 @@ fn a_hostile_member_gets_no_more_than_its_share_and_leaves_nothing_behind() {
     let mut us = node(&mesh, "us", &[], now);
     us.update_self(RecordDraft::default(), now);
     (0..50).for_each(|i| {
-        us.handle_frame(peer("x"), &push(vec![signed(&mesh, &format!("n{i}"), 1)]), now)
+        us.handle_frame(peer("x"), &push(vec![signed(&mesh, &format!("n{i}"), 1)]), now);
     });
     outputs(&mut us);
     let liar = peer("liar");
