@@ -79,13 +79,14 @@ macro_rules! fixed_bytes {
 }
 
 /// RFC 4648 base32, lower case, no padding: can be read aloud, and selected with a double click.
-static BASE32_LOWER: std::sync::LazyLock<data_encoding::Encoding> = std::sync::LazyLock::new(|| {
-    let mut spec = data_encoding::Specification::new();
-    spec.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
-    // The specification is a constant that the tests below read and write with.
-    #[allow(clippy::unwrap_used)]
-    spec.encoding().unwrap()
-});
+static BASE32_LOWER: std::sync::LazyLock<data_encoding::Encoding> =
+    std::sync::LazyLock::new(|| {
+        let mut spec = data_encoding::Specification::new();
+        spec.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
+        // The specification is a constant that the tests below read and write with.
+        #[allow(clippy::unwrap_used)]
+        spec.encoding().unwrap()
+    });
 
 fixed_bytes!(
     /// The 16 random bytes that name a mesh for its whole life.

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn names_that_could_mislead_are_refused() {
-        for bad in ["", "-a", "a-", "a..b", "A", "a b", "a\u{1b}[31m", "a\n", "ä", &"a".repeat(64)] {
+        for bad in ["", "-a", "a-", "a..b", "A", "a b", "a\u{1b}[31m", "a\n", "ä", &"a".repeat(64)]
+        {
             assert!(bad.parse::<NodeName>().is_err(), "{bad:?}");
         }
         for good in ["a", "db-1", "node-1.example.net", "7"] {

@@ -35,7 +35,7 @@ fn all_see(world: &World, member: usize, wanted: Liveness) -> bool {
 
 #[test]
 fn twenty_nodes_join_through_one_seed_within_two_seconds() {
-    for seed in 0..5 {
+    for seed in 0..20 {
         let mut world = World::new(seed, 20, Weather::default());
         join(&mut world);
         let took = world.run_until("all know all", Duration::from_secs(2), |w| w.all_know(20));

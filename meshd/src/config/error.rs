@@ -64,7 +64,9 @@ pub enum ConfigError {
         allowed: String,
     },
     /// A value of the design that this version cannot do yet.
-    #[error("{place}: {key} = {value} is not built yet in this version of meshd; use {allowed}")]
+    #[error(
+        "{place}: {key} = {value} cannot be used; it is not built yet in this version of meshd; use {allowed}"
+    )]
     NotBuilt {
         /// The file or environment variable.
         place: String,

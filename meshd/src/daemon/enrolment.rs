@@ -14,10 +14,7 @@ use meshd_proto::{NodeKey, wire};
 use prost::Message;
 
 use super::{clock, counters::Counters, running::Running};
-use crate::{
-    state::StateDir,
-    transport::EnrolTicket,
-};
+use crate::{state::StateDir, transport::EnrolTicket};
 
 /// Requests that wait for a signer's answer.
 const WAITING: usize = 32;

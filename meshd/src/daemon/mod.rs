@@ -56,7 +56,7 @@ use crate::{
     config::{Config, DEFAULT_DROP_INS},
     dataplane::watch::Watch,
     reconcile::{Reconciler, Report},
-    state::StateDir,
+    state::{StateDir, store::Flusher},
     transport::{Event, Target, Transport},
 };
 
@@ -112,6 +112,9 @@ struct Daemon {
     notifier: Notifier,
     /// When names of seeds are looked up again.
     resolve_due: Option<Instant>,
+    /// When records are handed to the system, and when fsynced.
+    flush_due: Option<Instant>,
+    sync_due: Option<Instant>,
     /// When interfaces and CNI files are looked at again.
     look_due: Option<Instant>,
 }
@@ -155,6 +158,10 @@ fn signals() -> std::io::Result<(Signal, Signal, Signal)> {
 /// For timers that nothing asked for.
 const FAR: Duration = Duration::from_secs(3600);
 const TICK: Duration = Duration::from_secs(1);
+/// What a crash of the daemon may cost of the record cache.
+const FLUSH_DELAY: Duration = Duration::from_millis(100);
+/// What a crash of the host may cost of it.
+const SYNC_DELAY: Duration = Duration::from_secs(60);
 /// Interfaces change in bursts.
 const LOOK_DELAY: Duration = Duration::from_millis(200);
 /// CNI files and whatever netlink does not tell.
@@ -188,7 +195,7 @@ impl Daemon {
         tracing::info!("stopping; the data plane stays up");
         let _ = inboxes.stop_control.send(true);
         if let Some(running) = &self.running
-            && let Err(why) = running.store.flush()
+            && let Err(why) = running.store.flusher().sync()
         {
             tracing::error!(%why, "the record store was not flushed");
         }
@@ -219,6 +226,11 @@ impl Daemon {
                 running.node.reply_enrolment(from, id, reply);
             }
         }
+        if std::mem::take(&mut running.store_dirty) {
+            let now = Instant::now();
+            self.flush_due.get_or_insert(now + FLUSH_DELAY);
+            self.sync_due.get_or_insert(now + SYNC_DELAY);
+        }
         if running.plan_due.is_some_and(|due| due <= Instant::now())
             && let Some((desired, scope)) = running.replan(&self.own, &self.config)
         {
@@ -229,7 +241,7 @@ impl Daemon {
     fn next_wake(&self) -> Instant {
         let node = self.running.as_ref().and_then(|r| r.node.poll_timeout()).map(|(at, _)| at);
         let plan = self.running.as_ref().and_then(|running| running.plan_due);
-        [node, plan, self.resolve_due, self.look_due]
+        [node, plan, self.resolve_due, self.look_due, self.flush_due, self.sync_due]
             .into_iter()
             .flatten()
             .min()
@@ -249,6 +261,25 @@ impl Daemon {
         if self.look_due.is_some_and(|due| due <= now) {
             self.look_at_host();
         }
+        if self.flush_due.is_some_and(|due| due <= now) {
+            self.flush_due = None;
+            self.flush_store(Flusher::flush);
+        }
+        if self.sync_due.is_some_and(|due| due <= now) {
+            self.sync_due = None;
+            self.flush_store(Flusher::sync);
+        }
+    }
+
+    /// The disk may take its time: not in the loop.
+    fn flush_store(&self, how: fn(&Flusher) -> Result<(), String>) {
+        let Some(running) = &self.running else { return };
+        let flusher = running.store.flusher();
+        tokio::task::spawn_blocking(move || {
+            if let Err(why) = how(&flusher) {
+                tracing::error!(%why, "the record store was not flushed");
+            }
+        });
     }
 
     fn on_transport(&mut self, event: Event) {

@@ -56,6 +56,8 @@ pub(super) struct Running {
     pub(super) forwarded: Forwarded,
     /// Set when the node has said whom its leave was sent to.
     pub(super) left: Option<Vec<NodeKey>>,
+    /// Records were put that are not flushed yet.
+    pub(super) store_dirty: bool,
     /// The device was seen to be as planned at least once.
     pub(super) programmed: bool,
 }
@@ -138,6 +140,7 @@ impl Running {
                 }
                 Output::Contact { addr } => transport.contact(addr),
                 Output::Store { key, bytes } => {
+                    self.store_dirty = true;
                     if let Err(why) = self.store.put(&key, &bytes) {
                         self.store_failed(&why);
                     }
@@ -154,6 +157,7 @@ impl Running {
                 }
                 Output::Forget { key } => {
                     self.paths.remove(&key);
+                    self.store_dirty = true;
                     if let Err(why) = self.store.remove(&key) {
                         self.store_failed(&why);
                     }
@@ -171,7 +175,15 @@ impl Running {
                 Output::Left { to } => self.left = Some(to),
                 Output::EnrolForward { from, id, request } => requests.push((from, id, request)),
                 Output::EnrolReply { id, reply, .. } => replies.push((id, reply)),
-                Output::Event(event) => log(&event, counters),
+                Output::Event(event) => {
+                    log(&event, counters);
+                    // What a dead process left behind must not swallow what is sent to the next.
+                    if event.code == "member_down"
+                        && let Some(key) = event.subject
+                    {
+                        transport.close(&key, "down");
+                    }
+                }
             }
         }
     }

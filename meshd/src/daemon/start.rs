@@ -54,7 +54,8 @@ impl Daemon {
         let (terminate, interrupt, hangup) = signals().context("cannot catch signals")?;
         let state = StateDir::open(&config.node.state_dir)?;
         let socket = ControlSocket::bind(&config.control.socket, &config.control.group)?;
-        let transport = Transport::open(config.gossip.listen, config.wireguard.fwmark)?;
+        let reset_key = state.reset_key(rand::random())?;
+        let transport = Transport::open(config.gossip.listen, config.wireguard.fwmark, &reset_key)?;
         let dataplane = LinuxDataplane::new(backend(&config))?;
         let (reconciler, reports) = Reconciler::start(Box::new(dataplane))
             .map_err(|error| anyhow!("cannot start the data plane's thread; {error}"))?;
@@ -95,6 +96,8 @@ impl Daemon {
             done,
             notifier: Notifier::default(),
             resolve_due: None,
+            flush_due: None,
+            sync_due: None,
             look_due: Some(Instant::now() + super::LOOK_EVERY),
         };
         match daemon.state.membership()? {
@@ -160,6 +163,7 @@ impl Daemon {
             damage: opened.damage,
             forwarded: Forwarded::default(),
             left: None,
+            store_dirty: false,
             programmed: false,
         };
         for (key, record) in opened.records {

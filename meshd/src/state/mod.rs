@@ -4,6 +4,7 @@
 //! lock               held while a daemon runs
 //! versions           end of the block of record versions that is reserved
 //! keys/identity      Ed25519 seed of this node's identity (hex)
+//! keys/reset         key of QUIC's stateless resets
 //! keys/lane0         seed of the WireGuard key
 //! pki/root.crt       the mesh's root certificate (PEM), pki/node.crt this node's
 //! pki/bundle         the intermediates in force, as the root signed them
@@ -101,6 +102,19 @@ impl StateDir {
     #[must_use]
     pub fn store_path(&self) -> PathBuf {
         self.path.join("db")
+    }
+
+    /// The key of stateless resets (RFC 9000, 10.3), kept so that a restarted daemon can tell peers at once
+    /// that their old connections are gone. `fresh` becomes the key when there is none yet.
+    pub fn reset_key(&self, fresh: [u8; 32]) -> Result<[u8; 32], StateError> {
+        let path = self.file("keys/reset");
+        match durable::read(&path, SMALL)?.and_then(|kept| kept.try_into().ok()) {
+            Some(kept) => Ok(kept),
+            None => {
+                durable::write(&path, &fresh)?;
+                Ok(fresh)
+            }
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {

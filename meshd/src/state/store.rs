@@ -33,6 +33,35 @@ pub struct StoreError {
 pub struct Store {
     db: sled::Db,
     records: sled::Tree,
+    path: PathBuf,
+}
+
+/// Writes the store's buffers.
+pub struct Flusher {
+    db: sled::Db,
+    path: PathBuf,
+}
+
+impl Flusher {
+    /// See [`Store::flush`].
+    pub fn flush(&self) -> Result<(), String> {
+        guard(|| self.db.flush()).map(|_| ())
+    }
+
+    /// Also makes it survive a power loss: sled's own flush is no fsync.
+    pub fn sync(&self) -> Result<(), String> {
+        self.flush()?;
+        let sync = || {
+            for entry in fs::read_dir(&self.path)? {
+                let entry = entry?;
+                if entry.file_type()?.is_file() {
+                    fs::File::open(entry.path())?.sync_all()?;
+                }
+            }
+            fs::File::open(&self.path)?.sync_all()
+        };
+        sync().map_err(|error| error.to_string())
+    }
 }
 
 /// What opening found.
@@ -67,7 +96,7 @@ impl Store {
         }
     }
 
-    /// Puts a record's encoded bytes. Survives a crash of the daemon; [`Store::flush`] is for power.
+    /// Puts a record's encoded bytes. Nothing is on disk before [`Store::flush`].
     pub fn put(&self, key: &NodeKey, record: &[u8]) -> Result<(), String> {
         let mut entry = Vec::with_capacity(1 + CHECKSUM + record.len());
         entry.push(SCHEMA);
@@ -87,9 +116,15 @@ impl Store {
         self.flush()
     }
 
-    /// Writes to disk what is in memory.
+    /// Hands to the system what is in memory: survives a crash of the daemon, not of the host.
     pub fn flush(&self) -> Result<(), String> {
         guard(|| self.db.flush()).map(|_| ())
+    }
+
+    /// A handle for flushing elsewhere: it blocks for as long as the disk takes.
+    #[must_use]
+    pub fn flusher(&self) -> Flusher {
+        Flusher { db: self.db.clone(), path: self.path.clone() }
     }
 }
 
@@ -109,7 +144,7 @@ fn guard<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
 }
 
 fn open_and_read(path: &Path) -> Result<Opened, String> {
-    let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(Some(60_000));
+    let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
     let db = guard(|| config.open())?;
     let records = guard(|| db.open_tree(TREE))?;
     let mut found = Vec::new();
@@ -128,7 +163,8 @@ fn open_and_read(path: &Path) -> Result<Opened, String> {
     for key in damaged_keys {
         guard(|| records.remove(key))?;
     }
-    Ok(Opened { store: Store { db, records }, records: found, damage })
+    let store = Store { db, records, path: path.to_owned() };
+    Ok(Opened { store, records: found, damage })
 }
 
 fn read_entry(key: &[u8], entry: &[u8]) -> Result<(NodeKey, Vec<u8>), String> {

@@ -28,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::hmac;
 use bytes::Bytes;
 use meshd_core::{limits::CONNECTIONS, trust::NodeCertificate};
 use meshd_proto::NodeKey;
@@ -133,9 +134,11 @@ struct Dial {
 
 impl Transport {
     /// Opens the port. Nobody is let in before [`Transport::become_member`].
-    pub fn open(listen: SocketAddr, mark: u32) -> Result<Self, SocketError> {
+    /// `reset_key` outlives the process: peers learn from it that a restart ended their connections.
+    pub fn open(listen: SocketAddr, mark: u32, reset_key: &[u8; 32]) -> Result<Self, SocketError> {
         let socket = socket::open(listen, mark)?;
-        let mut config = EndpointConfig::default();
+        let reset = hmac::Key::new(hmac::HMAC_SHA256, reset_key);
+        let mut config = EndpointConfig::new(Arc::new(reset));
         // The peers' MTU discovery may go to jumbo frames; ours too.
         let _ = config.max_udp_payload_size(9_000);
         let endpoint = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
@@ -253,8 +256,11 @@ impl Transport {
 
     /// Closes every connection with `peer`.
     pub fn close(&mut self, peer: &NodeKey, why: &str) {
-        for live in self.live.remove(peer).unwrap_or_default() {
-            live.close(why);
+        if let Some(all) = self.live.remove(peer) {
+            for live in all {
+                live.close(why);
+            }
+            self.ready.push_back(Event::Disconnected { peer: *peer });
         }
     }
 
@@ -351,7 +357,6 @@ impl Transport {
                 .map(|(peer, _)| *peer);
             let Some(peer) = idle else { return };
             self.close(&peer, "idle");
-            self.ready.push_back(Event::Disconnected { peer });
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which hosts reach each other, and how well.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use rand::{RngExt, rngs::StdRng};
 
@@ -25,11 +25,8 @@ pub struct Links {
     /// Loss and delay.
     pub weather: Weather,
     islands: Vec<u32>,
-    connected: BTreeSet<(usize, usize)>,
-}
-
-fn pair(a: usize, b: usize) -> (usize, usize) {
-    (a.min(b), a.max(b))
+    /// Both ways.
+    connected: Vec<Vec<bool>>,
 }
 
 impl Links {
@@ -57,34 +54,44 @@ impl Links {
     /// True when both ends hold a connection.
     #[must_use]
     pub fn is_connected(&self, a: usize, b: usize) -> bool {
-        self.connected.contains(&pair(a, b))
+        self.connected.get(a).and_then(|row| row.get(b)).copied().unwrap_or(false)
     }
 
     /// A handshake succeeded; false if there was a connection.
     pub fn connect(&mut self, a: usize, b: usize) -> bool {
-        self.connected.insert(pair(a, b))
+        !self.set(a, b, true)
     }
 
     /// A connection timed out or was closed; false if there was none.
     pub fn disconnect(&mut self, a: usize, b: usize) -> bool {
-        self.connected.remove(&pair(a, b))
+        self.set(a, b, false)
+    }
+
+    fn set(&mut self, a: usize, b: usize, connected: bool) -> bool {
+        let size = self.connected.len().max(a + 1).max(b + 1);
+        self.connected.resize(size, Vec::new());
+        let mut was = false;
+        for (one, other) in [(a, b), (b, a)] {
+            let row = &mut self.connected[one];
+            row.resize(row.len().max(size), false);
+            was = std::mem::replace(&mut row[other], connected);
+        }
+        was
     }
 
     /// Connections over which nothing passes.
     #[must_use]
     pub fn broken(&self) -> Vec<(usize, usize)> {
-        self.connected.iter().copied().filter(|(a, b)| !self.reach(*a, *b)).collect()
+        let hosts = 0..self.connected.len();
+        let pairs = hosts.flat_map(|a| self.peers(a).into_iter().map(move |b| (a, b)));
+        pairs.filter(|(a, b)| a < b && !self.reach(*a, *b)).collect()
     }
 
     /// Everybody connected to `host`.
     #[must_use]
     pub fn peers(&self, host: usize) -> Vec<usize> {
-        let other = |(a, b): &(usize, usize)| match (*a == host, *b == host) {
-            (true, _) => Some(*b),
-            (_, true) => Some(*a),
-            _ => None,
-        };
-        self.connected.iter().filter_map(other).collect()
+        let row = self.connected.get(host).into_iter().flatten();
+        row.enumerate().filter(|(_, connected)| **connected).map(|(peer, _)| peer).collect()
     }
 
     /// How long a packet takes.

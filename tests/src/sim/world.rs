@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    hash::{DefaultHasher, Hasher},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -52,8 +53,8 @@ pub struct Report {
     pub bytes: u64,
     /// Handshakes.
     pub handshakes: u64,
-    /// SHA-256 over everything that every node put out, in order.
-    pub trace: [u8; 32],
+    /// Hash of everything that every node put out, in order.
+    pub trace: u64,
 }
 
 /// All hosts and the network between them.
@@ -79,7 +80,7 @@ pub struct World {
     /// Hashes of stored bytes that were verified here, apart from the nodes' own cache.
     verified: BTreeMap<[u8; 32], (NodeKey, u64)>,
     report: Report,
-    trace: Sha256,
+    trace: DefaultHasher,
 }
 
 impl World {
@@ -111,7 +112,7 @@ impl World {
             sequence: 0,
             verified: BTreeMap::new(),
             report: Report::default(),
-            trace: Sha256::new(),
+            trace: DefaultHasher::new(),
         }
     }
 
@@ -129,7 +130,7 @@ impl World {
     /// What happened so far.
     #[must_use]
     pub fn report(&self) -> Report {
-        Report { trace: self.trace.clone().finalize().into(), ..self.report.clone() }
+        Report { trace: self.trace.finish(), ..self.report.clone() }
     }
 
     /// Starts a host's daemon, from its store if it ran before.
@@ -496,10 +497,11 @@ impl World {
             Output::Contact { .. } => (5, &[]),
             _ => (6, &[]),
         };
-        self.trace.update((self.now.mono - self.start.mono).as_nanos().to_be_bytes());
-        self.trace.update((host as u64).to_be_bytes());
-        self.trace.update([kind]);
-        self.trace.update(bytes);
+        let elapsed = (self.now.mono - self.start.mono).as_nanos();
+        self.trace.write_u128(elapsed);
+        self.trace.write_usize(host);
+        self.trace.write_u8(kind);
+        self.trace.write(bytes);
     }
 
     /// A random number of the run, e.g. to pick a victim.

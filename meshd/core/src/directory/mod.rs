@@ -8,7 +8,8 @@ mod digest;
 mod refused;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -24,6 +25,8 @@ pub struct Directory {
     members: BTreeMap<NodeKey, Arc<Record>>,
     by_hash: BTreeMap<NodeHash, NodeKey>,
     by_name: BTreeMap<NodeName, BTreeSet<NodeKey>>,
+    /// How many members have each address inside the mesh.
+    by_address: BTreeMap<IpAddr, usize>,
     digest: digest::Digest,
 }
 
@@ -67,6 +70,11 @@ impl Directory {
         if contested { format!("{}~{}", record.name, key.short()) } else { record.name.to_string() }
     }
 
+    /// True for an address inside the mesh of some member.
+    pub(crate) fn is_mesh_address(&self, address: &IpAddr) -> bool {
+        self.by_address.contains_key(address)
+    }
+
     /// All records, sorted by key.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Record>> {
         self.members.values()
@@ -104,7 +112,13 @@ impl Directory {
     pub(crate) fn insert(&mut self, record: Arc<Record>) -> Option<Arc<Record>> {
         let key = record.key;
         let name = record.name.clone();
+        for address in &record.mesh_addresses {
+            *self.by_address.entry(address.addr()).or_default() += 1;
+        }
         let old = self.members.insert(key, record);
+        if let Some(old) = &old {
+            self.drop_addresses(old);
+        }
         if let Some(old) = old.as_ref().filter(|old| old.name != name) {
             self.drop_name(&old.name.clone(), &key);
         }
@@ -119,8 +133,20 @@ impl Directory {
         let old = self.members.remove(key)?;
         self.by_hash.remove(&key.hash());
         self.drop_name(&old.name, key);
+        self.drop_addresses(&old);
         self.rehash(key);
         Some(old)
+    }
+
+    fn drop_addresses(&mut self, record: &Record) {
+        for address in &record.mesh_addresses {
+            if let Entry::Occupied(mut entry) = self.by_address.entry(address.addr()) {
+                *entry.get_mut() -= 1;
+                if *entry.get() == 0 {
+                    entry.remove();
+                }
+            }
+        }
     }
 
     fn drop_name(&mut self, name: &NodeName, key: &NodeKey) {

@@ -11,7 +11,7 @@ use std::{
 
 use meshd_proto::{NodeKey, wire};
 use prost::Message as _;
-use rand::seq::IteratorRandom;
+use rand::seq::{IteratorRandom, SliceRandom};
 
 use super::{
     Node,
@@ -22,8 +22,6 @@ use crate::{limits, now::Now, trust::Record};
 
 /// Members that are sent a new record at once.
 const PUSH_TO: usize = 3;
-/// Members that are told of it.
-const ANNOUNCE_TO: usize = 3;
 /// More new records than this at once are only announced: they came from an exchange, others may have
 /// them already.
 const PUSH_AT_ONCE: usize = 16;
@@ -31,6 +29,9 @@ const PUSH_AT_ONCE: usize = 16;
 pub(super) const ENTRIES_PER_FRAME: usize = 1_000;
 /// Bytes of records in one frame: leaves room for the framing.
 const RECORDS_PER_FRAME: usize = limits::FRAME - 8 * 1024;
+/// Pause between two rounds of telling: what comes in meanwhile goes out together. The first is told at
+/// once.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long a record that was asked for is not asked for again elsewhere.
 const PULL_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -41,6 +42,8 @@ pub(super) struct Dissemination {
     fresh: BTreeMap<NodeKey, Option<NodeKey>>,
     /// A bundle newer than what was held came in.
     fresh_bundle: bool,
+    /// Nothing is told before this.
+    rest: Option<Instant>,
     /// Asked for, and until when nobody else is asked.
     pulling: BTreeMap<NodeKey, Instant>,
 }
@@ -55,6 +58,11 @@ impl Dissemination {
     /// The bundle is new here.
     pub(super) fn add_bundle(&mut self) {
         self.fresh_bundle = true;
+    }
+
+    /// When there is something to tell.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.rest.filter(|_| !self.fresh.is_empty() || self.fresh_bundle)
     }
 
     /// What was asked for came, whatever became of it.
@@ -81,6 +89,12 @@ impl Dissemination {
     }
 }
 
+/// Members that are told of a new record: with what is pushed, so many that everybody hears of it at
+/// once. A fan-out of `f` misses a share of e^-f, which anti-entropy finds only seconds later.
+fn announce_to(members: usize) -> usize {
+    usize::try_from(members.max(2).ilog2()).unwrap_or(0) * 3 / 2 + 1
+}
+
 /// How a frame names a record without its bytes.
 pub(super) fn entry(record: &Record) -> wire::RecordKey {
     wire::RecordKey {
@@ -92,15 +106,19 @@ pub(super) fn entry(record: &Record) -> wire::RecordKey {
 
 impl Node {
     /// Tells others what is new. Everything that came in with one call goes out together.
-    pub(super) fn flush_fresh(&mut self) {
-        if self.dissemination.fresh.is_empty() && !self.dissemination.fresh_bundle {
+    pub(super) fn flush_fresh(&mut self, now: Instant) {
+        let nothing = self.dissemination.fresh.is_empty() && !self.dissemination.fresh_bundle;
+        if nothing || self.dissemination.rest.is_some_and(|rest| rest > now) {
             return;
         }
+        self.dissemination.rest = Some(now + PAUSE);
         let fresh = std::mem::take(&mut self.dissemination.fresh);
         let bundle = std::mem::take(&mut self.dissemination.fresh_bundle);
         let bundle = bundle.then(|| self.anchors.signed_bundle().clone());
         let alive = self.membership.members(Liveness::Alive);
-        let mut targets = alive.sample(&mut self.rng, PUSH_TO + ANNOUNCE_TO);
+        let fanout = PUSH_TO + announce_to(self.directory.len());
+        let mut targets = alive.sample(&mut self.rng, fanout);
+        targets.shuffle(&mut self.rng);
         if targets.len() < PUSH_TO {
             // At the start nobody counts as alive yet, but somebody may be connected.
             let own = self.own.key();

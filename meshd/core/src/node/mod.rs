@@ -220,11 +220,13 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, TimeoutReason)> {
         let publish = self.own.next_timeout().map(|at| (at, TimeoutReason::Publish));
+        let spread = self.dissemination.next_timeout().map(|at| (at, TimeoutReason::Spread));
         let seeds = self.next_seed().map(|at| (at, TimeoutReason::Seeds));
         self.membership
             .next_timeout()
             .into_iter()
             .chain(publish)
+            .chain(spread)
             .chain(seeds)
             .chain([
                 (self.sync.next_timeout(), TimeoutReason::Sync),
@@ -320,7 +322,7 @@ impl Node {
     /// Ends every call: what the parts want done becomes outputs.
     fn settle(&mut self, now: Now) {
         self.publish_if_due(now);
-        self.flush_fresh();
+        self.flush_fresh(now.mono);
         while let Some((to, bytes)) = self.membership.poll_send() {
             self.counters.datagrams.send(bytes.len());
             self.outputs.push_back(Output::Datagram { to, bytes });

@@ -162,13 +162,8 @@ impl Paths {
     /// False for what nobody may make us dial.
     fn may_dial(&self, addr: &SocketAddr, directory: &Directory) -> bool {
         let ip = addr.ip();
-        let inside = match ip {
-            IpAddr::V6(v6) => self.mesh.contains(&v6),
-            IpAddr::V4(_) => {
-                let host = address::host_prefix(ip);
-                directory.iter().any(|record| record.mesh_addresses.contains(&host))
-            }
-        };
+        let inside = directory.is_mesh_address(&ip)
+            || matches!(ip, IpAddr::V6(v6) if self.mesh.contains(&v6));
         addr.port() != 0
             && address::is_routable_unicast(&ip)
             && !inside

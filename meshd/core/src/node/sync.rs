@@ -31,6 +31,9 @@ use crate::{directory::BUCKETS, limits, now::Now, refusal::Code};
 const OPEN: usize = 16;
 /// An exchange that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The first pause after the first exchange; it doubles up to the usual one. Who joins in a crowd is told of
+/// the others by members that do not know everybody themselves yet.
+const YOUNG_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause between attempts of a node that reaches nobody.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Members that a node without contact tries at once.
@@ -51,6 +54,9 @@ struct Exchange {
 pub(super) struct Sync {
     exchanges: BTreeMap<u64, Exchange>,
     next: Instant,
+    /// Between exchanges of a node in contact.
+    usual: Duration,
+    /// Between attempts of one without.
     pause: Duration,
     synced: bool,
 }
@@ -58,7 +64,7 @@ pub(super) struct Sync {
 impl Sync {
     pub(super) fn new(now: Instant) -> Self {
         let pause = Duration::from_secs(1);
-        Self { exchanges: BTreeMap::new(), next: now, pause, synced: false }
+        Self { exchanges: BTreeMap::new(), next: now, usual: YOUNG_PAUSE, pause, synced: false }
     }
 
     /// True once an exchange of this start was completed.
@@ -113,7 +119,8 @@ impl Node {
         }
         if self.sync.synced && !self.paths.is_isolated() {
             self.sync.pause = Duration::from_secs(1);
-            self.sync.next = now.mono + jitter(limits::SYNC_INTERVAL, &mut self.rng);
+            self.sync.next = now.mono + jitter(self.sync.usual, &mut self.rng);
+            self.sync.usual = (self.sync.usual * 2).min(limits::SYNC_INTERVAL);
             if self.rng.random_ratio(1, 3) && self.open_with_the_absent(now) {
                 return;
             }
@@ -302,7 +309,7 @@ impl Node {
         self.counters.syncs_completed += 1;
         if !self.sync.synced {
             self.sync.synced = true;
-            self.sync.next = now.mono + jitter(limits::SYNC_INTERVAL, &mut self.rng);
+            self.sync.next = now.mono + jitter(YOUNG_PAUSE, &mut self.rng);
             self.outputs.push_back(Output::Event(Event {
                 code: "synced",
                 severity: Severity::Info,

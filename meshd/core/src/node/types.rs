@@ -209,6 +209,8 @@ pub enum TimeoutReason {
     Seeds,
     /// The own record is due to be signed.
     Publish,
+    /// New records are told together.
+    Spread,
     /// Forgetting what is long gone.
     Housekeeping,
 }

@@ -340,7 +340,9 @@ impl fmt::Display for Change {
                 write!(f, "shrink the allowed IPs of {public_key}")
             }
             Self::RemovePeer { public_key, .. } => write!(f, "remove peer {public_key}"),
-            Self::PutRoute(route) => write!(f, "route {} in table {}", route.destination, route.table),
+            Self::PutRoute(route) => {
+                write!(f, "route {} in table {}", route.destination, route.table)
+            }
             Self::RemoveRoute(route) => {
                 write!(f, "remove route {} from table {}", route.destination, route.table)
             }

@@ -50,12 +50,14 @@ pub(super) struct Checks {
     open: BTreeMap<NodeHash, Check>,
     due: BTreeSet<(Instant, NodeHash)>,
     rate: Bucket,
+    /// Nothing is asked before this: one wait for all, or each would wake the node for itself.
+    rest: Option<Instant>,
 }
 
 impl Checks {
     pub(super) fn new(now: Instant) -> Self {
         let rate = Bucket::new(PER_SECOND * 2, PER_SECOND, now);
-        Self { open: BTreeMap::new(), due: BTreeSet::new(), rate }
+        Self { open: BTreeMap::new(), due: BTreeSet::new(), rate, rest: None }
     }
 
     /// Asks `node` from `first` on, unless it is being asked for the same reason already. It is given up
@@ -85,27 +87,30 @@ impl Checks {
 
     /// When [`Self::poll`] has something.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        let first = self.due.first()?.0;
+        Some(self.rest.map_or(first, |rest| rest.max(first)))
     }
 
     /// The next step that is due.
     pub(super) fn poll(&mut self, now: Instant) -> Option<Step> {
-        loop {
-            let (at, node) = self.due.first().copied().filter(|(at, _)| *at <= now)?;
-            self.due.remove(&(at, node));
-            let check = self.open.get_mut(&node)?;
-            if check.asked >= QUESTIONS {
-                let purpose = check.purpose;
-                self.open.remove(&node);
-                return Some(Step::GiveUp(node, purpose));
-            }
-            let asks = self.rate.take(1, now);
-            check.next = if asks { now + check.every } else { self.rate.when(1, now) };
-            self.due.insert((check.next, node));
-            if asks {
-                check.asked += 1;
-                return Some(Step::Ask(node));
-            }
+        if self.next()? > now {
+            return None;
         }
+        let (at, node) = self.due.first().copied()?;
+        let check = self.open.get_mut(&node)?;
+        if check.asked >= QUESTIONS {
+            let purpose = check.purpose;
+            self.close(&node);
+            return Some(Step::GiveUp(node, purpose));
+        }
+        if !self.rate.take(1, now) {
+            self.rest = Some(self.rate.when(1, now));
+            return None;
+        }
+        check.asked += 1;
+        check.next = now + check.every;
+        self.due.remove(&(at, node));
+        self.due.insert((check.next, node));
+        Some(Step::Ask(node))
     }
 }
