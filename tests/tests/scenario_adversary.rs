@@ -93,7 +93,7 @@ fn no_lie_of_a_member_is_believed() {
         let (of_alice, of_bob) = (id(alice)?, id(bob)?);
         let kernels = [Kernel::of(alice)?, Kernel::of(bob)?];
         let memory = [memory_kib(alice)?, memory_kib(bob)?];
-        let seconds = u32::try_from(pace(40).as_secs())?;
+        let seconds = u32::try_from(pace(30).as_secs())?;
         let flow = Flow::start(
             (alice, &alice.mesh_addresses()?.0),
             (bob, &bob.mesh_addresses()?.0),

@@ -86,12 +86,19 @@ fn measure(command: &Command) -> Result<Report> {
     }
 }
 
-/// Runs `work` in a world with room for `hosts`. The daemons' logs go when it has succeeded.
+/// Runs `work` in a world with room for `hosts`. The daemons' logs go when it has succeeded, unless `MESHD_TEST_LOGS` says
+/// where to keep them.
 fn in_a_world<T>(hosts: u32, work: impl FnOnce(&World) -> Result<T>) -> Result<T> {
     ensure!((2..250).contains(&hosts), "{hosts} hosts cannot be made; give 2 to 249");
-    let logs = tempfile::Builder::new().prefix("meshd-bench-").tempdir()?;
+    let keep = std::env::var_os("MESHD_TEST_LOGS");
+    let mut logs = tempfile::Builder::new();
+    logs.prefix("meshd-bench-");
+    let logs = match &keep {
+        Some(directory) => logs.tempdir_in(directory)?,
+        None => logs.tempdir()?,
+    };
     let result = World::new(logs.path(), hosts).and_then(|world| work(&world));
-    if result.is_err() {
+    if result.is_err() || keep.is_some() {
         eprintln!("the daemons' logs are in {}", logs.keep().display());
     }
     result

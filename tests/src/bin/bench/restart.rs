@@ -12,13 +12,22 @@ const HOSTS: u32 = 3;
 const PACKETS_PER_SECOND: u32 = 1_000;
 const SECONDS: u64 = 12;
 
+/// What is done to the daemon of a host.
+type Disturb = fn(&Host) -> Result<()>;
+
 pub(crate) fn measure(machine: Machine) -> Result<Report> {
     let mut report = Report::new(machine, "restart", HOSTS);
     in_a_world(HOSTS, |world| {
         let mesh = formed(world, HOSTS)?;
         let [a, b, c] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
-        let addresses = [a.mesh_addresses()?.0, b.mesh_addresses()?.0, c.mesh_addresses()?.0];
-        let ways: [(&str, &str, fn(&Host) -> Result<()>); 2] = [
+        // The control flow is of the other family: both end at one port of b.
+        let addresses = [
+            a.mesh_addresses()?.0,
+            b.mesh_addresses()?.0,
+            c.mesh_addresses()?.1,
+            b.mesh_addresses()?.1,
+        ];
+        let ways: [(&str, &str, Disturb); 2] = [
             ("kill", "kill -9 and start", |host| {
                 host.kill_daemon()?;
                 host.start_daemon().map(drop)
@@ -30,10 +39,10 @@ pub(crate) fn measure(machine: Machine) -> Result<Report> {
         ];
         for (key, what, restart) in ways {
             let seconds = u32::try_from(pace(SECONDS).as_secs())?;
-            let [of_a, of_b, of_c] = &addresses;
+            let [of_a, of_b, of_c, of_b_too] = &addresses;
             let before = sent(a)?;
             let disturbed = Flow::start((a, of_a), (b, of_b), PACKETS_PER_SECOND, seconds)?;
-            let control = Flow::start((c, of_c), (b, of_b), PACKETS_PER_SECOND, seconds)?;
+            let control = Flow::start((c, of_c), (b, of_b_too), PACKETS_PER_SECOND, seconds)?;
             wait_for("the flows flow", pace(10), || {
                 let packets = sent(a)?.saturating_sub(before);
                 ensure!(packets > 1_000, "{packets} packets");
