@@ -12,8 +12,10 @@ fn in_the_vm() -> bool {
 
 #[test]
 fn many_daemons_join_through_one_seed_without_a_tail() {
-    let count: u32 =
-        std::env::var("MESHD_TEST_CROWD").ok().and_then(|n| n.parse().ok()).unwrap_or(if in_the_vm() { 6 } else { 20 });
+    let count: u32 = std::env::var("MESHD_TEST_CROWD")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(if in_the_vm() { 6 } else { 20 });
     crowded_scenario("crowd", count, |world| {
         let plans: Vec<HostPlan> =
             (1..=count).map(|number| HostPlan::node(&format!("n{number}"))).collect();
