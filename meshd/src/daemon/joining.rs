@@ -51,7 +51,7 @@ fn failed(code: &str, why: impl Into<String>, fix: impl Into<String>) -> Control
 
 impl Daemon {
     /// `meshctl join`.
-    pub(super) fn join(&mut self, request: JoinRequest, answers: Answers<JoinProgress>) {
+    pub(super) fn join(&mut self, request: &JoinRequest, answers: Answers<JoinProgress>) {
         match self.prepare_join(&request.token, &request.name) {
             Ok(attempt) => {
                 self.joining = true;
@@ -287,7 +287,7 @@ impl Attempt {
                     return Ok((enrolment, self.identity.clone(), self.lane.clone(), seeds));
                 }
                 Err(error) if error.code() == "no_signer" => {
-                    why.push(format!("{address}: {}", error.why()))
+                    why.push(format!("{address}: {}", error.why()));
                 }
                 Err(error) => return Err(failed(error.code(), error.why(), error.fix())),
             }

@@ -67,7 +67,7 @@ impl Daemon {
                 let made = self.create_token(&request);
                 answer(to, made);
             }
-            Request::Join(request, to) => self.join(request, to),
+            Request::Join(request, to) => self.join(&request, to),
             Request::Leave(to) => {
                 let left = self.leave().await;
                 answer(to, left);
@@ -103,7 +103,7 @@ impl Daemon {
 
     fn prepare_ping(&self, request: &PingRequest) -> Result<Ping, ControlError> {
         let running = self.running.as_ref().ok_or_else(|| not_a_member("ping"))?;
-        let record = one_of(running.node.directory().by_name(&request.name), &request.name)?;
+        let record = one_of(&running.node.directory().by_name(&request.name), &request.name)?;
         if record.key == running.node.key() {
             return Err(ControlError::new(
                 "bad_request",
@@ -147,7 +147,8 @@ impl Daemon {
     fn tokens(&self) -> Result<ListTokensReply, ControlError> {
         let running = self.running.as_ref().ok_or_else(|| not_a_member("list tokens"))?;
         let signer = running.signer.as_ref().ok_or_else(|| not_a_signer("list tokens"))?;
-        let tokens = signer.tokens(clock::unix()).map(super::tokens::info).collect();
+        let tokens =
+            signer.tokens(clock::unix()).map(|token| super::tokens::info(&token)).collect();
         Ok(ListTokensReply { tokens })
     }
 
@@ -186,8 +187,8 @@ fn no_such_peer(name: &str) -> ControlError {
 }
 
 /// The only member of that name.
-fn one_of<'a>(found: Vec<&'a Arc<Record>>, name: &str) -> Result<&'a Arc<Record>, ControlError> {
-    match found.as_slice() {
+fn one_of<'a>(found: &[&'a Arc<Record>], name: &str) -> Result<&'a Arc<Record>, ControlError> {
+    match found {
         [one] => Ok(one),
         [] => Err(no_such_peer(name)),
         several => Err(ControlError::new(

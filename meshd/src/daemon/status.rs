@@ -57,7 +57,6 @@ pub(super) fn status(daemon: &Daemon) -> StatusReply {
         certificate_not_after: rfc3339(certificate.not_after),
         directory_hash: Some(HEXLOWER.encode(&running.node.directory().root_hash())),
         synced: running.node.is_synced(),
-        ..StatusReply::default()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{control::ControlError, state::StateDir};
 const TTL_SECONDS: i64 = 3600;
 
 /// A token as `token list` shows it.
-pub(super) fn info(token: trust::TokenInfo) -> TokenInfo {
+pub(super) fn info(token: &trust::TokenInfo) -> TokenInfo {
     let text = |prefixes: &[IpNet]| prefixes.iter().map(ToString::to_string).collect();
     TokenInfo {
         id: token.terms.id.to_string(),
@@ -109,7 +109,7 @@ impl Running {
         let (token, entry) = signer.create_token(params, now, &mut rand::rng()).map_err(failed)?;
         let id = token.terms().id;
         enrolment::record(signer, &[entry], state).map_err(failed)?;
-        let info = signer.tokens(now).find(|token| token.terms.id == id).map(info);
+        let info = signer.tokens(now).find(|token| token.terms.id == id).map(|token| info(&token));
         Ok(CreateTokenReply { token: token.encode().to_string(), info })
     }
 }

@@ -38,7 +38,7 @@ impl Live {
     /// Starts the tasks of a connection that `certificate` authenticated, and greets the peer.
     pub(super) fn start(
         connection: Connection,
-        certificate: Arc<NodeCertificate>,
+        certificate: &Arc<NodeCertificate>,
         dialled: Option<SocketAddr>,
         reports: mpsc::Sender<Report>,
     ) -> Self {

@@ -79,7 +79,7 @@ async fn connect(
         return Err(format!("answered by {} instead", certificate.name));
     }
     let hello = first_frame(&connection).await?;
-    Ok((Live::start(connection, certificate, Some(address), reports.clone()), hello))
+    Ok((Live::start(connection, &certificate, Some(address), reports.clone()), hello))
 }
 
 async fn first_frame(connection: &Connection) -> Result<Vec<u8>, String> {

@@ -107,7 +107,7 @@ async fn admit(
     match alpn(&connection).as_deref() {
         Some(tls::ALPN_MESH) => match verify(&connection, check.as_ref()) {
             Ok(certificate) => {
-                let live = Live::start(connection, certificate, None, reports.clone());
+                let live = Live::start(connection, &certificate, None, reports.clone());
                 let _ = reports.send(Report::Up(Box::new(live))).await;
             }
             Err(refusal) => {

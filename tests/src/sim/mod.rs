@@ -9,6 +9,7 @@
 mod host;
 mod links;
 mod mesh;
+mod network;
 mod world;
 
 pub use self::{

@@ -10,13 +10,12 @@ use std::{
 
 use bytes::Bytes;
 use meshd_core::{
-    node::{NodeConfig, Output, Unreachable},
+    node::{NodeConfig, Output},
     now::Now,
-    trust::{RecordDraft, authenticate_bytes},
+    trust::RecordDraft,
 };
 use meshd_proto::NodeKey;
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
-use sha2::{Digest, Sha256};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
     host::Host,
@@ -24,15 +23,13 @@ use super::{
     mesh::{self, Mesh, START},
 };
 
-/// A dial that nobody answers ends after this.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection over which nothing passes ends after this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// More timer events than this at one instant are a busy loop.
 const SPINS: u32 = 1_000;
 
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     Timer(usize),
     Datagram { from: usize, to: usize, bytes: Bytes },
     Frame { from: usize, to: usize, bytes: Bytes },
@@ -68,19 +65,19 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// Who reaches whom.
     pub links: Links,
-    config: NodeConfig,
-    rng: StdRng,
-    start: Now,
-    now: Now,
-    queue: BTreeMap<(Instant, u64), Event>,
-    sequence: u64,
-    by_key: BTreeMap<NodeKey, Vec<usize>>,
+    pub(super) config: NodeConfig,
+    pub(super) rng: StdRng,
+    pub(super) start: Now,
+    pub(super) now: Now,
+    pub(super) queue: BTreeMap<(Instant, u64), Event>,
+    pub(super) sequence: u64,
+    pub(super) by_key: BTreeMap<NodeKey, Vec<usize>>,
     /// The highest version of each member that each host held: none may go below.
-    floors: Vec<BTreeMap<NodeKey, u64>>,
+    pub(super) floors: Vec<BTreeMap<NodeKey, u64>>,
     /// Hashes of stored bytes that were verified here, apart from the nodes' own cache.
-    verified: BTreeMap<[u8; 32], (NodeKey, u64)>,
-    report: Report,
-    trace: DefaultHasher,
+    pub(super) verified: BTreeMap<[u8; 32], (NodeKey, u64)>,
+    pub(super) report: Report,
+    pub(super) trace: DefaultHasher,
 }
 
 impl World {
@@ -251,13 +248,17 @@ impl World {
         self.now = Now { mono: at, unix };
     }
 
-    fn push(&mut self, after: Duration, event: Event) {
+    pub(super) fn push(&mut self, after: Duration, event: Event) {
         self.sequence += 1;
         self.queue.insert((self.now.mono + after, self.sequence), event);
     }
 
     /// Calls a running node, then does what it wants.
-    fn with(&mut self, host: usize, call: impl FnOnce(&mut meshd_core::node::Node, Now)) {
+    pub(super) fn with(
+        &mut self,
+        host: usize,
+        call: impl FnOnce(&mut meshd_core::node::Node, Now),
+    ) {
         let now = self.now;
         if let Some(node) = &mut self.hosts[host].node {
             call(node, now);
@@ -293,13 +294,6 @@ impl World {
         }
     }
 
-    fn disconnected(&mut self, a: usize, b: usize) {
-        for (one, other) in [(a, b), (b, a)] {
-            let key = self.hosts[other].key();
-            self.with(one, |node, now| node.handle_disconnected(key, now));
-        }
-    }
-
     fn timer(&mut self, host: usize) {
         let now = self.now.mono;
         let seed = self.seed;
@@ -318,46 +312,6 @@ impl World {
         self.with(host, |node, now| node.handle_timeout(now));
     }
 
-    fn dialled(
-        &mut self,
-        from: usize,
-        to: Option<usize>,
-        addr: SocketAddr,
-        expected: Option<NodeKey>,
-    ) {
-        if let Some(to) = to {
-            self.hosts[from].dialling.remove(&to);
-        }
-        let answers = to.filter(|to| self.hosts[*to].node.is_some() && self.links.reach(from, *to));
-        let waiting = to.and_then(|to| self.hosts[from].waiting.remove(&to)).unwrap_or_default();
-        let Some(to) = answers else {
-            self.with(from, |node, now| {
-                node.handle_unreachable(addr, now);
-                if let Some(key) = expected {
-                    node.handle_unreachable(Unreachable::Member(key), now);
-                }
-            });
-            return;
-        };
-        if self.hosts[from].node.is_none() {
-            return;
-        }
-        let (key, own) = (self.hosts[to].key(), self.hosts[from].key());
-        if from == to {
-            self.with(from, |node, now| node.handle_connected(key, addr, true, now));
-            return;
-        }
-        if self.links.connect(from, to) {
-            self.report.handshakes += 1;
-            self.with(from, |node, now| node.handle_connected(key, addr, true, now));
-            let remote = mesh::address(from);
-            self.with(to, |node, now| node.handle_connected(own, remote, false, now));
-        }
-        for bytes in waiting {
-            self.frame(from, to, bytes);
-        }
-    }
-
     /// Does what a node wants, checks what it holds, and sets its timer.
     fn step(&mut self, host: usize) {
         while let Some(output) = self.hosts[host].node.as_mut().and_then(|node| node.poll_output())
@@ -372,120 +326,6 @@ impl World {
             self.hosts[host].timer = Some(at);
             self.push(at - self.now.mono, Event::Timer(host));
         }
-    }
-
-    fn carry_out(&mut self, host: usize, output: Output) {
-        match output {
-            Output::Datagram { to, bytes } => {
-                let Some(to) = self.holder(host, &to) else { return };
-                if self.links.is_connected(host, to) {
-                    self.report.datagrams += 1;
-                    self.report.bytes += bytes.len() as u64;
-                    if !self.links.loses(&mut self.rng) {
-                        let delay = self.links.delay(&mut self.rng);
-                        self.push(delay, Event::Datagram { from: host, to, bytes });
-                    }
-                } else {
-                    self.dial(host, to);
-                }
-            }
-            Output::Frame { to, bytes } => {
-                let Some(to) = self.holder(host, &to) else { return };
-                if self.links.is_connected(host, to) {
-                    self.frame(host, to, bytes);
-                } else {
-                    self.hosts[host].waiting.entry(to).or_default().push(bytes);
-                    self.dial(host, to);
-                }
-            }
-            Output::Contact { addr } => {
-                let to = (0..self.hosts.len()).find(|i| mesh::address(*i) == addr);
-                self.dial_address(host, to, addr, None);
-            }
-            Output::Store { key, bytes } => self.store(host, key, bytes),
-            Output::Forget { key } => {
-                self.hosts[host].store.remove(&key);
-                self.floors[host].remove(&key);
-            }
-            Output::ReserveVersions { at_least } => {
-                let block = self.hosts[host].reserve(at_least);
-                self.with(host, |node, now| node.handle_versions(block, now));
-            }
-            Output::Left { to } => self.hosts[host].left = Some(to),
-            Output::Event(event) => self.hosts[host].record_event(event),
-            Output::StoreBundle(_)
-            | Output::Changed
-            | Output::EnrolForward { .. }
-            | Output::EnrolReply { .. } => {}
-        }
-    }
-
-    /// The host that a packet for `key` goes to: with clones, any of those that are connected.
-    fn holder(&mut self, from: usize, key: &NodeKey) -> Option<usize> {
-        let holders = self.by_key.get(key)?;
-        if let [only] = holders[..] {
-            return Some(only);
-        }
-        let connected = holders.iter().filter(|to| self.links.is_connected(from, **to));
-        connected.choose(&mut self.rng).or(holders.first()).copied()
-    }
-
-    fn frame(&mut self, from: usize, to: usize, bytes: Bytes) {
-        self.report.frames += 1;
-        self.report.bytes += bytes.len() as u64;
-        let delay = self.links.delay(&mut self.rng);
-        self.push(delay, Event::Frame { from, to, bytes });
-    }
-
-    /// Dials a member at what its record names, once at a time.
-    fn dial(&mut self, from: usize, to: usize) {
-        let key = self.hosts[to].key();
-        let Some(node) = &self.hosts[from].node else { return };
-        let Some(addr) = node.endpoints(&key, self.now).first().copied() else {
-            self.hosts[from].waiting.remove(&to);
-            self.with(from, |node, now| node.handle_unreachable(key, now));
-            return;
-        };
-        let place = (0..self.hosts.len()).find(|i| mesh::address(*i) == addr);
-        self.dial_address(from, place, addr, Some(key));
-    }
-
-    fn dial_address(
-        &mut self,
-        from: usize,
-        to: Option<usize>,
-        addr: SocketAddr,
-        expected: Option<NodeKey>,
-    ) {
-        if let Some(to) = to
-            && !self.hosts[from].dialling.insert(to)
-        {
-            return;
-        }
-        let answers =
-            to.is_some_and(|to| self.hosts[to].node.is_some() && self.links.reach(from, to));
-        let delay = if answers {
-            self.links.delay(&mut self.rng) + self.links.delay(&mut self.rng)
-        } else {
-            DIAL_TIMEOUT
-        };
-        self.push(delay, Event::Dialled { from, to, addr, expected });
-    }
-
-    /// What a node holds must be authentic, the newest that it ever held, and the owner's own.
-    fn store(&mut self, host: usize, key: NodeKey, bytes: Bytes) {
-        let seed = self.seed;
-        let hash: [u8; 32] = Sha256::digest(&bytes).into();
-        let (owner, version) = *self.verified.entry(hash).or_insert_with(|| {
-            let record = authenticate_bytes(&bytes, &self.mesh.anchors)
-                .unwrap_or_else(|error| panic!("seed {seed}: n{host} holds a bad record: {error}"));
-            (record.key, record.version)
-        });
-        assert_eq!(owner, key, "seed {seed}: n{host} holds a record under another's key");
-        let floor = self.floors[host].entry(key).or_default();
-        assert!(version >= *floor, "seed {seed}: a version went back at n{host}");
-        *floor = version;
-        self.hosts[host].store.insert(key, bytes);
     }
 
     fn note(&mut self, host: usize, output: &Output) {

@@ -146,9 +146,10 @@ impl Own {
 
 impl Node {
     /// What this node says of itself from now on. The first goes out at once, later ones at most once
-    /// a second; one that says nothing new is not published.
+    /// a second; one that says nothing new is not published, nor is any after
+    /// [`Self::leave`].
     pub fn update_self(&mut self, draft: RecordDraft, now: Now) {
-        if self.own.draft.as_ref() != Some(&draft) {
+        if self.own.draft.as_ref() != Some(&draft) && !self.own.has_left() {
             self.own.draft = Some(draft);
             self.own.schedule(now.mono);
         }
@@ -209,7 +210,7 @@ impl Node {
             self.own.generation = version;
         }
         match self.sign_own(version, now) {
-            Some(record) => self.publish(record, now),
+            Some(record) => self.publish(&record, now),
             None => {
                 self.own.due = Some(now.mono + RETRY_REFUSED);
                 if self.own.stage == Stage::Leaving {
@@ -221,7 +222,7 @@ impl Node {
         }
     }
 
-    fn publish(&mut self, record: SharedRecord, now: Now) {
+    fn publish(&mut self, record: &SharedRecord, now: Now) {
         let own = &mut self.own;
         own.renew = false;
         own.published = Some(record.clone());

@@ -12,6 +12,9 @@ const HOSTS: u32 = 3;
 const PACKETS_PER_SECOND: u32 = 1_000;
 const SECONDS: u64 = 12;
 
+/// What is done to the daemon of a host.
+type Disturb = fn(&Host) -> Result<()>;
+
 pub(crate) fn measure(machine: Machine) -> Result<Report> {
     let mut report = Report::new(machine, "restart", HOSTS);
     in_a_world(HOSTS, |world| {
@@ -24,7 +27,7 @@ pub(crate) fn measure(machine: Machine) -> Result<Report> {
             c.mesh_addresses()?.1,
             b.mesh_addresses()?.1,
         ];
-        let ways: [(&str, &str, fn(&Host) -> Result<()>); 2] = [
+        let ways: [(&str, &str, Disturb); 2] = [
             ("kill", "kill -9 and start", |host| {
                 host.kill_daemon()?;
                 host.start_daemon().map(drop)

@@ -17,6 +17,7 @@
 mod checks;
 mod filter;
 mod identity;
+mod liveness;
 mod packet;
 mod swim;
 
@@ -34,7 +35,7 @@ use self::{
     checks::{Checks, Purpose, Step},
     identity::SwimId,
     packet::Packet,
-    swim::{Sink, Swim},
+    swim::Swim,
 };
 use super::types::{Liveness, Profile, TimeoutReason};
 use crate::{
@@ -304,149 +305,6 @@ impl Membership {
     pub(super) fn members(&self, liveness: Liveness) -> impl Iterator<Item = NodeKey> {
         let peers = self.peers.values();
         peers.filter(move |peer| peer.liveness == liveness).map(|peer| peer.key)
-    }
-
-    fn heard_since(&self, node: &NodeHash, since: Instant) -> bool {
-        self.peers.get(node).and_then(|peer| peer.heard).is_some_and(|at| at > since)
-    }
-
-    fn count(&mut self, code: Code) {
-        *self.refusals.entry(code).or_default() += 1;
-    }
-
-    /// Asks a member whether it is there, telling it that it is suspected if it is.
-    fn ask(&mut self, node: &NodeHash, now: Instant) {
-        let Some(peer) = self.peers.get_mut(node).filter(|p| p.liveness != Liveness::Left) else {
-            return;
-        };
-        peer.told = Some(now);
-        let id = SwimId { node: *node, generation: peer.generation };
-        let (key, incarnation) = (peer.key, peer.incarnation);
-        let state = self.foca.iter_membership_state().find(|member| *member.id() == id);
-        let suspected = state.is_some_and(|member| member.state() == State::Suspect);
-        let packet = Packet::question(self.own, self.own_incarnation, id, suspected, incarnation);
-        self.sends.push_back((key, packet.to_wire()));
-    }
-
-    /// Tells a member that answers that it is suspected, so that it can say otherwise.
-    fn tell(&mut self, node: &NodeHash, now: Instant) {
-        let told = self.peers.get(node).and_then(|peer| peer.told);
-        if told.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
-            self.ask(node, now);
-        }
-    }
-
-    fn give_up(&mut self, node: &NodeHash, now: Instant) {
-        let Some(peer) = self.peers.get(node) else { return };
-        let recently = peer.heard.is_some_and(|at| now.duration_since(at) < self.patience());
-        if recently || !matches!(peer.liveness, Liveness::Alive | Liveness::Suspect) {
-            return;
-        }
-        let id = SwimId { node: *node, generation: peer.generation };
-        let down = Member::new(id, peer.incarnation, State::Down);
-        self.drive(now, |foca, sink| foca.apply_many([down].into_iter(), true, sink));
-        self.refresh(&BTreeSet::from([*node]), now);
-    }
-
-    fn drop_from_foca(&mut self, node: &NodeHash, now: Instant) {
-        self.checks.close(node);
-        let Some(peer) = self.peers.get(node) else { return };
-        let id = SwimId { node: *node, generation: peer.generation };
-        self.drive(now, |foca, sink| {
-            foca.apply_many([Member::down(id)].into_iter(), false, &mut *sink)?;
-            foca.handle_timer(Timer::RemoveDown(id), sink)
-        });
-    }
-
-    /// Calls foca and takes over what it wants done.
-    fn drive(
-        &mut self,
-        now: Instant,
-        call: impl FnOnce(&mut Swim, &mut Sink) -> Result<(), foca::Error>,
-    ) {
-        let mut sink = Sink::default();
-        if call(&mut self.foca, &mut sink).is_err() {
-            // foca's errors say that a packet made no sense or came at a bad moment; its state is sound.
-            self.count(Code::Malformed);
-        }
-        for (timer, after) in sink.timers {
-            if let Timer::ChangeSuspectToDown { member_id, .. } = &timer {
-                sink.touched.insert(member_id.node);
-            }
-            self.sequence += 1;
-            self.timers.insert((now + after, self.sequence), (timer, now));
-        }
-        for mut packet in sink.packets {
-            self.own_incarnation = packet.header.src_incarnation;
-            if let Some(peer) = self.peers.get(&packet.header.dst.node) {
-                packet.header.dst.generation = peer.generation;
-                self.sends.push_back((peer.key, packet.to_wire()));
-            }
-        }
-        self.wants_renewal |= sink.defunct;
-        if !sink.touched.is_empty() {
-            self.refresh(&sink.touched, now);
-        }
-    }
-
-    /// Brings what is shown of `nodes` in line with what foca holds.
-    fn refresh(&mut self, nodes: &BTreeSet<NodeHash>, now: Instant) {
-        if nodes.is_empty() {
-            return;
-        }
-        let seen: Vec<_> = self
-            .foca
-            .iter_membership_state()
-            .filter(|member| nodes.contains(&member.id().node))
-            .map(|member| (member.id().node, member.incarnation(), member.state()))
-            .collect();
-        for (node, incarnation, state) in seen {
-            let Some(peer) = self.peers.get_mut(&node) else { continue };
-            if peer.liveness == Liveness::Left {
-                continue;
-            }
-            peer.incarnation = incarnation;
-            let liveness = match state {
-                State::Down => {
-                    peer.confirmed = false;
-                    self.checks.close(&node);
-                    Liveness::Down
-                }
-                State::Suspect => {
-                    self.checks.open(node, Purpose::Doubt, now, self.patience());
-                    Liveness::Suspect
-                }
-                State::Alive if peer.confirmed => {
-                    self.checks.close(&node);
-                    Liveness::Alive
-                }
-                State::Alive => Liveness::Suspect,
-            };
-            self.set(&node, liveness, now);
-        }
-    }
-
-    fn set(&mut self, node: &NodeHash, liveness: Liveness, now: Instant) {
-        if let Some(peer) = self.peers.get_mut(node)
-            && peer.liveness != liveness
-        {
-            peer.liveness = liveness;
-            peer.since = now;
-            self.changes.push_back((peer.key, liveness));
-        }
-    }
-
-    fn resize(&mut self) {
-        // Refused only for settings that `swim::config` never changes.
-        let _ = self.foca.set_config(swim::config(self.profile, self.peers.len()));
-    }
-
-    fn patience(&self) -> Duration {
-        swim::config(self.profile, self.peers.len()).suspect_to_down_after
-    }
-
-    fn probe_period(&self) -> Duration {
-        swim::config(self.profile, self.peers.len()).probe_period
     }
 }
 

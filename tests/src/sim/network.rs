@@ -1,0 +1,183 @@
+//! What nodes want done, done: packets, frames, dials, stores. And the check of what they hold.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use meshd_core::{
+    node::{Output, Unreachable},
+    trust::authenticate_bytes,
+};
+use meshd_proto::NodeKey;
+use rand::seq::IteratorRandom;
+use sha2::{Digest, Sha256};
+
+use super::{
+    mesh,
+    world::{Event, World},
+};
+
+/// A dial that nobody answers ends after this.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl World {
+    pub(super) fn disconnected(&mut self, a: usize, b: usize) {
+        for (one, other) in [(a, b), (b, a)] {
+            let key = self.hosts[other].key();
+            self.with(one, |node, now| node.handle_disconnected(key, now));
+        }
+    }
+
+    pub(super) fn dialled(
+        &mut self,
+        from: usize,
+        to: Option<usize>,
+        addr: SocketAddr,
+        expected: Option<NodeKey>,
+    ) {
+        if let Some(to) = to {
+            self.hosts[from].dialling.remove(&to);
+        }
+        let answers = to.filter(|to| self.hosts[*to].node.is_some() && self.links.reach(from, *to));
+        let waiting = to.and_then(|to| self.hosts[from].waiting.remove(&to)).unwrap_or_default();
+        let Some(to) = answers else {
+            self.with(from, |node, now| {
+                node.handle_unreachable(addr, now);
+                if let Some(key) = expected {
+                    node.handle_unreachable(Unreachable::Member(key), now);
+                }
+            });
+            return;
+        };
+        if self.hosts[from].node.is_none() {
+            return;
+        }
+        let (key, own) = (self.hosts[to].key(), self.hosts[from].key());
+        if from == to {
+            self.with(from, |node, now| node.handle_connected(key, addr, true, now));
+            return;
+        }
+        if self.links.connect(from, to) {
+            self.report.handshakes += 1;
+            self.with(from, |node, now| node.handle_connected(key, addr, true, now));
+            let remote = mesh::address(from);
+            self.with(to, |node, now| node.handle_connected(own, remote, false, now));
+        }
+        for bytes in waiting {
+            self.frame(from, to, bytes);
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, host: usize, output: Output) {
+        match output {
+            Output::Datagram { to, bytes } => {
+                let Some(to) = self.holder(host, &to) else { return };
+                if self.links.is_connected(host, to) {
+                    self.report.datagrams += 1;
+                    self.report.bytes += bytes.len() as u64;
+                    if !self.links.loses(&mut self.rng) {
+                        let delay = self.links.delay(&mut self.rng);
+                        self.push(delay, Event::Datagram { from: host, to, bytes });
+                    }
+                } else {
+                    self.dial(host, to);
+                }
+            }
+            Output::Frame { to, bytes } => {
+                let Some(to) = self.holder(host, &to) else { return };
+                if self.links.is_connected(host, to) {
+                    self.frame(host, to, bytes);
+                } else {
+                    self.hosts[host].waiting.entry(to).or_default().push(bytes);
+                    self.dial(host, to);
+                }
+            }
+            Output::Contact { addr } => {
+                let to = (0..self.hosts.len()).find(|i| mesh::address(*i) == addr);
+                self.dial_address(host, to, addr, None);
+            }
+            Output::Store { key, bytes } => self.store(host, key, bytes),
+            Output::Forget { key } => {
+                self.hosts[host].store.remove(&key);
+                self.floors[host].remove(&key);
+            }
+            Output::ReserveVersions { at_least } => {
+                let block = self.hosts[host].reserve(at_least);
+                self.with(host, |node, now| node.handle_versions(block, now));
+            }
+            Output::Left { to } => self.hosts[host].left = Some(to),
+            Output::Event(event) => self.hosts[host].record_event(event),
+            Output::StoreBundle(_)
+            | Output::Changed
+            | Output::EnrolForward { .. }
+            | Output::EnrolReply { .. } => {}
+        }
+    }
+
+    /// The host that a packet for `key` goes to: with clones, any of those that are connected.
+    pub(super) fn holder(&mut self, from: usize, key: &NodeKey) -> Option<usize> {
+        let holders = self.by_key.get(key)?;
+        if let [only] = holders[..] {
+            return Some(only);
+        }
+        let connected = holders.iter().filter(|to| self.links.is_connected(from, **to));
+        connected.choose(&mut self.rng).or(holders.first()).copied()
+    }
+
+    pub(super) fn frame(&mut self, from: usize, to: usize, bytes: Bytes) {
+        self.report.frames += 1;
+        self.report.bytes += bytes.len() as u64;
+        let delay = self.links.delay(&mut self.rng);
+        self.push(delay, Event::Frame { from, to, bytes });
+    }
+
+    /// Dials a member at what its record names, once at a time.
+    pub(super) fn dial(&mut self, from: usize, to: usize) {
+        let key = self.hosts[to].key();
+        let Some(node) = &self.hosts[from].node else { return };
+        let Some(addr) = node.endpoints(&key, self.now).first().copied() else {
+            self.hosts[from].waiting.remove(&to);
+            self.with(from, |node, now| node.handle_unreachable(key, now));
+            return;
+        };
+        let place = (0..self.hosts.len()).find(|i| mesh::address(*i) == addr);
+        self.dial_address(from, place, addr, Some(key));
+    }
+
+    pub(super) fn dial_address(
+        &mut self,
+        from: usize,
+        to: Option<usize>,
+        addr: SocketAddr,
+        expected: Option<NodeKey>,
+    ) {
+        if let Some(to) = to
+            && !self.hosts[from].dialling.insert(to)
+        {
+            return;
+        }
+        let answers =
+            to.is_some_and(|to| self.hosts[to].node.is_some() && self.links.reach(from, to));
+        let delay = if answers {
+            self.links.delay(&mut self.rng) + self.links.delay(&mut self.rng)
+        } else {
+            DIAL_TIMEOUT
+        };
+        self.push(delay, Event::Dialled { from, to, addr, expected });
+    }
+
+    /// What a node holds must be authentic, the newest that it ever held, and the owner's own.
+    pub(super) fn store(&mut self, host: usize, key: NodeKey, bytes: Bytes) {
+        let seed = self.seed;
+        let hash: [u8; 32] = Sha256::digest(&bytes).into();
+        let (owner, version) = *self.verified.entry(hash).or_insert_with(|| {
+            let record = authenticate_bytes(&bytes, &self.mesh.anchors)
+                .unwrap_or_else(|error| panic!("seed {seed}: n{host} holds a bad record: {error}"));
+            (record.key, record.version)
+        });
+        assert_eq!(owner, key, "seed {seed}: n{host} holds a record under another's key");
+        let floor = self.floors[host].entry(key).or_default();
+        assert!(version >= *floor, "seed {seed}: a version went back at n{host}");
+        *floor = version;
+        self.hosts[host].store.insert(key, bytes);
+    }
+}
