@@ -66,9 +66,13 @@ impl Prober {
     /// Sends one packet to `peer`, so that WireGuard starts a handshake. Nothing waits for an answer.
     pub fn poke(&self, peer: Ipv6Addr) {
         let nonce = self.nonce.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = self.socket.try_send_to(&packet(REQUEST, nonce, HEADER), to(peer)) {
-            tracing::debug!(%peer, %error, "poke not sent");
-        }
+        let socket = self.socket.clone();
+        // Not `try_send_to`: on a new socket that fails until the runtime has seen it writable.
+        tokio::spawn(async move {
+            if let Err(error) = socket.send_to(&packet(REQUEST, nonce, HEADER), to(peer)).await {
+                tracing::debug!(%peer, %error, "poke not sent");
+            }
+        });
     }
 
     /// Round-trip time of a probe of `size` bytes to `peer`; `None` when it was not answered in time.
