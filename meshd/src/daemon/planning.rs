@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use meshd_core::{
@@ -23,6 +23,9 @@ use crate::{
     dataplane::Scope,
     reconcile::Report,
 };
+
+/// How much later the second side of a pair starts its handshake: longer than one takes on a busy host.
+const POKE_SECOND: Duration = Duration::from_millis(400);
 
 impl Running {
     /// Plans from what is known now, and returns what the data plane is to keep.
@@ -109,7 +112,12 @@ impl Running {
                         record.lanes.first().is_some_and(|lane| lane.public_key == key)
                     });
                 if let Some(record) = record {
-                    prober.poke(address::ula(&mesh, &record.key));
+                    // Two first messages that cross undo each other, and WireGuard tries again only
+                    // after five seconds: so one side of each pair goes first. The other follows, since
+                    // it may be the one that was programmed last.
+                    let after =
+                        if self.node.key() < record.key { Duration::ZERO } else { POKE_SECOND };
+                    prober.poke(address::ula(&mesh, &record.key), after);
                 }
             }
         }
