@@ -5,11 +5,11 @@
 //!
 //! | comes from | queue | goes to |
 //! |---|---|---|
-//! | transport | bounded, slows the peers | [`Running`]'s node |
+//! | transport | bounded, slows the peers | `Running`'s node |
 //! | data plane thread | 64 reports | health, pokes, replanning |
 //! | control server | 64 calls | `requests` |
 //! | netlink watch | coalesced | data plane, own facts |
-//! | tasks of the loop (resolver, join) | 16 | [`Done`] |
+//! | tasks of the loop (resolver, join) | 16 | `Done` |
 //! | signals, ticks | – | reload, stop, housekeeping |
 
 mod bridge;

@@ -5,10 +5,10 @@
 //! which owns the [`Transport`]; nothing here is shared between threads.
 //!
 //! Tasks, each ended with its connection or with the endpoint:
-//! - `accept`: one; takes incoming handshakes, at most [`limits::HANDSHAKES`] at once.
+//! - `accept`: one; takes incoming handshakes, at most `limits::HANDSHAKES` at once.
 //! - per connection a reader (streams and datagrams) and a writer (queue of
-//!   [`limits::FRAME_QUEUE`] frames); both stop when the connection closes.
-//! - per dial one task, bounded by [`limits::HANDSHAKE_TIMEOUT`].
+//!   `limits::FRAME_QUEUE` frames); both stop when the connection closes.
+//! - per dial one task, bounded by `limits::HANDSHAKE_TIMEOUT`.
 //!
 //! All of them report into one bounded channel that the loop drains with [`Transport::recv`]; a full
 //! channel slows the readers down, and through flow control the peers.

@@ -1,5 +1,5 @@
 //! The Linux data plane: netlink, WireGuard, `/proc/sys` and nft behind the
-//! [`Dataplane`](super::Dataplane) trait.
+//! [`Dataplane`] trait.
 //!
 //! | module | topic |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! WireGuard in a process of its own, where the kernel has none.
 //!
 //! Responsible for starting that process so that it outlives the daemon, for knowing whether it is
-//! alive, and for ending it. Not for what it is told: that is [`uapi`] and the data plane above.
+//! alive, and for ending it. Not for what it is told: that is `uapi` and the data plane above.
 //!
 //! Under systemd the process is `meshd-wg@INTERFACE.service`; elsewhere it detaches itself, as
 //! wireguard-go and boringtun do.
