@@ -31,6 +31,8 @@ use crate::{
 
 /// Plans are made at most this often: a burst of records costs one.
 const PLAN_INTERVAL: Duration = Duration::from_millis(50);
+/// How much later the second side of a pair starts its handshake: longer than one takes on a busy host.
+const POKE_SECOND: Duration = Duration::from_millis(400);
 
 /// Everything that exists only while this host belongs to a mesh.
 pub(super) struct Running {
@@ -289,7 +291,12 @@ impl Running {
                         record.lanes.first().is_some_and(|lane| lane.public_key == key)
                     });
                 if let Some(record) = record {
-                    prober.poke(address::ula(&mesh, &record.key));
+                    // Two first messages that cross undo each other, and WireGuard tries again only
+                    // after five seconds: so one side of each pair goes first. The other follows, since
+                    // it may be the one that was programmed last.
+                    let after =
+                        if self.node.key() < record.key { Duration::ZERO } else { POKE_SECOND };
+                    prober.poke(address::ula(&mesh, &record.key), after);
                 }
             }
         }
