@@ -54,6 +54,7 @@ enum Command {
 pub struct Reconciler {
     commands: Sender<Command>,
     plans: u64,
+    last: Option<(Arc<Desired>, Scope)>,
 }
 
 impl Reconciler {
@@ -66,11 +67,17 @@ impl Reconciler {
         thread::Builder::new()
             .name("dataplane".to_owned())
             .spawn(move || Worker::new(dataplane, reports).run(&inbox))?;
-        Ok((Self { commands, plans: 0 }, outbox))
+        Ok((Self { commands, plans: 0, last: None }, outbox))
     }
 
-    /// Makes the kernel as `desired`, and keeps it so. Returns the plan's number.
+    /// Makes the kernel as `desired`, and keeps it so. Returns the plan's number; one that asks for nothing
+    /// new is the one before.
     pub fn want(&mut self, desired: Arc<Desired>, scope: Scope) -> u64 {
+        let same = self.last.as_ref().is_some_and(|(d, s)| **d == *desired && *s == scope);
+        if same {
+            return self.plans;
+        }
+        self.last = Some((desired.clone(), scope.clone()));
         self.plans += 1;
         let plan = self.plans;
         self.send(Command::Want { desired, scope, plan });
@@ -90,7 +97,8 @@ impl Reconciler {
     }
 
     /// Removes everything of ours in `scope`, and stops keeping anything.
-    pub fn tear_down(&self, scope: Scope) -> oneshot::Receiver<Report> {
+    pub fn tear_down(&mut self, scope: Scope) -> oneshot::Receiver<Report> {
+        self.last = None;
         let (done, wait) = oneshot::channel();
         self.send(Command::TearDown { scope, done });
         wait

@@ -4,45 +4,63 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use meshd_tests::harness::{Flow, Host, HostPlan, Mesh, Place, WgPeer, pace, scenario, wait_for};
+use meshd_tests::harness::{
+    Flow, FlowReport, Host, HostPlan, Mesh, Place, WgPeer, pace, scenario, wait_for,
+};
 
-/// Runs two flows beside each other, 1,000 packets a second both ways, and lets `disturb` work on the host of the first.
+/// Lets `disturb` work on a host while a flow runs over it, beside a flow that nobody disturbs. Where the control flow
+/// loses packets too, the machine was too busy and the loss tells nothing: then it is tried again, twice at most.
 fn undisturbed(name: &str, disturb: fn(&Host) -> Result<()>) {
     scenario(name, |world| {
         let mesh = Mesh::form(world, &["a", "b", "c"].map(HostPlan::vm))?;
-        let [a, b, c] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
-        let [of_a, of_b, of_c] =
-            [a.mesh_addresses()?.0, b.mesh_addresses()?.0, c.mesh_addresses()?.0];
-        let before = configured(a)?;
-        let seconds = u32::try_from(pace(12).as_secs())?;
-        let disturbed = Flow::start((a, &of_a), (b, &of_b), 1000, seconds)?;
-        let control = Flow::start((c, &of_c), (b, &of_b), 1000, seconds)?;
-        let flowing = Instant::now();
-        wait_for("both flows flow", pace(5), || {
-            let sent = wireguard_packets(c)?.min(wireguard_packets(a)?);
-            ensure!(sent > 1000, "{sent} packets");
-            Ok(())
-        })?;
-        disturb(a)?;
-        let restarted = flowing.elapsed();
-        a.wait_up(2, pace(10))?;
-        ensure!(
-            flowing.elapsed() < Duration::from_secs(seconds.into()),
-            "the restart took longer than the flow"
-        );
-        let (disturbed, control) = (disturbed.report()?, control.report()?);
-        println!(
-            "{name}: restarted after {restarted:?}; {}; control: {}",
-            disturbed.summary(),
-            control.summary()
-        );
-        control.nothing_lost(
-            "the control flow, which nobody disturbed: this machine is too busy to tell",
-        )?;
-        disturbed.nothing_lost("the flow over the host whose daemon was restarted")?;
-        ensure!(configured(a)? == before, "the restart changed WireGuard's peers");
-        Ok(())
+        for _ in 0..3 {
+            let (disturbed, control) = two_flows(name, &mesh, disturb)?;
+            let verdict =
+                disturbed.nothing_lost("the flow over the host whose daemon was restarted");
+            if verdict.is_ok() || control.nothing_lost("control").is_ok() {
+                return verdict;
+            }
+        }
+        anyhow::bail!(
+            "the control flow, which nobody disturbed, lost packets three times: this machine is too busy"
+        )
     });
+}
+
+/// Two flows beside each other, 1,000 packets a second both ways; gives the disturbed one and the control.
+fn two_flows(
+    name: &str,
+    mesh: &Mesh,
+    disturb: fn(&Host) -> Result<()>,
+) -> Result<(FlowReport, FlowReport)> {
+    let [a, b, c] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
+    let [of_a, of_b, of_c] = [a.mesh_addresses()?.0, b.mesh_addresses()?.0, c.mesh_addresses()?.0];
+    let before = configured(a)?;
+    let sent_before = wireguard_packets(c)?.max(wireguard_packets(a)?);
+    let seconds = u32::try_from(pace(12).as_secs())?;
+    let disturbed = Flow::start((a, &of_a), (b, &of_b), 1000, seconds)?;
+    let control = Flow::start((c, &of_c), (b, &of_b), 1000, seconds)?;
+    let flowing = Instant::now();
+    wait_for("both flows flow", pace(5), || {
+        let sent = wireguard_packets(c)?.min(wireguard_packets(a)?);
+        ensure!(sent > sent_before + 1000, "{sent} packets after {sent_before}");
+        Ok(())
+    })?;
+    disturb(a)?;
+    let restarted = flowing.elapsed();
+    a.wait_up(2, pace(10))?;
+    ensure!(
+        flowing.elapsed() < Duration::from_secs(seconds.into()),
+        "the restart took longer than the flow"
+    );
+    let (disturbed, control) = (disturbed.report()?, control.report()?);
+    println!(
+        "{name}: restarted after {restarted:.1?}; {}; control: {}",
+        disturbed.summary(),
+        control.summary()
+    );
+    ensure!(configured(a)? == before, "the restart changed WireGuard's peers");
+    Ok((disturbed, control))
 }
 
 /// Packets that have gone out through the tunnel.

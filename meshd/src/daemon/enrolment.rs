@@ -28,7 +28,7 @@ const ASK_ANOTHER: &str = "try another seed, or start the host that made the tok
 #[derive(Default)]
 pub(super) struct Forwarded {
     next: u64,
-    waiting: BTreeMap<u64, (Instant, EnrolTicket)>,
+    waiting: BTreeMap<u64, (Instant, NodeKey, EnrolTicket)>,
     second: Option<Instant>,
     in_second: u32,
 }
@@ -49,19 +49,20 @@ impl Forwarded {
         let late: Vec<u64> = self
             .waiting
             .iter()
-            .filter(|(_, (since, _))| now.duration_since(*since) >= PATIENCE)
+            .filter(|(_, (since, ..))| now.duration_since(*since) >= PATIENCE)
             .map(|(id, _)| *id)
             .collect();
         for id in late {
-            if let Some((_, ticket)) = self.waiting.remove(&id) {
+            if let Some((.., ticket)) = self.waiting.remove(&id) {
                 ticket.answer(refusal_reply(&no_signer()));
             }
         }
     }
 
-    /// The signer's answer to a request that was handed on.
-    pub(super) fn answer(&mut self, id: u64, reply: Bytes) {
-        if let Some((_, ticket)) = self.waiting.remove(&id) {
+    /// The signer's answer to a request that was handed on. Nobody else may answer for it.
+    pub(super) fn answer(&mut self, from: NodeKey, id: u64, reply: Bytes) {
+        let asked = self.waiting.get(&id).is_some_and(|(_, signer, _)| *signer == from);
+        if asked && let Some((.., ticket)) = self.waiting.remove(&id) {
             ticket.answer(reply);
         }
     }
@@ -128,7 +129,7 @@ impl Running {
         self.forwarded.next += 1;
         let id = self.forwarded.next;
         self.node.forward_enrolment(signer, id, ticket.request.clone());
-        self.forwarded.waiting.insert(id, (Instant::now(), ticket));
+        self.forwarded.waiting.insert(id, (Instant::now(), signer, ticket));
     }
 
     /// The signer's own decision, on disk before it is told.

@@ -130,6 +130,8 @@ impl Daemon {
     }
 
     fn keep(&self, made: &MeshInit) -> Result<(), crate::state::StateError> {
+        // An earlier attempt may have got as far as its ledger.
+        self.state.set_authority_aside()?;
         self.state.append_ledger(&made.ledger)?;
         self.state.save_authority(&Authority {
             root_seed: made.root.seed(),

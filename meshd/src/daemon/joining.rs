@@ -22,6 +22,17 @@ use crate::{
     transport::EnrolClient,
 };
 
+/// Refusals that no further try can change.
+const FINAL: [&str; 8] = [
+    "token_unknown",
+    "token_expired",
+    "token_used",
+    "token_name",
+    "name_taken",
+    "prefix_taken",
+    "bad_terms",
+    "bad_signature",
+];
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(60);
 /// A join returns when this host has synced; after this it returns all the same and says so.
@@ -87,11 +98,8 @@ impl Daemon {
                     let mut wait = RETRY_FIRST;
                     let result = loop {
                         match attempt.run(None).await {
-                            // Only what time or the network can mend is tried again.
-                            Err(error)
-                                if error.code == "seed_unreachable"
-                                    || error.code == "no_signer" =>
-                            {
+                            // What time, a clock or the network can mend is tried again.
+                            Err(error) if !FINAL.contains(&error.code.as_ref()) => {
                                 tracing::warn!("{error}; trying again in {} s", wait.as_secs());
                                 sleep(wait).await;
                                 wait = (wait * 2).min(RETRY_LAST);
@@ -180,6 +188,8 @@ impl Daemon {
         seeds: Vec<String>,
     ) -> Result<(), ControlError> {
         let state = |error: String| failed("state_dir", error, "check the state directory");
+        // What a failed init left would make this host a signer of a mesh that never was.
+        self.state.set_authority_aside().map_err(|error| state(error.to_string()))?;
         self.state
             .save_membership(&enrolment.anchors, &enrolment.certificate, &seeds)
             .map_err(|error| state(error.to_string()))?;
@@ -268,6 +278,7 @@ impl Attempt {
             clock::unix(),
         );
         let request: Bytes = request.encode_to_vec().into();
+        let mut refused = None;
         for address in resolved.addresses {
             if let Some(progress) = progress {
                 let _ = progress.send(doing(format!("asking {address}"))).await;
@@ -288,18 +299,22 @@ impl Attempt {
                     continue;
                 }
             };
-            let reply = wire::EnrolReply::decode(reply).map_err(|_| {
-                failed("bad_reply", format!("{address} sent what is no reply"), "try another seed")
-            })?;
+            let Ok(reply) = wire::EnrolReply::decode(reply) else {
+                why.push(format!("{address} sent what is no reply"));
+                continue;
+            };
             match trust::accept_reply(&reply, &self.token, &self.identity.public(), &self.name) {
                 Ok(enrolment) => {
                     return Ok((enrolment, self.identity.clone(), self.lane.clone(), seeds));
                 }
-                Err(error) if error.code() == "no_signer" => {
-                    why.push(format!("{address}: {}", error.why()));
+                // Another seed may do better, or tell the truth.
+                Err(error) => {
+                    refused.get_or_insert_with(|| failed(error.code(), error.why(), error.fix()));
                 }
-                Err(error) => return Err(failed(error.code(), error.why(), error.fix())),
             }
+        }
+        if let Some(refused) = refused {
+            return Err(refused);
         }
         if why.is_empty() {
             why.push("the token names no seed, and [gossip] seeds is empty".to_owned());

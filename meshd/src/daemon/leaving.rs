@@ -5,7 +5,7 @@ use std::time::Duration;
 use meshd_core::plan::{Change, Desired};
 use meshd_proto::control::LeaveReply;
 
-use super::{Daemon, running::scope};
+use super::{Daemon, planning::scope};
 use crate::control::ControlError;
 
 /// The frames that carry the leave get this long to be acknowledged.
@@ -21,8 +21,7 @@ impl Daemon {
         running.node.leave(super::clock::now());
         self.pump();
         let to = self.running.as_mut().and_then(|r| r.left.take()).unwrap_or_default();
-        let told = to.iter().filter(|peer| self.transport.is_connected(peer)).count();
-        self.transport.flush(&to, TELL).await;
+        let told = self.transport.flush(&to, TELL).await;
 
         let scope = scope(&self.config, &Desired::default());
         let report = self.reconciler.tear_down(scope).await;

@@ -21,6 +21,7 @@ mod health;
 mod joining;
 mod leaving;
 mod own;
+mod planning;
 mod requests;
 mod resolve;
 mod running;
@@ -28,6 +29,7 @@ mod start;
 mod status;
 mod systemd;
 mod tokens;
+mod upkeep;
 
 use std::{
     path::PathBuf,
@@ -176,7 +178,14 @@ impl Daemon {
             let wake = self.next_wake();
             tokio::select! {
                 event = self.transport.recv() => self.on_transport(event),
-                Some(report) = inboxes.reports.recv() => self.on_report(report),
+                report = inboxes.reports.recv() => match report {
+                    Some(report) => self.on_report(report),
+                    // Its thread is gone: nothing would be repaired any more. systemd starts us again.
+                    None => {
+                        tracing::error!("the data plane's thread is gone");
+                        break;
+                    }
+                },
                 Some(request) = inboxes.requests.recv() => self.on_request(request).await,
                 Some(done) = inboxes.done.recv() => self.on_done(done),
                 () = inboxes.watch.changed() => {
@@ -218,8 +227,8 @@ impl Daemon {
             if replies.is_empty() && requests.is_empty() {
                 break;
             }
-            for (id, reply) in replies.drain(..) {
-                running.forwarded.answer(id, reply);
+            for (from, id, reply) in replies.drain(..) {
+                running.forwarded.answer(from, id, reply);
             }
             for (from, id, request) in requests.drain(..) {
                 let reply = running.enrol(&request, &self.state, &mut self.counters);
@@ -271,23 +280,12 @@ impl Daemon {
         }
     }
 
-    /// The disk may take its time: not in the loop.
-    fn flush_store(&self, how: fn(&Flusher) -> Result<(), String>) {
-        let Some(running) = &self.running else { return };
-        let flusher = running.store.flusher();
-        tokio::task::spawn_blocking(move || {
-            if let Err(why) = how(&flusher) {
-                tracing::error!(%why, "the record store was not flushed");
-            }
-        });
-    }
-
     fn on_transport(&mut self, event: Event) {
         let now = clock::now();
         let Some(running) = &mut self.running else { return };
         match event {
             Event::Connected { peer, remote, outgoing, .. } => {
-                running.paths.insert(peer, remote.ip());
+                running.note_path(peer, remote.ip());
                 running.node.handle_connected(peer, remote, outgoing, now);
             }
             Event::Disconnected { peer } => running.node.handle_disconnected(peer, now),
@@ -327,7 +325,10 @@ impl Daemon {
                     tracing::warn!(%why, "a seed could not be resolved");
                 }
                 if let Some(running) = &mut self.running {
-                    running.node.set_seeds(resolved.addresses, clock::now());
+                    // A resolver that fails must not take away what worked before.
+                    if resolved.failed.is_empty() || !resolved.addresses.is_empty() {
+                        running.node.set_seeds(resolved.addresses, clock::now());
+                    }
                 }
             }
             Done::Joined(joined) => self.finish_join(*joined),
@@ -360,84 +361,5 @@ impl Daemon {
             }
             _ => format!("{}: run `meshctl init` or `meshctl join TOKEN`", status.state),
         }
-    }
-
-    /// Looks at this host again and tells the mesh what changed.
-    fn look_at_host(&mut self) {
-        self.look_due = Some(Instant::now() + LOOK_EVERY);
-        match Own::look(&self.config) {
-            Ok(own) if own == self.own => {}
-            Ok(own) => {
-                self.own = own;
-                self.announce();
-            }
-            Err(error) => tracing::warn!(%error, "cannot look at this host"),
-        }
-    }
-
-    fn announce(&mut self) {
-        let port = self.gossip_port();
-        if let Some(running) = &mut self.running {
-            running.announce(&self.own, &self.config, port);
-        }
-    }
-
-    fn gossip_port(&self) -> u16 {
-        self.transport.local_port().unwrap_or_else(|| self.config.gossip.listen.port())
-    }
-
-    /// Looks up the seeds' names in a task, and again after a while: names move.
-    fn resolve_seeds(&mut self) {
-        const AGAIN: Duration = Duration::from_secs(30);
-        self.resolve_due = None;
-        let Some(running) = &self.running else { return };
-        let mut seeds: Vec<String> =
-            self.config.gossip.seeds.iter().map(ToString::to_string).collect();
-        seeds.extend(running.seeds.iter().cloned());
-        seeds.dedup();
-        if seeds.is_empty() {
-            return;
-        }
-        self.resolve_due = Some(Instant::now() + AGAIN);
-        let done = self.done.clone();
-        tokio::spawn(async move {
-            // The loop only goes away with the process.
-            let _ = done.send(Done::Resolved(resolve::resolve(&seeds).await)).await;
-        });
-    }
-
-    /// SIGHUP: applies what can change at run time, and says what cannot.
-    fn reload(&mut self) {
-        self.notifier.reloading();
-        match self.sources.load() {
-            Ok(new) => {
-                let changes = self.config.changes(&new);
-                for change in &changes.restart {
-                    tracing::warn!(key = change.key, old = %change.old, new = %change.new,
-                        "this needs a restart: systemctl restart meshd");
-                }
-                for change in &changes.live {
-                    tracing::info!(key = change.key, old = %change.old, new = %change.new, "applied");
-                }
-                self.apply_live(new);
-                tracing::info!("configuration read again");
-            }
-            Err(errors) => tracing::error!("the configuration in force stays: {errors}"),
-        }
-        self.notifier.reloaded();
-    }
-
-    /// Takes over what may change at run time and leaves the rest as it is.
-    fn apply_live(&mut self, new: Config) {
-        self.config.apply_live(new);
-        if let Some(running) = &mut self.running {
-            running.node.set_forget_after(self.config.network.forget_after);
-        }
-        match Own::look(&self.config) {
-            Ok(own) => self.own = own,
-            Err(error) => tracing::warn!(%error, "cannot look at this host"),
-        }
-        self.announce();
-        self.resolve_seeds();
     }
 }

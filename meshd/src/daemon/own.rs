@@ -56,7 +56,9 @@ impl Own {
         for address in self.node_addresses(config) {
             endpoints.push(SocketAddr::new(address, gossip_port));
         }
-        endpoints.dedup();
+        // A list that receivers refuse would keep the whole record from them.
+        let mut seen = BTreeSet::new();
+        endpoints.retain(|e| is_routable_unicast(&e.ip()) && seen.insert(*e));
         endpoints.truncate(RECORD_ENDPOINTS);
         endpoints
     }

@@ -21,6 +21,8 @@ use crate::{control::ControlError, probe};
 
 /// Probes per call.
 const PROBES: u32 = 10_000;
+/// Longest interval and timeout that a caller may ask for.
+const PROBE_LONGEST: Duration = Duration::from_secs(60);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Payload of a probe unless asked otherwise, as `ping` has it.
@@ -126,7 +128,7 @@ impl Daemon {
             .and_then(|lane| running.observed.as_ref()?.peers.get(&lane.public_key));
         let duration = |ms: u32, default: Duration| match ms {
             0 => default,
-            ms => Duration::from_millis(u64::from(ms)),
+            ms => Duration::from_millis(u64::from(ms)).min(PROBE_LONGEST),
         };
         Ok(Ping {
             name: request.name.clone(),

@@ -8,11 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use meshd_core::{
     address,
-    node::{Event, Liveness, Node, Output, Severity},
+    node::{Event, Node, Output, Severity},
     now::UnixTime,
-    plan::{LaneKeys, Member, Observed, Plan, PlanConfig, PlanInput, TunnelTracker, plan},
+    plan::{Observed, Plan, TunnelTracker},
     refusal::{Code, Refusal},
     trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
 };
@@ -21,18 +22,14 @@ use rustls_pki_types::CertificateDer;
 
 use super::{clock, counters::Counters, enrolment::Forwarded, own::Own};
 use crate::{
-    config::{Automatic, Config},
-    dataplane::Scope,
+    config::Config,
     probe::{self, Prober},
-    reconcile::Report,
     state::{StateDir, store::Store},
     transport::{ChainCheck, Transport},
 };
 
 /// Plans are made at most this often: a burst of records costs one.
-const PLAN_INTERVAL: Duration = Duration::from_millis(50);
-/// How much later the second side of a pair starts its handshake: longer than one takes on a busy host.
-const POKE_SECOND: Duration = Duration::from_millis(400);
+pub(super) const PLAN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Everything that exists only while this host belongs to a mesh.
 pub(super) struct Running {
@@ -90,7 +87,7 @@ impl ChainCheck for SharedAnchors {
 impl Running {
     /// This node's own record, as last published.
     pub(super) fn own_record(&self) -> Option<Arc<Record>> {
-        self.node.directory().get(&self.node.key()).cloned()
+        self.node.own_record().cloned()
     }
 
     /// Tells the node what this host is now.
@@ -123,7 +120,7 @@ impl Running {
         transport: &mut Transport,
         state: &StateDir,
         counters: &mut Counters,
-        replies: &mut Vec<(u64, Bytes)>,
+        replies: &mut Vec<(NodeKey, u64, Bytes)>,
         requests: &mut Vec<(NodeKey, u64, Bytes)>,
     ) {
         while let Some(output) = self.node.poll_output() {
@@ -176,7 +173,7 @@ impl Running {
                 },
                 Output::Left { to } => self.left = Some(to),
                 Output::EnrolForward { from, id, request } => requests.push((from, id, request)),
-                Output::EnrolReply { id, reply, .. } => replies.push((id, reply)),
+                Output::EnrolReply { from, id, reply } => replies.push((from, id, reply)),
                 Output::Event(event) => {
                     log(&event, counters);
                     // What a dead process left behind must not swallow what is sent to the next.
@@ -203,123 +200,7 @@ impl Running {
         }
     }
 
-    /// Plans from what is known now, and returns what the data plane is to keep.
-    pub(super) fn replan(
-        &mut self,
-        own: &Own,
-        config: &Config,
-    ) -> Option<(Arc<meshd_core::plan::Desired>, Scope)> {
-        self.plan_due = None;
-        self.planned_at = Some(Instant::now());
-        let own_record = self.own_record()?;
-        let now = Instant::now();
-        let members: Vec<Member> = self
-            .node
-            .directory()
-            .iter()
-            .filter(|record| record.key != own_record.key)
-            .map(|record| self.member(record, now))
-            .collect();
-        let plan_config = plan_config(config);
-        let lane =
-            LaneKeys { private_key: self.lane.private_key(), public_key: self.lane.public_key() };
-        let local = own.local_network(self.node.observed());
-        let planned = plan(&PlanInput {
-            own: &own_record,
-            lane: &lane,
-            config: &plan_config,
-            local: &local,
-            members: &members,
-        });
-        self.publish_members();
-        self.node.set_routed(planned.routed.values().flatten().copied().collect());
-        let desired = Arc::new(planned.desired.clone());
-        let scope = scope(config, &desired);
-        self.plan = planned;
-        Some((desired, scope))
-    }
-
-    fn member(&self, record: &Arc<Record>, now: Instant) -> Member {
-        let (liveness, since) = self.node.liveness(&record.key).unwrap_or((Liveness::Suspect, now));
-        let tunnel = record.lanes.first().and_then(|lane| self.tracker.health(&lane.public_key));
-        Member {
-            record: record.clone(),
-            liveness,
-            down_for: (liveness == Liveness::Down).then(|| now.saturating_duration_since(since)),
-            path: self.paths.get(&record.key).copied(),
-            tunnel,
-        }
-    }
-
-    fn publish_members(&self) {
-        let mesh = self.identity.certificate.mesh_id;
-        let addresses = self.node.directory().iter().map(|r| address::ula(&mesh, &r.key)).collect();
-        *self.members.write().unwrap_or_else(PoisonError::into_inner) = addresses;
-    }
-
-    /// Takes in what the data plane did.
-    pub(super) fn take_report(&mut self, report: Report, counters: &mut Counters) {
-        let mesh = self.identity.certificate.mesh_id;
-        counters.changes_applied += report.applied.len() as u64;
-        counters.changes_failed += report.errors.len() as u64;
-        if report.repaired && !report.applied.is_empty() {
-            counters.drift_repaired += report.applied.len() as u64;
-            tracing::warn!(
-                changes = report.applied.len(),
-                "repaired what another program changed: {}",
-                describe(&report.applied)
-            );
-        } else if !report.applied.is_empty() {
-            tracing::debug!(changes = report.applied.len(), "data plane changed");
-        }
-        let errors: Vec<_> =
-            report.errors.iter().map(|error| (error.code(), error.to_string())).collect();
-        if errors != self.dataplane_errors {
-            for (code, text) in &errors {
-                tracing::error!(code, "{text}");
-            }
-        }
-        if errors.is_empty() && report.plan == self.plan_number {
-            self.programmed = true;
-        }
-        self.dataplane_errors = errors;
-        let Some(observed) = report.observed else { return };
-        if let Some(prober) = self.start_prober() {
-            for key in new_peers(&report.applied) {
-                let record =
-                    self.node.directory().iter().find(|record| {
-                        record.lanes.first().is_some_and(|lane| lane.public_key == key)
-                    });
-                if let Some(record) = record {
-                    // Two first messages that cross undo each other, and WireGuard tries again only
-                    // after five seconds: so one side of each pair goes first. The other follows, since
-                    // it may be the one that was programmed last.
-                    let after =
-                        if self.node.key() < record.key { Duration::ZERO } else { POKE_SECOND };
-                    prober.poke(address::ula(&mesh, &record.key), after);
-                }
-            }
-        }
-        let before = self.tunnel_states();
-        self.tracker.observe(&observed.peers, report.at);
-        if self.tunnel_states() != before {
-            self.plan_due.get_or_insert_with(|| Instant::now() + PLAN_INTERVAL);
-        }
-        self.observed = Some(observed);
-    }
-
-    fn tunnel_states(&self) -> Vec<Option<(meshd_core::plan::TunnelState, u32)>> {
-        self.node
-            .directory()
-            .iter()
-            .map(|record| {
-                let lane = record.lanes.first()?;
-                self.tracker.health(&lane.public_key).map(|h| (h.state, h.attempt))
-            })
-            .collect()
-    }
-
-    fn start_prober(&mut self) -> Option<Arc<Prober>> {
+    pub(super) fn start_prober(&mut self) -> Option<Arc<Prober>> {
         if self.prober.is_none() {
             match Prober::start(self.own_ula(), self.members.clone()) {
                 Ok(prober) => self.prober = Some(Arc::new(prober)),
@@ -327,6 +208,17 @@ impl Running {
             }
         }
         self.prober.clone()
+    }
+
+    /// Remembers where `peer` was reached. An address inside the mesh proves nothing of the underlay: a
+    /// member that connects through the tunnel must not name what its prefix may cover.
+    pub(super) fn note_path(&mut self, peer: NodeKey, remote: IpAddr) {
+        let mesh = address::ula_prefix(&self.identity.certificate.mesh_id);
+        let inside = IpNet::V6(mesh).contains(&remote)
+            || self.plan.routed.values().flatten().any(|prefix| prefix.contains(&remote));
+        if !inside {
+            self.paths.insert(peer, remote);
+        }
     }
 
     /// This node's ULA.
@@ -357,26 +249,6 @@ impl Running {
     }
 }
 
-fn new_peers(changes: &[meshd_core::plan::Change]) -> Vec<meshd_proto::WgPublicKey> {
-    changes
-        .iter()
-        .filter_map(|change| match change {
-            meshd_core::plan::Change::PutPeer { public_key, new: true, .. } => Some(*public_key),
-            _ => None,
-        })
-        .collect()
-}
-
-fn describe(changes: &[meshd_core::plan::Change]) -> String {
-    const SHOWN: usize = 4;
-    let mut text =
-        changes.iter().take(SHOWN).map(|change| format!("{change}")).collect::<Vec<_>>().join(", ");
-    if changes.len() > SHOWN {
-        text.push_str(&format!(" and {} more", changes.len() - SHOWN));
-    }
-    text
-}
-
 fn log(event: &Event, counters: &mut Counters) {
     counters.event(event.code);
     let subject = event.subject.map(|key| key.to_string()).unwrap_or_default();
@@ -384,31 +256,5 @@ fn log(event: &Event, counters: &mut Counters) {
         Severity::Info => tracing::info!(code = event.code, node = %subject, "{}", event.text),
         Severity::Warning => tracing::warn!(code = event.code, node = %subject, "{}", event.text),
         Severity::Error => tracing::error!(code = event.code, node = %subject, "{}", event.text),
-    }
-}
-
-/// The part of the configuration that the planner takes.
-pub(super) fn plan_config(config: &Config) -> PlanConfig {
-    PlanConfig {
-        interface: config.wireguard.interface.to_string(),
-        listen_port: config.wireguard.port,
-        fwmark: config.wireguard.fwmark,
-        table: config.network.table,
-        rule_priority: config.network.rule_priority,
-        mtu: match config.network.mtu {
-            Automatic::Auto => None,
-            Automatic::Given(mtu) => Some(u32::from(mtu)),
-        },
-        keepalive: config.wireguard.persistent_keepalive,
-    }
-}
-
-/// What the data plane is to look at for `desired`.
-pub(super) fn scope(config: &Config, desired: &meshd_core::plan::Desired) -> Scope {
-    Scope {
-        interface: config.wireguard.interface.to_string(),
-        table: config.network.table,
-        rule_priority: config.network.rule_priority,
-        sysctls: desired.device.iter().flat_map(|device| device.sysctls.keys().cloned()).collect(),
     }
 }

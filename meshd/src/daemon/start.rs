@@ -127,7 +127,13 @@ impl Daemon {
         for damage in &opened.damage {
             tracing::warn!("{damage}");
         }
-        let signer = self.open_signer(&membership)?;
+        let mut damage = opened.damage;
+        // A signer that cannot sign is still a member.
+        let signer = self.open_signer(&membership).unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            damage.push(error.to_string());
+            None
+        });
         let identity = Arc::new(NodeIdentity {
             key: membership.identity,
             certificate: Arc::new(membership.certificate),
@@ -160,7 +166,7 @@ impl Daemon {
             planned_at: None,
             paths: std::collections::BTreeMap::new(),
             dataplane_errors: Vec::new(),
-            damage: opened.damage,
+            damage,
             forwarded: Forwarded::default(),
             left: None,
             store_dirty: false,

@@ -13,6 +13,8 @@ use netlink_sys::{
 };
 use rtnetlink::MulticastGroup;
 
+use tokio::time::Instant;
+
 use super::DataplaneError;
 
 /// What comes within this time of the first message is one report.
@@ -41,6 +43,8 @@ pub struct Watch {
     nftables: Option<TokioSocket>,
     /// Something came, and was not reported yet.
     pending: bool,
+    /// When it is to be reported.
+    until: Option<Instant>,
 }
 
 impl Watch {
@@ -54,7 +58,7 @@ impl Watch {
             .map_err(|e| DataplaneError::Netlink { reason: e.to_string() })?;
         // Needs CAP_NET_ADMIN and a kernel with nftables; without it drift there is found at the next look.
         let nftables = listen(NETLINK_NETFILTER, &[NFTABLES_GROUP]).ok();
-        Ok(Self { routing, nftables, pending: false })
+        Ok(Self { routing, nftables, pending: false, until: None })
     }
 
     /// Waits until something changed. Changes in quick succession are one report. Cancel safe.
@@ -68,7 +72,10 @@ impl Watch {
                 },
             };
         }
-        tokio::time::sleep(COALESCE).await;
+        // Kept over a cancellation: in a busy loop a wait that begins anew would never end.
+        let until = *self.until.get_or_insert_with(|| Instant::now() + COALESCE);
+        tokio::time::sleep_until(until).await;
+        self.until = None;
         // What came meanwhile is part of this report.
         empty(self.routing.socket_ref());
         if let Some(nftables) = &self.nftables {

@@ -11,6 +11,8 @@ use super::{StateDir, StateError, durable};
 /// A million entries.
 const LARGEST: u64 = 1 << 30;
 const HEADER: usize = 12;
+/// No entry is larger: a length beyond it is damage, not a torn tail.
+const ENTRY: usize = 64 << 10;
 
 impl StateDir {
     /// Appends encoded entries; when this returns they survive a power loss.
@@ -53,9 +55,16 @@ fn frame(entry: &[u8]) -> Vec<u8> {
 fn split(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, usize), usize> {
     let (mut entries, mut at) = (Vec::new(), 0);
     while let Some(header) = bytes.get(at..at + HEADER) {
+        // A file system may have lengthened the file and not written the data.
+        if bytes[at..].iter().all(|byte| *byte == 0) {
+            break;
+        }
         let mut length = [0; 4];
         length.copy_from_slice(&header[..4]);
         let length = u32::from_be_bytes(length) as usize;
+        if length > ENTRY {
+            return Err(at);
+        }
         let Some(entry) = bytes.get(at + HEADER..at + HEADER + length) else { break };
         if header[4..] != checksum(entry) {
             // The last one may have been cut by a crash with its blocks half written.

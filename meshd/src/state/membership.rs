@@ -140,6 +140,8 @@ impl StateDir {
     /// Ends the membership: node keys and certificate go, the authority of a signer is set aside.
     /// Returns where to, if there was one.
     pub fn forget_membership(&self) -> Result<Option<PathBuf>, StateError> {
+        // First, so that a crash in between leaves a host that waits rather than half a member.
+        durable::remove(&self.file("pki/node.crt"))?;
         let aside = self.set_authority_aside()?;
         for name in MEMBERSHIP {
             durable::remove(&self.file(name))?;
@@ -147,8 +149,9 @@ impl StateDir {
         Ok(aside)
     }
 
-    fn set_authority_aside(&self) -> Result<Option<PathBuf>, StateError> {
-        if !self.file("pki/root.key").exists() {
+    /// Moves a signer's authority to a directory of its own, if there is one, and returns where.
+    pub fn set_authority_aside(&self) -> Result<Option<PathBuf>, StateError> {
+        if !AUTHORITY.iter().any(|name| self.file(name).exists()) {
             return Ok(None);
         }
         let Some(aside) =
@@ -162,8 +165,10 @@ impl StateDir {
         super::private_directory(&aside)
             .map_err(|source| FileError::new("make", &aside, source))?;
         let root = self.file("pki/root.crt");
-        let copy = aside.join("root.crt");
-        fs::copy(&root, &copy).map_err(|source| FileError::new("copy", &root, source))?;
+        if root.exists() {
+            let copy = aside.join("root.crt");
+            fs::copy(&root, &copy).map_err(|source| FileError::new("copy", &root, source))?;
+        }
         for name in AUTHORITY {
             let (from, to) = (self.file(name), aside.join(name.trim_start_matches("pki/")));
             match fs::rename(&from, &to) {

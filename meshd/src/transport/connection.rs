@@ -1,6 +1,7 @@
 //! One standing connection: its reader, its writer, what it is known by.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::{
         Arc,
@@ -17,6 +18,9 @@ use quinn::{Connection, SendStream, VarInt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Event, Report, limits};
+
+/// Streams whose acknowledgement a flush waits for; older ones are long through.
+const RECENT: usize = 8;
 
 /// A connection whose peer was authenticated.
 pub(crate) struct Live {
@@ -144,12 +148,18 @@ fn hello(connection: &Connection) -> Bytes {
 
 /// One stream per frame: a lost packet of one does not hold up the next.
 async fn write(connection: Connection, mut outgoing: mpsc::Receiver<Outgoing>) {
-    let mut last: Option<SendStream> = None;
+    let mut recent: VecDeque<SendStream> = VecDeque::new();
     while let Some(next) = outgoing.recv().await {
         let result = match next {
-            Outgoing::Frame(bytes) => send_one(&connection, &bytes).await.map(|s| last = Some(s)),
+            Outgoing::Frame(bytes) => send_one(&connection, &bytes).await.map(|stream| {
+                if recent.len() == RECENT {
+                    recent.pop_front();
+                }
+                recent.push_back(stream);
+            }),
             Outgoing::Flush(done) => {
-                if let Some(stream) = &mut last {
+                // An error means that the connection is gone: nothing more to wait for.
+                for stream in recent.drain(..) {
                     let _ = stream.stopped().await;
                 }
                 let _ = done.send(());

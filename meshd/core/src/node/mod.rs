@@ -254,6 +254,13 @@ impl Node {
         self.membership.liveness(key)
     }
 
+    /// This node's own record as last signed, whether or not others would take it at this time: what the
+    /// kernel of this host is planned from, also under a clock that is wrong.
+    #[must_use]
+    pub fn own_record(&self) -> Option<&SharedRecord> {
+        self.own.view()
+    }
+
     /// This node's identity.
     #[must_use]
     pub fn key(&self) -> NodeKey {

@@ -54,6 +54,8 @@ pub(super) struct Own {
     versions: VersionBlock,
     draft: Option<RecordDraft>,
     published: Option<SharedRecord>,
+    /// The record as last signed, whatever the clock says of it.
+    view: Option<SharedRecord>,
     stage: Stage,
     /// Highest version heard of ourselves, and its date.
     heard: (u64, UnixTime),
@@ -88,6 +90,7 @@ impl Own {
             versions,
             draft: None,
             published: None,
+            view: None,
             stage: Stage::Present,
             heard: (0, UnixTime(i64::MIN)),
             due: None,
@@ -107,6 +110,11 @@ impl Own {
 
     pub(super) fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// What this node is, for its own plans: not a matter of dates.
+    pub(super) fn view(&self) -> Option<&SharedRecord> {
+        self.view.as_ref()
     }
 
     pub(super) fn published(&self) -> Option<&Record> {
@@ -235,10 +243,13 @@ impl Node {
         self.hold(record.clone(), None);
         if self.own.stage == Stage::Leaving {
             self.own.stage = Stage::Left;
+            // Those that are connected hear it for sure; the others only if a dial is fast enough.
+            let mut to: Vec<_> = self.paths.connected().copied().take(LEAVE_TO).collect();
             let alive = self.membership.members(Liveness::Alive);
-            let mut to = alive.sample(&mut self.rng, LEAVE_TO);
-            if to.is_empty() {
-                to = self.paths.connected().copied().take(LEAVE_TO).collect();
+            for member in alive.sample(&mut self.rng, LEAVE_TO) {
+                if to.len() < LEAVE_TO && !to.contains(&member) {
+                    to.push(member);
+                }
             }
             for member in &to {
                 self.push(*member, vec![record.clone()], None);
@@ -252,7 +263,9 @@ impl Node {
         let mut draft = self.own.draft.clone()?;
         draft.left |= self.own.has_left();
         let before = self.own.published.as_ref().map_or(self.own.heard.1, |r| r.issued_at);
-        let issued_at = now.unix.max(before).max(self.own.heard.1);
+        // A clock that was ahead and came back must not keep this node from publishing.
+        let latest = now.unix.plus(limits::CLOCK_SKEW_SECONDS);
+        let issued_at = now.unix.max(before.max(self.own.heard.1).min(latest));
         let grants = &self.own.identity.certificate.grants;
         let (granted, refused): (Vec<_>, Vec<_>) = draft
             .prefixes
@@ -271,8 +284,12 @@ impl Node {
         let signed =
             own.identity.sign_record(&draft, version, own.boot_id, own.generation, issued_at);
         let context = AdmitContext { now: now.unix, held: None, forget_after_seconds: i64::MAX };
-        let checked =
-            self.verify(&signed).and_then(|record| admit(&record, &context).map(|()| record));
+        let verified = self.verify(&signed);
+        if let Ok(record) = &verified {
+            self.changed |= self.own.view.is_none();
+            self.own.view = Some(record.clone());
+        }
+        let checked = verified.and_then(|record| admit(&record, &context).map(|()| record));
         let record = match checked {
             Ok(record) => Some(record),
             Err(refusal) => {

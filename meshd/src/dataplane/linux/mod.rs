@@ -12,6 +12,7 @@ mod address;
 pub(crate) mod link;
 pub(crate) mod netlink;
 mod nft;
+mod redirects;
 mod route;
 mod rule;
 pub(crate) mod sysctl;
@@ -195,6 +196,7 @@ impl LinuxDataplane {
         if self.choice == BackendChoice::Userspace {
             return userspace::start(&self.netlink, name);
         }
+        redirects::note(name);
         match link::create_wireguard(&self.netlink, name) {
             Ok(()) => {}
             Err(Errno::EOPNOTSUPP) if self.choice == BackendChoice::Auto => {
@@ -210,7 +212,11 @@ impl LinuxDataplane {
         let Some(link) = link::find(&self.netlink, name)? else { return Ok(()) };
         match link.own_backend() {
             None => Err(link.taken(name)),
-            Some(Backend::Kernel) => link::delete(&self.netlink, name, link.index),
+            Some(Backend::Kernel) => {
+                link::delete(&self.netlink, name, link.index)?;
+                redirects::restore(name);
+                Ok(())
+            }
             Some(Backend::Userspace) => userspace::stop(&self.netlink, name, &link),
         }
     }

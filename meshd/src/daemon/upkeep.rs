@@ -1,0 +1,98 @@
+//! What the loop does now and then: looking at the host, looking up seeds, flushing, reloading.
+
+use std::time::{Duration, Instant};
+
+use super::{Daemon, Done, LOOK_EVERY, own::Own, resolve};
+use crate::{config::Config, state::store::Flusher};
+
+impl Daemon {
+    /// The disk may take its time: not in the loop.
+    pub(super) fn flush_store(&self, how: fn(&Flusher) -> Result<(), String>) {
+        let Some(running) = &self.running else { return };
+        let flusher = running.store.flusher();
+        tokio::task::spawn_blocking(move || {
+            if let Err(why) = how(&flusher) {
+                tracing::error!(%why, "the record store was not flushed");
+            }
+        });
+    }
+
+    /// Looks at this host again and tells the mesh what changed.
+    pub(super) fn look_at_host(&mut self) {
+        self.look_due = Some(Instant::now() + LOOK_EVERY);
+        match Own::look(&self.config) {
+            Ok(own) if own == self.own => {}
+            Ok(own) => {
+                self.own = own;
+                self.announce();
+            }
+            Err(error) => tracing::warn!(%error, "cannot look at this host"),
+        }
+    }
+
+    pub(super) fn announce(&mut self) {
+        let port = self.gossip_port();
+        if let Some(running) = &mut self.running {
+            running.announce(&self.own, &self.config, port);
+        }
+    }
+
+    pub(super) fn gossip_port(&self) -> u16 {
+        self.transport.local_port().unwrap_or_else(|| self.config.gossip.listen.port())
+    }
+
+    /// Looks up the seeds' names in a task, and again after a while: names move.
+    pub(super) fn resolve_seeds(&mut self) {
+        const AGAIN: Duration = Duration::from_secs(30);
+        self.resolve_due = None;
+        let Some(running) = &self.running else { return };
+        let mut seeds: Vec<String> =
+            self.config.gossip.seeds.iter().map(ToString::to_string).collect();
+        seeds.extend(running.seeds.iter().cloned());
+        seeds.dedup();
+        if seeds.is_empty() {
+            return;
+        }
+        self.resolve_due = Some(Instant::now() + AGAIN);
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            // The loop only goes away with the process.
+            let _ = done.send(Done::Resolved(resolve::resolve(&seeds).await)).await;
+        });
+    }
+
+    /// SIGHUP: applies what can change at run time, and says what cannot.
+    pub(super) fn reload(&mut self) {
+        self.notifier.reloading();
+        match self.sources.load() {
+            Ok(new) => {
+                let changes = self.config.changes(&new);
+                for change in &changes.restart {
+                    tracing::warn!(key = change.key, old = %change.old, new = %change.new,
+                        "this needs a restart: systemctl restart meshd");
+                }
+                for change in &changes.live {
+                    tracing::info!(key = change.key, old = %change.old, new = %change.new, "applied");
+                }
+                self.apply_live(new);
+                tracing::info!("configuration read again");
+            }
+            Err(errors) => tracing::error!("the configuration in force stays: {errors}"),
+        }
+        self.notifier.reloaded();
+    }
+
+    /// Takes over what may change at run time and leaves the rest as it is.
+    pub(super) fn apply_live(&mut self, new: Config) {
+        self.config.apply_live(new);
+        if let Some(running) = &mut self.running {
+            running.node.set_forget_after(self.config.network.forget_after);
+        }
+        match Own::look(&self.config) {
+            Ok(own) => self.own = own,
+            Err(error) => tracing::warn!(%error, "cannot look at this host"),
+        }
+        self.announce();
+        self.resolve_seeds();
+    }
+}
