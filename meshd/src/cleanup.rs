@@ -7,6 +7,7 @@ use crate::{
     check,
     daemon::{Sources, backend},
     dataplane::{Dataplane, LinuxDataplane, Scope},
+    state::StateDir,
 };
 
 /// Looks for objects of ours and removes them, in as many rounds as it takes.
@@ -17,6 +18,11 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     const ROUNDS: usize = 3;
     let config = sources.load()?;
     check::privileges().map_err(|why| anyhow!("cannot clean up; {why}"))?;
+    // A daemon that runs would make everything again.
+    let _lock = match config.node.state_dir.exists() {
+        true => Some(StateDir::open(&config.node.state_dir)?),
+        false => None,
+    };
     let scope = Scope {
         interface: config.wireguard.interface.to_string(),
         table: config.network.table,

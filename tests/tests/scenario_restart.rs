@@ -37,7 +37,7 @@ fn two_flows(
     let [of_a, of_b, of_c] = [a.mesh_addresses()?.0, b.mesh_addresses()?.0, c.mesh_addresses()?.0];
     let before = configured(a)?;
     let sent_before = wireguard_packets(c)?.max(wireguard_packets(a)?);
-    let seconds = u32::try_from(pace(12).as_secs())?;
+    let seconds = u32::try_from(pace(20).as_secs())?;
     let disturbed = Flow::start((a, &of_a), (b, &of_b), 1000, seconds)?;
     let control = Flow::start((c, &of_c), (b, &of_b), 1000, seconds)?;
     let flowing = Instant::now();

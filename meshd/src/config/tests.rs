@@ -213,7 +213,11 @@ fn a_mistake_is_found_where_a_later_layer_hides_it() {
     let found = found.to_string();
     assert!(found.contains("meshd.toml: wireguard.port = 0"), "{found}");
     assert!(found.contains("MESHD_NODE__NAEM: unknown key node.naem"), "{found}");
-    assert!(found.contains("MESHD_DNS__ENABLED: dns.enabled = \"true\" cannot be used; it is not built"), "{found}");
+    assert!(
+        found
+            .contains("MESHD_DNS__ENABLED: dns.enabled = \"true\" cannot be used; it is not built"),
+        "{found}"
+    );
 }
 
 #[test]

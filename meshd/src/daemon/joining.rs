@@ -136,6 +136,16 @@ impl Daemon {
         }
         let token = JoinToken::parse(token)
             .map_err(|error| failed("bad_token", error.why(), error.fix()))?;
+        if let Some(only) = token.node_name()
+            && !name.is_empty()
+            && name != only.as_str()
+        {
+            return Err(failed(
+                "token_name",
+                format!("the token admits {only}, not {}", name.escape_default()),
+                "leave --name away, or make a token for that name",
+            ));
+        }
         let name = if name.is_empty() {
             self.config.node_name(&self.own.facts.name)
         } else {

@@ -44,6 +44,9 @@ pub use self::{
     tls::{TlsError, TlsIdentity},
 };
 
+/// Connections with one peer.
+const PER_PEER: usize = 4;
+
 /// What the loop hears.
 #[derive(Debug)]
 pub enum Event {
@@ -334,8 +337,9 @@ impl Transport {
         let outgoing = live.dialled().is_some();
         let all = self.live.entry(peer).or_default();
         all.push(live);
-        // Both sides may dial at once; of more than two with one peer the oldest goes.
-        if all.len() > 2 {
+        // Both sides may dial at once, a seed by address and by name. What is in flight on the older ones
+        // must get through: they end by being idle, and only of many the oldest goes at once.
+        if all.len() > PER_PEER {
             all.remove(0).close("superseded");
         }
         if first {
