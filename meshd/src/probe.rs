@@ -63,12 +63,11 @@ impl Prober {
         Ok(Self { socket, pending, nonce: AtomicU64::new(1), reader })
     }
 
-    /// Sends one packet to `peer` in a while, so that WireGuard starts a handshake. Nothing waits for an answer.
-    pub fn poke(&self, peer: Ipv6Addr, after: Duration) {
+    /// Sends one packet to `peer`, so that WireGuard starts a handshake. Nothing waits for an answer.
+    pub fn poke(&self, peer: Ipv6Addr) {
         let nonce = self.nonce.fetch_add(1, Ordering::Relaxed);
         let socket = self.socket.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(after).await;
             // Not `try_send_to`: on a new socket that fails until the runtime has seen it writable.
             if let Err(error) = socket.send_to(&packet(REQUEST, nonce, HEADER), to(peer)).await {
                 tracing::debug!(%peer, %error, "poke not sent");

@@ -6,6 +6,7 @@
 //! round. It ends when the [`Reconciler`] is dropped, leaving the kernel as it is.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -14,7 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshd_core::plan::{Change, Desired, Observed, diff};
+use meshd_core::plan::{Change, Desired, Observed, diff, renewals};
+use meshd_proto::WgPublicKey;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::dataplane::{Dataplane, DataplaneError, Scope};
@@ -46,6 +48,7 @@ pub struct Report {
 enum Command {
     Want { desired: Arc<Desired>, scope: Scope, plan: u64 },
     Look,
+    Renew(Vec<WgPublicKey>),
     LookNow(oneshot::Sender<Option<Observed>>),
     TearDown { scope: Scope, done: oneshot::Sender<Report> },
 }
@@ -89,6 +92,12 @@ impl Reconciler {
         self.send(Command::Look);
     }
 
+    /// Takes those of `peers` that never had a handshake away and adds them again, which makes WireGuard
+    /// try at once.
+    pub fn renew(&self, peers: Vec<WgPublicKey>) {
+        self.send(Command::Renew(peers));
+    }
+
     /// What the kernel holds now.
     pub fn look_now(&self) -> oneshot::Receiver<Option<Observed>> {
         let (answer, wait) = oneshot::channel();
@@ -115,6 +124,8 @@ struct Worker {
     dataplane: Box<dyn Dataplane + Send>,
     reports: mpsc::Sender<Report>,
     want: Option<(Arc<Desired>, Scope, u64)>,
+    /// Peers to make anew in the next round.
+    renew: BTreeSet<WgPublicKey>,
     /// The plan that was last applied without an error.
     settled: u64,
     retry: Duration,
@@ -122,7 +133,14 @@ struct Worker {
 
 impl Worker {
     fn new(dataplane: Box<dyn Dataplane + Send>, reports: mpsc::Sender<Report>) -> Self {
-        Self { dataplane, reports, want: None, settled: 0, retry: RETRY_FIRST }
+        Self {
+            dataplane,
+            reports,
+            want: None,
+            renew: BTreeSet::new(),
+            settled: 0,
+            retry: RETRY_FIRST,
+        }
     }
 
     fn run(mut self, inbox: &Receiver<Command>) {
@@ -142,6 +160,7 @@ impl Worker {
                         self.want = Some((desired, scope, plan));
                     }
                     Command::Look => {}
+                    Command::Renew(peers) => self.renew.extend(peers),
                     Command::LookNow(answer) => asked.push(answer),
                     Command::TearDown { scope, done } => {
                         self.want = None;
@@ -189,6 +208,7 @@ impl Worker {
             plan,
             at: Instant::now(),
         };
+        let mut renew = std::mem::take(&mut self.renew);
         for _ in 0..ROUNDS {
             report.at = Instant::now();
             let observed = match self.dataplane.observe(scope) {
@@ -198,7 +218,10 @@ impl Worker {
                     return report;
                 }
             };
-            let changes = diff(desired, &observed);
+            let removed = renewals(desired, &observed, &std::mem::take(&mut renew));
+            // What we took away ourselves comes back in the next round, and is no repair.
+            report.repaired &= removed.is_empty();
+            let changes = if removed.is_empty() { diff(desired, &observed) } else { removed };
             report.observed = Some(observed);
             if changes.is_empty() {
                 return report;

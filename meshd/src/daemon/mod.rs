@@ -250,7 +250,8 @@ impl Daemon {
     fn next_wake(&self) -> Instant {
         let node = self.running.as_ref().and_then(|r| r.node.poll_timeout()).map(|(at, _)| at);
         let plan = self.running.as_ref().and_then(|running| running.plan_due);
-        [node, plan, self.resolve_due, self.look_due, self.flush_due, self.sync_due]
+        let first = self.running.as_ref().and_then(|running| running.first.next());
+        [node, plan, first, self.resolve_due, self.look_due, self.flush_due, self.sync_due]
             .into_iter()
             .flatten()
             .min()
@@ -263,6 +264,14 @@ impl Daemon {
             && running.node.poll_timeout().is_some_and(|(at, _)| at <= now)
         {
             running.node.handle_timeout(clock::now());
+        }
+        if let Some(running) = &mut self.running
+            && running.first.next().is_some_and(|due| due <= now)
+        {
+            let renew = running.help_first_handshakes(now);
+            if !renew.is_empty() {
+                self.reconciler.renew(renew);
+            }
         }
         if self.resolve_due.is_some_and(|due| due <= now) {
             self.resolve_seeds();

@@ -1,8 +1,9 @@
 //! From what is known to the data plane's plan, and from its reports to health.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use meshd_core::{
@@ -23,9 +24,6 @@ use crate::{
     dataplane::Scope,
     reconcile::Report,
 };
-
-/// How much later the second side of a pair starts its handshake: longer than one takes on a busy host.
-const POKE_SECOND: Duration = Duration::from_millis(400);
 
 impl Running {
     /// Plans from what is known now, and returns what the data plane is to keep.
@@ -80,7 +78,6 @@ impl Running {
 
     /// Takes in what the data plane did.
     pub(super) fn take_report(&mut self, report: Report, counters: &mut Counters) {
-        let mesh = self.identity.certificate.mesh_id;
         counters.changes_applied += report.applied.len() as u64;
         counters.changes_failed += report.errors.len() as u64;
         if report.repaired && !report.applied.is_empty() {
@@ -105,28 +102,38 @@ impl Running {
         }
         self.dataplane_errors = errors;
         let Some(observed) = report.observed else { return };
-        if let Some(prober) = self.start_prober() {
-            for key in new_peers(&report.applied) {
-                let record =
-                    self.node.directory().iter().find(|record| {
-                        record.lanes.first().is_some_and(|lane| lane.public_key == key)
-                    });
-                if let Some(record) = record {
-                    // Two first messages that cross undo each other, and WireGuard tries again only
-                    // after five seconds: so one side of each pair goes first. The other follows, since
-                    // it may be the one that was programmed last.
-                    let after =
-                        if self.node.key() < record.key { Duration::ZERO } else { POKE_SECOND };
-                    prober.poke(address::ula(&mesh, &record.key), after);
-                }
+        let new = new_peers(&report.applied);
+        for record in self.node.directory().iter() {
+            if let Some(lane) = record.lanes.first()
+                && new.contains(&lane.public_key)
+            {
+                let leads = self.node.key() < record.key;
+                self.first.programmed(lane.public_key, leads, report.at);
             }
         }
+        self.first.observe(&observed.peers);
         let before = self.tunnel_states();
         self.tracker.observe(&observed.peers, report.at);
         if self.tunnel_states() != before {
             self.plan_due.get_or_insert_with(|| Instant::now() + PLAN_INTERVAL);
         }
         self.observed = Some(observed);
+    }
+
+    /// Helps pairs to their first handshake; returns the peers that are to be made anew for it.
+    pub(super) fn help_first_handshakes(&mut self, now: Instant) -> Vec<WgPublicKey> {
+        let due = self.first.due(now);
+        if !due.poke.is_empty()
+            && let Some(prober) = self.start_prober()
+        {
+            let mesh = self.identity.certificate.mesh_id;
+            for record in self.node.directory().iter() {
+                if record.lanes.first().is_some_and(|lane| due.poke.contains(&lane.public_key)) {
+                    prober.poke(address::ula(&mesh, &record.key));
+                }
+            }
+        }
+        due.renew
     }
 
     fn tunnel_states(&self) -> Vec<Option<(TunnelState, u32)>> {
@@ -141,7 +148,7 @@ impl Running {
     }
 }
 
-fn new_peers(changes: &[Change]) -> Vec<WgPublicKey> {
+fn new_peers(changes: &[Change]) -> BTreeSet<WgPublicKey> {
     changes
         .iter()
         .filter_map(|change| match change {

@@ -13,7 +13,7 @@ use meshd_core::{
     address,
     node::{Event, Node, Output, Severity},
     now::UnixTime,
-    plan::{Observed, Plan, TunnelTracker},
+    plan::{FirstHandshakes, Observed, Plan, TunnelTracker},
     refusal::{Code, Refusal},
     trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
 };
@@ -43,6 +43,7 @@ pub(super) struct Running {
     pub(super) prober: Option<Arc<Prober>>,
     pub(super) members: probe::Members,
     pub(super) tracker: TunnelTracker,
+    pub(super) first: FirstHandshakes,
     pub(super) observed: Option<Observed>,
     pub(super) plan: Plan,
     pub(super) plan_number: u64,

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use meshd_core::{
     node::{Node, NodeConfig, Profile},
-    plan::TunnelTracker,
+    plan::{FirstHandshakes, TunnelTracker},
     trust::{NodeIdentity, Signer},
 };
 use meshd_proto::BootId;
@@ -159,6 +159,7 @@ impl Daemon {
             prober: None,
             members: Arc::default(),
             tracker: TunnelTracker::default(),
+            first: FirstHandshakes::default(),
             observed: None,
             plan: meshd_core::plan::Plan::default(),
             plan_number: 0,

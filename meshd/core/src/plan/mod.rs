@@ -14,6 +14,7 @@ mod claims;
 mod device;
 mod diff;
 mod endpoints;
+mod first;
 mod health;
 mod input;
 mod model;
@@ -28,6 +29,7 @@ mod types;
 pub use blocked::{BlockReason, Blocked};
 pub use claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length};
 pub use diff::diff;
+pub use first::{Due, FirstHandshakes, renewals};
 pub use health::TunnelTracker;
 pub use input::{
     LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, TunnelHealth, TunnelState,

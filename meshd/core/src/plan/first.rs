@@ -1,0 +1,228 @@
+//! The first handshake of each new pair, without WireGuard's own wait of five seconds.
+//!
+//! WireGuard sends a handshake message again only after REKEY_TIMEOUT, five seconds (WireGuard, 6.1).
+//! A first message that meets a peer not yet programmed is lost; two that cross undo each other,
+//! since each side then answers a message that the other has forgotten. So one side of each pair, the
+//! one that leads, sends at once, and the other a little later, since it may be the one that was
+//! programmed last. Where no handshake comes of it, the peer is made anew, which makes WireGuard
+//! forget when it last sent. That is done a few times only, and only to a peer that never had a
+//! handshake: there is no session to lose.
+//!
+//! ```text
+//! programmed ──► poke ──► no handshake in time ──► renew ──► programmed …  (three times)
+//!                  └────► handshake: done
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use meshd_proto::WgPublicKey;
+
+use super::types::{Change, Desired, Observed, ObservedPeer};
+
+/// How much later the side that does not lead sends: longer than a handshake takes on a busy host.
+const SECOND: Duration = Duration::from_millis(400);
+/// How long a handshake may take before the peer is made anew; each further one twice as long.
+const PATIENCE: Duration = Duration::from_millis(700);
+/// After these WireGuard's own retries go on alone.
+const RENEWALS: u32 = 3;
+
+/// Pairs that wait for their first handshake.
+#[derive(Debug, Clone, Default)]
+pub struct FirstHandshakes {
+    waiting: BTreeMap<WgPublicKey, Waiting>,
+}
+
+#[derive(Debug, Clone)]
+struct Waiting {
+    next: Step,
+    at: Instant,
+    leads: bool,
+    renewals: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Poke,
+    Renew,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Peers to send a packet to through the tunnel.
+    pub poke: Vec<WgPublicKey>,
+    /// Peers to take away and add again ([`renewals`]).
+    pub renew: Vec<WgPublicKey>,
+}
+
+impl FirstHandshakes {
+    /// The kernel has a new peer. One side of each pair `leads`.
+    pub fn programmed(&mut self, key: WgPublicKey, leads: bool, now: Instant) {
+        let renewals = self.waiting.get(&key).map_or(0, |waiting| waiting.renewals);
+        let at = if leads { now } else { now + SECOND };
+        self.waiting.insert(key, Waiting { next: Step::Poke, at, leads, renewals });
+    }
+
+    /// Takes in what the kernel holds: pairs with a handshake are done.
+    pub fn observe(&mut self, peers: &BTreeMap<WgPublicKey, ObservedPeer>) {
+        self.waiting.retain(|key, _| peers.get(key).is_some_and(|p| p.last_handshake.is_none()));
+    }
+
+    /// When [`FirstHandshakes::due`] is to be asked next.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.at).min()
+    }
+
+    /// What is due at `now`.
+    pub fn due(&mut self, now: Instant) -> Due {
+        let mut due = Due::default();
+        self.waiting.retain(|key, waiting| {
+            if waiting.at > now {
+                return true;
+            }
+            match waiting.next {
+                Step::Poke => {
+                    due.poke.push(*key);
+                    waiting.next = Step::Renew;
+                    // The side that follows leaves the first renewal to the one that leads.
+                    let patience = PATIENCE * 2_u32.pow(waiting.renewals);
+                    waiting.at = now + if waiting.leads { patience } else { patience * 2 };
+                    waiting.renewals < RENEWALS
+                }
+                Step::Renew => {
+                    due.renew.push(*key);
+                    waiting.renewals += 1;
+                    // `programmed` comes before that, or the peer had its handshake and is left alone.
+                    waiting.next = Step::Poke;
+                    waiting.at = now + PATIENCE;
+                    true
+                }
+            }
+        });
+        due
+    }
+}
+
+/// The removals that make those of `keys` new at the next diff that have had no handshake until now
+/// and are given an endpoint by the plan; one that was learned would be lost.
+#[must_use]
+pub fn renewals(
+    desired: &Desired,
+    observed: &Observed,
+    keys: &BTreeSet<WgPublicKey>,
+) -> Vec<Change> {
+    let Some(device) = &desired.device else { return Vec::new() };
+    let silent = |key: &WgPublicKey| {
+        observed.peers.get(key).is_some_and(|peer| peer.last_handshake.is_none())
+    };
+    let placed =
+        |key: &WgPublicKey| desired.peers.get(key).is_some_and(|peer| peer.endpoint.is_some());
+    keys.iter()
+        .filter(|key| placed(key) && silent(key))
+        .map(|key| Change::RemovePeer { device: device.name.clone(), public_key: *key })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::types::{Device, Peer, WgPrivateKey},
+        *,
+    };
+
+    const KEY: WgPublicKey = WgPublicKey([1; 32]);
+
+    fn start() -> Instant {
+        #[allow(clippy::disallowed_methods)] // A starting point; only differences count.
+        Instant::now()
+    }
+
+    fn poke() -> Due {
+        Due { poke: vec![KEY], renew: Vec::new() }
+    }
+
+    fn renew() -> Due {
+        Due { poke: Vec::new(), renew: vec![KEY] }
+    }
+
+    fn peers(handshake: Option<Duration>) -> BTreeMap<WgPublicKey, ObservedPeer> {
+        BTreeMap::from([(
+            KEY,
+            ObservedPeer { last_handshake: handshake, ..ObservedPeer::default() },
+        )])
+    }
+
+    #[test]
+    fn the_side_that_leads_sends_at_once_and_the_other_later() {
+        let now = start();
+        let (mut leader, mut follower) = (FirstHandshakes::default(), FirstHandshakes::default());
+        leader.programmed(KEY, true, now);
+        follower.programmed(KEY, false, now);
+        assert_eq!(leader.due(now), poke());
+        assert_eq!(follower.due(now), Due::default());
+        assert_eq!(follower.due(now + SECOND), poke());
+        let (first, second) = (leader.next().unwrap(), follower.next().unwrap());
+        assert!(second > first + SECOND, "the one that leads renews first");
+    }
+
+    #[test]
+    fn a_silent_peer_is_made_anew_three_times_and_then_left_to_wireguard() {
+        let mut now = start();
+        let mut first = FirstHandshakes::default();
+        first.programmed(KEY, true, now);
+        for _ in 0..RENEWALS {
+            assert_eq!(first.due(now), poke());
+            first.observe(&peers(None));
+            now = first.next().unwrap();
+            assert_eq!(first.due(now), renew());
+            first.programmed(KEY, true, now);
+        }
+        assert_eq!(first.due(now), poke());
+        assert_eq!(first.next(), None);
+    }
+
+    #[test]
+    fn a_peer_with_a_handshake_or_gone_is_left_alone() {
+        let now = start();
+        let mut first = FirstHandshakes::default();
+        first.programmed(KEY, true, now);
+        first.observe(&peers(Some(Duration::ZERO)));
+        assert_eq!(first.next(), None);
+        first.programmed(KEY, true, now);
+        first.observe(&BTreeMap::new());
+        assert_eq!(first.next(), None);
+    }
+
+    #[test]
+    fn only_what_never_had_a_handshake_and_has_an_endpoint_is_removed() {
+        let keys = BTreeSet::from([KEY]);
+        let device = Device {
+            name: "mesh0".to_owned(),
+            private_key: WgPrivateKey([2; 32]),
+            public_key: WgPublicKey([3; 32]),
+            listen_port: 51820,
+            fwmark: 0x10,
+            mtu: 1420,
+            addresses: BTreeSet::new(),
+            sysctls: BTreeMap::new(),
+        };
+        let endpoint = Some(([192, 0, 2, 1], 51820).into());
+        let mut desired = Desired {
+            device: Some(device),
+            peers: BTreeMap::from([(KEY, Peer { endpoint, ..Peer::default() })]),
+            ..Desired::default()
+        };
+        let with = |peers| Observed { peers, ..Observed::default() };
+        let removal = Change::RemovePeer { device: "mesh0".to_owned(), public_key: KEY };
+        assert_eq!(renewals(&desired, &with(peers(None)), &keys), [removal]);
+        assert!(renewals(&desired, &with(peers(Some(Duration::ZERO))), &keys).is_empty());
+        assert!(renewals(&desired, &with(BTreeMap::new()), &keys).is_empty());
+        desired.peers.insert(KEY, Peer::default());
+        assert!(renewals(&desired, &with(peers(None)), &keys).is_empty());
+        assert!(renewals(&Desired::default(), &with(peers(None)), &keys).is_empty());
+    }
+}
