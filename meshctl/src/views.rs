@@ -219,6 +219,7 @@ pub(crate) struct MemberView {
     pub(crate) prefixes: Vec<String>,
     pub(crate) not_granted: Vec<String>,
     pub(crate) peers: u32,
+    pub(crate) synced: bool,
 }
 
 impl From<wire::InitReply> for MemberView {
@@ -231,6 +232,7 @@ impl From<wire::InitReply> for MemberView {
             prefixes: safe_all(&reply.prefixes),
             not_granted: Vec::new(),
             peers: 0,
+            synced: true,
         }
     }
 }
@@ -245,6 +247,7 @@ impl From<wire::JoinDone> for MemberView {
             prefixes: safe_all(&done.prefixes),
             not_granted: safe_all(&done.not_granted),
             peers: done.peers,
+            synced: done.synced,
         }
     }
 }
@@ -256,6 +259,7 @@ pub(crate) struct LeaveView {
     pub(crate) node: Option<String>,
     pub(crate) told: u32,
     pub(crate) removed: Vec<String>,
+    pub(crate) authority: Option<String>,
 }
 
 impl From<wire::LeaveReply> for LeaveView {
@@ -265,6 +269,7 @@ impl From<wire::LeaveReply> for LeaveView {
             node: known(&reply.node),
             told: reply.told,
             removed: safe_all(&reply.removed),
+            authority: reply.authority.as_deref().and_then(known),
         }
     }
 }

@@ -1,6 +1,11 @@
 //! `meshd check`: validates the configuration and this host, changes nothing.
 
-use std::net::UdpSocket;
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    os::unix::net::UnixStream,
+    path::Path,
+};
 
 use anyhow::anyhow;
 
@@ -16,7 +21,8 @@ use crate::{
 /// When something would keep the daemon from working.
 pub fn run(sources: &Sources) -> anyhow::Result<()> {
     let config = sources.load()?;
-    println!("ok       configuration: {}", sources.file.display());
+    let absent = if sources.file.exists() { "" } else { " is not there: defaults" };
+    println!("ok       configuration: {}{absent}", sources.file.display());
     let mut problems = 0;
     let mut tell = |what: &str, result: Result<String, String>| match result {
         Ok(found) => println!("ok       {what}: {found}"),
@@ -28,7 +34,7 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     tell("privileges", privileges());
     tell("WireGuard", wireguard(&config));
     tell("nft", program("nft"));
-    tell("gossip port", port(config.gossip.listen));
+    tell("gossip port", port(config.gossip.listen, &config.control.socket));
     tell(
         "host",
         host::read()
@@ -84,8 +90,14 @@ fn program(name: &str) -> Result<String, String> {
         .ok_or_else(|| format!("{name} is not installed; install nftables"))
 }
 
-fn port(listen: std::net::SocketAddr) -> Result<String, String> {
-    UdpSocket::bind(listen).map(|_| format!("{listen} is free")).map_err(|error| {
-        format!("{listen}: {error}; fine when meshd runs already, else stop what holds it")
-    })
+fn port(listen: SocketAddr, socket: &Path) -> Result<String, String> {
+    match UdpSocket::bind(listen) {
+        Ok(_) => Ok(format!("{listen} is free")),
+        Err(error)
+            if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(socket).is_ok() =>
+        {
+            Ok(format!("{listen} is in use, as it should be: meshd runs"))
+        }
+        Err(error) => Err(format!("{listen}: {error}; stop what holds it, or set gossip.listen")),
+    }
 }

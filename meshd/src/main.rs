@@ -19,11 +19,14 @@ struct Cli {
     files: Files,
 }
 
+/// The default may be absent, a file that is named may not.
+const DEFAULT_FILE: &str = "/etc/meshd/meshd.toml";
+const CONFIG_HELP: &str = "Configuration file; FILE's directory also holds conf.d/*.toml [default: /etc/meshd/meshd.toml]";
+
 #[derive(Args)]
 struct Files {
-    /// Configuration file; FILE's directory also holds conf.d/*.toml.
-    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/meshd/meshd.toml")]
-    config: PathBuf,
+    #[arg(long, global = true, value_name = "FILE", help = CONFIG_HELP)]
+    config: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -38,7 +41,17 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let sources = Sources::of(cli.files.config);
+    if let Some(file) = &cli.files.config
+        && !file.exists()
+    {
+        eprintln!(
+            "error: cannot read the configuration; {} does not exist; correct --config, or leave it away \
+             for {DEFAULT_FILE}",
+            file.display()
+        );
+        return ExitCode::FAILURE;
+    }
+    let sources = Sources::of(cli.files.config.unwrap_or_else(|| DEFAULT_FILE.into()));
     let result = match cli.command.unwrap_or(Command::Run) {
         Command::Run => {
             logging::start();

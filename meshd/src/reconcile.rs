@@ -49,7 +49,7 @@ enum Command {
     Want { desired: Arc<Desired>, scope: Scope, plan: u64 },
     Look,
     Renew(Vec<WgPublicKey>),
-    LookNow(oneshot::Sender<Option<Observed>>),
+    LookNow(oneshot::Sender<Option<(Observed, Instant)>>),
     TearDown { scope: Scope, done: oneshot::Sender<Report> },
 }
 
@@ -98,8 +98,8 @@ impl Reconciler {
         self.send(Command::Renew(peers));
     }
 
-    /// What the kernel holds now.
-    pub fn look_now(&self) -> oneshot::Receiver<Option<Observed>> {
+    /// What the kernel holds now, and when that was.
+    pub fn look_now(&self) -> oneshot::Receiver<Option<(Observed, Instant)>> {
         let (answer, wait) = oneshot::channel();
         self.send(Command::LookNow(answer));
         wait
@@ -177,13 +177,13 @@ impl Worker {
     }
 
     /// One round for the plan in force; returns how long to wait for the next.
-    fn keep(&mut self, asked: Vec<oneshot::Sender<Option<Observed>>>) -> Duration {
+    fn keep(&mut self, asked: Vec<oneshot::Sender<Option<(Observed, Instant)>>>) -> Duration {
         let Some((desired, scope, plan)) = self.want.clone() else {
             return PERIOD;
         };
         let report = self.round(&desired, &scope, plan);
         for answer in asked {
-            let _ = answer.send(report.observed.clone());
+            let _ = answer.send(report.observed.clone().map(|observed| (observed, report.at)));
         }
         let wait = if report.errors.is_empty() {
             self.settled = plan;

@@ -6,6 +6,7 @@ needs=(
     ip=iproute2 ss=iproute2 ping=iputils-ping nft=nftables iptables=iptables tcpdump=tcpdump wg=wireguard-tools
     wireguard-go=wireguard-go unshare=util-linux setpriv=util-linux hostname=hostname cc=gcc
     /usr/lib/cni/bridge=containernetworking-plugins
+    systemd-nspawn=systemd-container mmdebstrap=mmdebstrap
     qemu-system-x86_64=qemu-system-x86:vm busybox=busybox-static:vm cpio=cpio:vm depmod=kmod:vm xz=xz-utils:vm
 )
 

@@ -53,7 +53,7 @@ fn leaving_removes_every_trace_and_the_others_know() {
         b.wait_state("waiting", pace(10))?;
         b.stop_daemon()?;
         no_trace(b, &before[1])?;
-        a.meshctl(&["leave"])?.ok()?;
+        a.meshctl(&["leave", "--yes"])?.ok()?;
         a.stop_daemon()?;
         no_trace(a, &before[0])
     });

@@ -123,3 +123,37 @@ fn a_host_comes_back_from_its_store_alone() {
         wait_for("traffic flows again", pace(10), || a.ping(&v4, "").map(drop))
     });
 }
+
+#[test]
+fn a_lost_store_cuts_no_tunnel() {
+    scenario("lost", |world| {
+        let mesh =
+            Mesh::form(world, &[HostPlan::node("a"), HostPlan::node("b"), HostPlan::vm("vm")])?;
+        let [a, b, vm] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
+        let (peers, routes) = (configured(a)?, a.mesh_routes()?);
+        let (of_b, of_vm) = (b.mesh_addresses()?.0, vm.mesh_addresses()?.0);
+        for lose in ["rm -r /var/lib/meshd/db", "echo garbage > /var/lib/meshd/db/conf"] {
+            for host in [b, vm, a] {
+                host.stop_daemon()?;
+            }
+            a.run(&["sh", "-c", lose])?;
+            a.start_daemon()?;
+            wait_for("a has looked at its device", pace(10), || {
+                ensure!(a.status()?.backend.is_some(), "no backend is known");
+                Ok(())
+            })?;
+            ensure!(a.peers()?.is_empty(), "after `{lose}` a still knows its peers");
+            for address in [&of_b, &of_vm] {
+                a.ping(address, "")?;
+            }
+            ensure!(configured(a)? == peers, "after `{lose}` peers are {:?}", configured(a)?);
+            ensure!(a.mesh_routes()? == routes, "after `{lose}` routes are {:?}", a.mesh_routes()?);
+            for host in [b, vm] {
+                host.start_daemon()?;
+            }
+            wait_for("a knows all members again", pace(30), || mesh.directories_agree())?;
+            ensure!(configured(a)? == peers && a.mesh_routes()? == routes, "after the exchange");
+        }
+        Ok(())
+    });
+}

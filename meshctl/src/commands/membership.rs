@@ -56,7 +56,8 @@ pub(crate) async fn join(socket: &Path, output: Output, arguments: Join) -> Resu
                     let peers = count(u64::from(member.peers), "peer", "peers");
                     writeln!(to, "joined mesh {} as {}; {peers}", member.mesh, member.node)?;
                     print_member(&member, to)?;
-                    print_not_granted(&member, to)
+                    print_not_granted(&member, to)?;
+                    print_not_synced(&member, to)
                 });
             }
             None => {}
@@ -105,11 +106,30 @@ fn print_not_granted(member: &MemberView, to: &mut impl Write) -> io::Result<()>
     )
 }
 
+fn print_not_synced(member: &MemberView, to: &mut impl Write) -> io::Result<()> {
+    if member.synced {
+        return Ok(());
+    }
+    writeln!(
+        to,
+        "  not in contact with another member yet; meshd goes on trying\n  fix: check that UDP 51800 of \
+         the others is open, then see `meshctl status`"
+    )
+}
+
 pub(crate) async fn leave(socket: &Path, output: Output, arguments: Leave) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
-    if !arguments.yes && io::stdin().is_terminal() {
+    if !arguments.yes {
         let status = StatusView::from(client.status(StatusRequest {}).await?.into_inner());
-        confirm(&status)?;
+        if io::stdin().is_terminal() {
+            confirm(&status)?;
+        } else if status.signer == Some(true) {
+            return Err(Failure::local(
+                "nothing was done",
+                "this host is a signer: what only it can sign (tokens, new members) ends with it",
+                "use --yes to leave all the same",
+            ));
+        }
     }
     let left = LeaveView::from(client.leave(LeaveRequest {}).await?.into_inner());
     output.print(&left, |_, to| {
@@ -118,6 +138,12 @@ pub(crate) async fn leave(socket: &Path, output: Output, arguments: Leave) -> Re
         writeln!(to, "left {mesh}; {told} told")?;
         for removed in &left.removed {
             writeln!(to, "  removed {removed}")?;
+        }
+        if let Some(authority) = &left.authority {
+            writeln!(
+                to,
+                "  kept    the mesh's CA, in {authority}; delete it when nobody needs it"
+            )?;
         }
         Ok(())
     })

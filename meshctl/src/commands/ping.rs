@@ -58,8 +58,9 @@ pub(crate) async fn run(socket: &Path, output: Output, arguments: Ping) -> Resul
     }
     if view.received == 0 {
         remark(&format!(
-            "error: no answer from {}; {} probes went unanswered; see `meshctl peers show {}`",
-            view.name, view.sent, view.name
+            "error: no answer from {0}; {1} probes got none: the tunnel does not carry them, or meshd is not \
+             running there; see `meshctl peers show {0}`",
+            view.name, view.sent
         ));
         return Err(Failure::silent());
     }

@@ -50,6 +50,11 @@ async fn create(socket: &Path, output: Output, arguments: TokenCreate) -> Result
         for (what, prefixes) in granted.into_iter().filter(|(_, prefixes)| !prefixes.is_empty()) {
             remark(&format!("  it {what} {}", list(prefixes)));
         }
+        if info.prefixes.is_empty() && info.allow.is_empty() {
+            remark(
+                "  it grants no prefixes: for a host with pods, give --allow CIDR or --prefix CIDR",
+            );
+        }
         remark("on the other host: meshctl join TOKEN (or `meshctl join -`, which reads stdin)");
     }
     output.print(&token, |_, to| {

@@ -7,7 +7,7 @@ use meshd_core::{
 };
 use meshd_proto::control::{InitReply, InitRequest};
 
-use super::{Daemon, clock, tokens::prefixes};
+use super::{Daemon, clock, start::Since, tokens::prefixes};
 use crate::{
     control::ControlError,
     state::{Authority, Membership},
@@ -28,10 +28,11 @@ impl Daemon {
                 "`meshctl leave` first",
             ));
         }
-        if self.joining {
+        if self.is_joining_by_hand() {
             return Err(failed("already_joining", "a join is in progress", "wait for it"));
         }
         let params = self.init_params(request)?;
+        self.stop_unattended();
         let state = |error: crate::state::StateError| {
             failed("state_dir", error.to_string(), "check the state directory")
         };
@@ -48,7 +49,7 @@ impl Daemon {
             lane,
             seeds: Vec::new(),
         };
-        self.become_member(membership)
+        self.become_member(membership, Since::Now)
             .map_err(|error| failed("state_dir", error.to_string(), "check the journal"))?;
         let text = |nets: Vec<IpNet>| nets.iter().map(ToString::to_string).collect();
         let granted =

@@ -1,6 +1,6 @@
 //! Health lines: what is wrong with this host, and how to mend it.
 
-use meshd_core::{limits::NODE_CERTIFICATE_SECONDS, refusal::Code};
+use meshd_core::{limits::NODE_CERTIFICATE_SECONDS, node::Liveness, refusal::Code};
 use meshd_proto::control::HealthLine;
 
 use super::{Daemon, clock, running::Running, status::rfc3339};
@@ -38,6 +38,18 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
             "correct the file, or set [network] pod_prefixes",
         ));
     }
+    if let Some(error) = &daemon.join_error {
+        let message = format!("{}: {}", error.what, error.why);
+        lines.push(line(&error.code, "warning", message, error.fix.as_str()));
+    }
+    if let Some(errors) = &daemon.reload_error {
+        lines.push(line(
+            "config_refused",
+            "warning",
+            format!("the configuration on disk is not in force: {errors}"),
+            "correct it and run `systemctl reload meshd`",
+        ));
+    }
     if let Some(running) = &daemon.running {
         of_running(daemon, running, &mut lines);
     }
@@ -59,8 +71,8 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
     for refusal in running.node.own_refusals() {
         let fix = match refusal.code {
             Code::PrefixNotGranted => {
-                "announce it on a host whose token grants it: \
-                 `meshctl token create --prefix …` on a signer, then leave and join again"
+                "make a token that grants it (`meshctl token create --allow CIDR` on a signer), then \
+                 `meshctl leave` here and join with it"
             }
             _ => "see the journal",
         };
@@ -74,6 +86,15 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             "check the disk of the state directory",
         ));
     }
+    if let Some(why) = &running.flush_error {
+        lines.push(line(
+            "store_not_written",
+            "warning",
+            format!("the record store cannot be written: {why}"),
+            "check the disk of the state directory; until then a restart may not know every member",
+        ));
+    }
+    contact(daemon, running, lines);
     forwarding(daemon, running, lines);
     expiry(running, lines);
     names(running, lines);
@@ -97,6 +118,23 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             "warning",
             blocked.message.as_str(),
             "announce each prefix on one host only",
+        ));
+    }
+}
+
+/// Tunnels go on when gossip does not, so nothing else would tell.
+fn contact(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
+    let own = running.node.key();
+    let others = running.node.directory().iter().filter(|r| r.key != own && !r.left);
+    let states: Vec<_> =
+        others.filter_map(|record| running.node.liveness(&record.key)).map(|(l, _)| l).collect();
+    if !states.is_empty() && states.iter().all(|liveness| *liveness == Liveness::Down) {
+        let port = daemon.gossip_port();
+        lines.push(line(
+            "isolated",
+            "warning",
+            "no other member answers; tunnels stay as they are, and changes do not arrive",
+            format!("check that the others run meshd, and that UDP {port} passes both ways"),
         ));
     }
 }

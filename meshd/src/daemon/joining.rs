@@ -13,9 +13,9 @@ use meshd_proto::{
     wire,
 };
 use prost::Message;
-use tokio::time::sleep;
+use tokio::{task::AbortHandle, time::sleep};
 
-use super::{Daemon, Done, bridge::Answers, clock, resolve};
+use super::{Daemon, Done, bridge::Answers, clock, resolve, start::Since};
 use crate::{
     control::{ControlBackend, ControlError},
     state::Membership,
@@ -45,6 +45,14 @@ pub(super) struct Joined {
     pub(super) answers: Option<Answers<JoinProgress>>,
 }
 
+/// A join in progress.
+pub(super) enum Joining {
+    /// By `meshctl join`.
+    ByHand,
+    /// With the token file, for as long as it takes: gives way to a person.
+    Unattended(AbortHandle),
+}
+
 /// All that the task needs.
 struct Attempt {
     token: JoinToken,
@@ -65,7 +73,8 @@ impl Daemon {
     pub(super) fn join(&mut self, request: &JoinRequest, answers: Answers<JoinProgress>) {
         match self.prepare_join(&request.token, &request.name) {
             Ok(attempt) => {
-                self.joining = true;
+                self.stop_unattended();
+                self.joining = Some(Joining::ByHand);
                 let done = self.done.clone();
                 tokio::spawn(async move {
                     let result = attempt.run(Some(&answers)).await;
@@ -85,22 +94,26 @@ impl Daemon {
         let token = match std::fs::read_to_string(&path) {
             Ok(token) => token,
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot read the join token");
+                let why = format!("{}: {error}", path.display());
+                let fix =
+                    "put the token there, or correct [gossip] join_token_file; then restart meshd";
+                self.unattended_failed(failed("join_token_file", why, fix));
                 return;
             }
         };
         match self.prepare_join(token.trim(), "") {
             Ok(attempt) => {
                 tracing::info!(path = %path.display(), "joining with the token found there");
-                self.joining = true;
                 let done = self.done.clone();
-                tokio::spawn(async move {
+                let task = tokio::spawn(async move {
                     let mut wait = RETRY_FIRST;
                     let result = loop {
                         match attempt.run(None).await {
                             // What time, a clock or the network can mend is tried again.
                             Err(error) if !FINAL.contains(&error.code.as_ref()) => {
                                 tracing::warn!("{error}; trying again in {} s", wait.as_secs());
+                                // The loop only goes away with the process.
+                                let _ = done.send(Done::NotJoinedYet(error)).await;
                                 sleep(wait).await;
                                 wait = (wait * 2).min(RETRY_LAST);
                             }
@@ -110,9 +123,26 @@ impl Daemon {
                     let _ =
                         done.send(Done::Joined(Box::new(Joined { result, answers: None }))).await;
                 });
+                self.joining = Some(Joining::Unattended(task.abort_handle()));
             }
-            Err(error) => tracing::error!("{error}"),
+            Err(error) => self.unattended_failed(error),
         }
+    }
+
+    pub(super) fn is_joining_by_hand(&self) -> bool {
+        matches!(self.joining, Some(Joining::ByHand))
+    }
+
+    /// A person decides otherwise than the token file.
+    pub(super) fn stop_unattended(&mut self) {
+        if let Some(Joining::Unattended(task)) = self.joining.take() {
+            task.abort();
+        }
+    }
+
+    fn unattended_failed(&mut self, error: ControlError) {
+        tracing::error!("{error}");
+        self.join_error = Some(error);
     }
 
     fn token_file(&self) -> Option<PathBuf> {
@@ -131,7 +161,7 @@ impl Daemon {
                 "`meshctl leave` first",
             ));
         }
-        if self.joining {
+        if self.is_joining_by_hand() {
             return Err(failed("already_joining", "another join is in progress", "wait for it"));
         }
         let token = JoinToken::parse(token)
@@ -174,7 +204,11 @@ impl Daemon {
 
     /// Takes over what a join task brought.
     pub(super) fn finish_join(&mut self, joined: Joined) {
-        self.joining = false;
+        if joined.answers.is_none() && !matches!(self.joining, Some(Joining::Unattended(_))) {
+            // Given up when its result was on the way already.
+            return;
+        }
+        self.joining = None;
         let outcome = joined.result.and_then(|(enrolment, identity, lane, seeds)| {
             let not_granted = enrolment.not_granted.clone();
             self.take_over(enrolment, identity, lane, seeds)?;
@@ -183,8 +217,10 @@ impl Daemon {
         match (outcome, joined.answers) {
             (Err(error), Some(answers)) => {
                 let _ = answers.try_send(Err(error));
+                // What a person stopped goes on.
+                self.join_unattended();
             }
-            (Err(error), None) => tracing::error!("{error}"),
+            (Err(error), None) => self.unattended_failed(error),
             (Ok(_), None) => {}
             (Ok(not_granted), Some(answers)) => self.wait_synced(not_granted, answers),
         }
@@ -210,7 +246,7 @@ impl Daemon {
             lane,
             seeds,
         };
-        self.become_member(membership).map_err(|error| state(error.to_string()))?;
+        self.become_member(membership, Since::Now).map_err(|error| state(error.to_string()))?;
         if let Some(running) = &mut self.running {
             for record in enrolment.records {
                 // A signer's record that is not believed is only one fewer to start from.
@@ -245,8 +281,8 @@ impl Daemon {
                         return;
                     }
                 };
-                let late = tokio::time::Instant::now() >= until;
-                if (status.synced && status.backend.is_some()) || late {
+                let synced = status.synced && status.backend.is_some();
+                if synced || tokio::time::Instant::now() >= until {
                     let done = JoinDone {
                         mesh: status.mesh.unwrap_or_default(),
                         node: status.node.unwrap_or_default(),
@@ -255,6 +291,7 @@ impl Daemon {
                         prefixes: status.prefixes,
                         not_granted: not_granted.iter().map(ToString::to_string).collect(),
                         peers: status.peers.map_or(0, |peers| peers.total),
+                        synced,
                     };
                     let _ = answers.send(Ok(JoinProgress { step: Some(Step::Done(done)) })).await;
                     return;

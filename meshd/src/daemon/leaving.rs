@@ -40,7 +40,7 @@ impl Daemon {
                 "remove the state directory's keys/ and pki/",
             )
         })?;
-        if let Some(aside) = aside {
+        if let Some(aside) = &aside {
             tracing::warn!(path = %aside.display(), "the mesh's CA was set aside, not deleted");
         }
         let (removed, failed) = match report {
@@ -61,6 +61,7 @@ impl Daemon {
         tracing::info!(told, "left the mesh");
         Ok(LeaveReply {
             told: u32::try_from(told).unwrap_or(u32::MAX),
+            authority: aside.map(|path| path.display().to_string()),
             mesh: certificate.mesh.to_string(),
             node: certificate.name.to_string(),
             removed,

@@ -15,6 +15,7 @@
 mod bridge;
 mod clock;
 mod counters;
+mod done;
 mod enrolment;
 mod founding;
 mod health;
@@ -48,14 +49,15 @@ pub(crate) use self::start::backend;
 use self::{
     bridge::{Bridge, Request},
     counters::Counters,
-    joining::Joined,
-    own::Own,
-    resolve::Resolved,
+    done::Done,
+    joining::Joining,
+    own::{Found, Own},
     running::Running,
     systemd::Notifier,
 };
 use crate::{
     config::{Config, DEFAULT_DROP_INS},
+    control::ControlError,
     dataplane::watch::Watch,
     reconcile::{Reconciler, Report},
     state::{StateDir, store::Flusher},
@@ -89,12 +91,6 @@ impl Sources {
     }
 }
 
-/// What tasks of the loop report.
-enum Done {
-    Resolved(Resolved),
-    Joined(Box<Joined>),
-}
-
 /// All state of the daemon.
 struct Daemon {
     sources: Sources,
@@ -104,11 +100,16 @@ struct Daemon {
     reconciler: Reconciler,
     running: Option<Running>,
     own: Own,
+    found: Found,
     counters: Counters,
     /// Health lines that come from the start.
     notices: Vec<HealthLine>,
-    joining: bool,
+    joining: Option<Joining>,
     stopping: bool,
+    /// Why an unattended join did not succeed yet.
+    join_error: Option<ControlError>,
+    /// Why the configuration on disk is not the one in force.
+    reload_error: Option<String>,
     bridge: Bridge,
     done: mpsc::Sender<Done>,
     notifier: Notifier,
@@ -324,23 +325,6 @@ impl Daemon {
         running.take_report(report, &mut self.counters);
         if running.programmed || !running.dataplane_errors.is_empty() {
             self.notifier.ready();
-        }
-    }
-
-    fn on_done(&mut self, done: Done) {
-        match done {
-            Done::Resolved(resolved) => {
-                for why in &resolved.failed {
-                    tracing::warn!(%why, "a seed could not be resolved");
-                }
-                if let Some(running) = &mut self.running {
-                    // A resolver that fails must not take away what worked before.
-                    if resolved.failed.is_empty() || !resolved.addresses.is_empty() {
-                        running.node.set_seeds(resolved.addresses, clock::now());
-                    }
-                }
-            }
-            Done::Joined(joined) => self.finish_join(*joined),
         }
     }
 

@@ -1,8 +1,9 @@
 //! This host, as the mesh is told of it and as the planner must know it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
@@ -29,17 +30,58 @@ pub(super) struct Own {
     pub(super) warnings: Vec<String>,
 }
 
+/// A prefix that is gone from the CNI's files is announced for this long all the same: a file may be
+/// half-written, or missing while the CNI is upgraded, and its pods go on.
+const WITHDRAW_AFTER: Duration = Duration::from_secs(60);
+
+/// When each prefix was last found in the CNI's files.
+#[derive(Debug, Default)]
+pub(super) struct Found(BTreeMap<IpNet, Instant>);
+
+impl Found {
+    /// What was announced before this start counts as found now.
+    pub(super) fn remember(&mut self, prefixes: impl IntoIterator<Item = IpNet>, now: Instant) {
+        self.0.extend(prefixes.into_iter().map(|prefix| (prefix, now)));
+    }
+
+    /// The prefixes to announce at `now`, and those among them that are no longer found.
+    fn update(
+        &mut self,
+        found: &BTreeSet<IpNet>,
+        now: Instant,
+    ) -> (BTreeSet<IpNet>, BTreeSet<IpNet>) {
+        self.remember(found.iter().copied(), now);
+        self.0.retain(|_, seen| now.saturating_duration_since(*seen) < WITHDRAW_AFTER);
+        let held: BTreeSet<IpNet> = self.0.keys().copied().collect();
+        let missing = held.difference(found).copied().collect();
+        (held, missing)
+    }
+}
+
 impl Own {
     /// Looks at the host. Blocks for some milliseconds.
-    pub(super) fn look(config: &Config) -> Result<Self, DataplaneError> {
+    pub(super) fn look(
+        config: &Config,
+        found: &mut Found,
+        now: Instant,
+    ) -> Result<Self, DataplaneError> {
         let facts = host::read()?;
         let mut warnings = Vec::new();
         let prefixes = match &config.network.pod_prefixes {
-            Automatic::Given(prefixes) => prefixes.iter().map(IpNet::trunc).collect(),
+            Automatic::Given(prefixes) => {
+                found.0.clear();
+                prefixes.iter().map(IpNet::trunc).collect()
+            }
             Automatic::Auto => {
-                let found = cni::detect(&cni::CniPaths::default());
-                warnings.extend(found.warnings);
-                found.prefixes
+                let files = cni::detect(&cni::CniPaths::default());
+                warnings.extend(files.warnings);
+                let (held, missing) = found.update(&files.prefixes, now);
+                warnings.extend(missing.iter().map(|prefix| {
+                    format!(
+                        "pod prefix {prefix} is no longer in the CNI's files and will be withdrawn"
+                    )
+                }));
+                held
             }
         };
         let (prefixes, forbidden): (BTreeSet<_>, BTreeSet<_>) =
@@ -106,5 +148,24 @@ impl Own {
             behind_nat,
             addresses,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_that_is_gone_for_a_moment_is_not_withdrawn() {
+        let prefix: IpNet = "10.244.1.0/24".parse().unwrap();
+        let (both, none) = (BTreeSet::from([prefix]), BTreeSet::new());
+        let (mut found, start) = (Found::default(), Instant::now());
+        assert_eq!(found.update(&both, start), (both.clone(), none.clone()));
+        let soon = start + WITHDRAW_AFTER / 2;
+        assert_eq!(found.update(&none, soon), (both.clone(), both.clone()));
+        let later = soon + WITHDRAW_AFTER;
+        assert_eq!(found.update(&none, later), (none.clone(), none.clone()));
+        found.remember([prefix], later);
+        assert_eq!(found.update(&none, later), (both.clone(), both));
     }
 }

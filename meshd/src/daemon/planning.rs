@@ -9,7 +9,7 @@ use std::{
 use meshd_core::{
     address,
     node::Liveness,
-    plan::{Change, Desired, LaneKeys, Member, PlanConfig, PlanInput, TunnelState, plan},
+    plan::{Change, Desired, LaneKeys, Member, Observed, PlanConfig, PlanInput, TunnelState, plan},
     trust::Record,
 };
 use meshd_proto::WgPublicKey;
@@ -49,6 +49,7 @@ impl Running {
             config: &plan_config,
             local: &local,
             members: &members,
+            complete: self.store_whole || self.node.has_exchanged(),
         });
         self.publish_members();
         self.node.set_routed(planned.routed.values().flatten().copied().collect());
@@ -111,9 +112,18 @@ impl Running {
                 self.first.programmed(lane.public_key, leads, report.at);
             }
         }
+        self.see(observed, report.at);
+    }
+
+    /// Takes in what the kernel held at `at`, unless something newer is known.
+    pub(super) fn see(&mut self, observed: Observed, at: Instant) {
+        if self.observed_at.is_some_and(|newest| newest > at) {
+            return;
+        }
+        self.observed_at = Some(at);
         self.first.observe(&observed.peers);
         let before = self.tunnel_states();
-        self.tracker.observe(&observed.peers, report.at);
+        self.tracker.observe(&observed.peers, at);
         if self.tunnel_states() != before {
             self.plan_due.get_or_insert_with(|| Instant::now() + PLAN_INTERVAL);
         }

@@ -1,9 +1,6 @@
 //! Calls of the control API, answered by the loop.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use meshd_core::{address, trust::Record};
 use meshd_proto::control::{
@@ -13,7 +10,7 @@ use meshd_proto::control::{
 use tokio::sync::oneshot;
 
 use super::{
-    Daemon,
+    Daemon, Done,
     bridge::{Answers, Request},
     clock, status,
 };
@@ -47,14 +44,7 @@ impl Daemon {
     pub(super) async fn on_request(&mut self, request: Request) {
         match request {
             Request::Status(to) => answer(to, Ok(status::status(self))),
-            Request::Peers(to) => {
-                let peers = self.fresh_peers().await;
-                answer(to, peers.map(|peers| ListPeersReply { peers }));
-            }
-            Request::Peer(request, to) => {
-                let found = self.fresh_peers().await.and_then(|peers| find(peers, &request.name));
-                answer(to, found.map(|peer| ShowPeerReply { peer: Some(peer) }));
-            }
+            request @ (Request::Peers(_) | Request::Peer(..)) => self.look_for(request),
             Request::Ping(request, to) => self.ping(&request, to),
             Request::Tokens(to) => answer(to, self.tokens()),
             Request::Counters(to) => {
@@ -77,25 +67,45 @@ impl Daemon {
         }
     }
 
-    /// Peers with the kernel's counters of now.
-    async fn fresh_peers(&mut self) -> Result<Vec<Peer>, ControlError> {
-        if self.running.is_none() {
-            return Ok(Vec::new());
+    /// Has the kernel's counters of now read, and the request answered then. The thread answers within
+    /// milliseconds unless the kernel is stuck; then old figures do.
+    fn look_for(&self, request: Request) {
+        let look = self.reconciler.look_now();
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            let observed =
+                tokio::time::timeout(LOOK, look).await.ok().and_then(Result::ok).flatten();
+            // The loop only goes away with the process.
+            let _ = done.send(Done::Looked(observed, Box::new(request))).await;
+        });
+    }
+
+    /// Answers what asks for peers.
+    pub(super) fn answer_peers(&self, request: Request) {
+        let peers = match &self.running {
+            Some(running) => status::peers(running, running.observed.as_ref(), &self.transport),
+            None => Vec::new(),
+        };
+        match request {
+            Request::Peers(to) => answer(to, Ok(ListPeersReply { peers })),
+            Request::Peer(request, to) => {
+                let found = find(peers, &request.name);
+                answer(to, found.map(|peer| ShowPeerReply { peer: Some(peer) }));
+            }
+            _ => {}
         }
-        // The thread answers within milliseconds unless the kernel is stuck; then old figures do.
-        let look = tokio::time::timeout(LOOK, self.reconciler.look_now()).await;
-        let running = self.running.as_mut().ok_or_else(|| not_a_member("list peers"))?;
-        if let Ok(Ok(Some(observed))) = look {
-            running.tracker.observe(&observed.peers, Instant::now());
-            running.observed = Some(observed);
-        }
-        Ok(status::peers(running, running.observed.as_ref(), &self.transport))
     }
 
     fn ping(&self, request: &PingRequest, to: Answers<PingReply>) {
         match self.prepare_ping(request) {
             Ok(plan) => {
-                tokio::spawn(plan.run(to));
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = plan.run(&to) => {}
+                        // The caller went away.
+                        () = to.closed() => {}
+                    }
+                });
             }
             Err(error) => {
                 let _ = to.try_send(Err(error));
@@ -165,7 +175,7 @@ impl Daemon {
     }
 }
 
-/// The loop waits no longer for the kernel's counters.
+/// An answer waits no longer for the kernel's counters.
 const LOOK: Duration = Duration::from_millis(60);
 
 /// Only signers have what it takes.
@@ -223,7 +233,7 @@ struct Ping {
 }
 
 impl Ping {
-    async fn run(self, to: Answers<PingReply>) {
+    async fn run(self, to: &Answers<PingReply>) {
         let mut ticks = tokio::time::interval(self.interval);
         for sequence in 1..=self.count {
             ticks.tick().await;

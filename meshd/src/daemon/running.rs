@@ -45,6 +45,8 @@ pub(super) struct Running {
     pub(super) tracker: TunnelTracker,
     pub(super) first: FirstHandshakes,
     pub(super) observed: Option<Observed>,
+    /// When the kernel held that.
+    pub(super) observed_at: Option<Instant>,
     pub(super) plan: Plan,
     pub(super) plan_number: u64,
     pub(super) plan_due: Option<Instant>,
@@ -56,6 +58,10 @@ pub(super) struct Running {
     pub(super) forwarded: Forwarded,
     /// Set when the node has said whom its leave was sent to.
     pub(super) left: Option<Vec<NodeKey>>,
+    /// Every record that was stored is known again; otherwise the kernel may hold members that we do not.
+    pub(super) store_whole: bool,
+    /// Why the store's buffers could not be written the last time.
+    pub(super) flush_error: Option<String>,
     /// Records were put that are not flushed yet.
     pub(super) store_dirty: bool,
     /// The device was seen to be as planned at least once.

@@ -7,8 +7,9 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use meshd_core::{
-    node::{Node, NodeConfig, Profile},
+    node::{Node, NodeConfig, Profile, VersionBlock},
     plan::{FirstHandshakes, TunnelTracker},
+    refusal::Code,
     trust::{NodeIdentity, Signer},
 };
 use meshd_proto::BootId;
@@ -22,7 +23,7 @@ use super::{
     counters::Counters,
     enrolment::Forwarded,
     health,
-    own::Own,
+    own::{Found, Own},
     running::{Running, SharedAnchors},
     signals,
     systemd::Notifier,
@@ -36,6 +37,15 @@ use crate::{
     state::{Membership, StateDir, store::Store},
     transport::{TlsIdentity, Transport},
 };
+
+/// How long this host has been a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Since {
+    /// It has just joined or made the mesh: there is nothing that it could have forgotten.
+    Now,
+    /// It was one before this start.
+    Before,
+}
 
 /// Which WireGuard the configuration wants.
 pub(crate) fn backend(config: &Config) -> BackendChoice {
@@ -60,12 +70,15 @@ impl Daemon {
         let (reconciler, reports) = Reconciler::start(Box::new(dataplane))
             .map_err(|error| anyhow!("cannot start the data plane's thread; {error}"))?;
         let watch = Watch::new()?;
-        let own = Own::look(&config)?;
+        let mut found = Found::default();
+        let own = Own::look(&config, &mut found, Instant::now())?;
 
         let notices = socket
             .warning()
             .map(|warning| {
-                health::notice("control_group", warning, "create the group and restart meshd")
+                // The warning's last part is what to do.
+                let (message, fix) = warning.rsplit_once("; ").unwrap_or((warning, ""));
+                health::notice("control_group", message, fix)
             })
             .into_iter()
             .collect();
@@ -88,9 +101,12 @@ impl Daemon {
             reconciler,
             running: None,
             own,
+            found,
             counters: Counters::default(),
             notices,
-            joining: false,
+            joining: None,
+            join_error: None,
+            reload_error: None,
             stopping: false,
             bridge,
             done,
@@ -101,7 +117,7 @@ impl Daemon {
             look_due: Some(Instant::now() + super::LOOK_EVERY),
         };
         match daemon.state.membership()? {
-            Some(membership) => daemon.become_member(membership)?,
+            Some(membership) => daemon.become_member(membership, Since::Before)?,
             None => {
                 tracing::info!("waiting; run `meshctl init` or `meshctl join TOKEN`");
                 daemon.notifier.ready();
@@ -122,11 +138,16 @@ impl Daemon {
     }
 
     /// From `waiting` to `running`: the kernel is programmed from the store before anybody is asked.
-    pub(super) fn become_member(&mut self, membership: Membership) -> anyhow::Result<()> {
+    pub(super) fn become_member(
+        &mut self,
+        membership: Membership,
+        since: Since,
+    ) -> anyhow::Result<()> {
         let opened = Store::open(&self.state.store_path())?;
         for damage in &opened.damage {
             tracing::warn!("{damage}");
         }
+        let store_whole = since == Since::Now || (opened.damage.is_empty() && !opened.new);
         let mut damage = opened.damage;
         // A signer that cannot sign is still a member.
         let signer = self.open_signer(&membership).unwrap_or_else(|error| {
@@ -138,7 +159,12 @@ impl Daemon {
             key: membership.identity,
             certificate: Arc::new(membership.certificate),
         });
-        let versions = self.state.reserve_versions(0)?;
+        // Without versions nothing can be published; the node asks again. A full disk is no reason not to run.
+        let versions = self.state.reserve_versions(0).unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            damage.push(error.to_string());
+            VersionBlock::default()
+        });
         let node = Node::new(
             self.node_config(),
             identity.clone(),
@@ -161,6 +187,7 @@ impl Daemon {
             tracker: TunnelTracker::default(),
             first: FirstHandshakes::default(),
             observed: None,
+            observed_at: None,
             plan: meshd_core::plan::Plan::default(),
             plan_number: 0,
             plan_due: Some(Instant::now()),
@@ -170,15 +197,21 @@ impl Daemon {
             damage,
             forwarded: Forwarded::default(),
             left: None,
+            store_whole,
+            flush_error: None,
             store_dirty: false,
             programmed: false,
         };
         for (key, record) in opened.records {
             if let Err(refusal) = running.node.restore(&record, clock::now()) {
                 self.counters.stored_refused(refusal.code.as_str());
+                running.store_whole = false;
                 tracing::warn!(node = %key, code = refusal.code.as_str(),
-                    "a stored record is not believed and dropped: {}", refusal.detail);
-                if let Err(why) = running.store.remove(&key) {
+                    "a stored record is not believed: {}", refusal.detail);
+                // An issuer may only be unknown yet: the bundle comes with the first exchange.
+                if refusal.code != Code::UnknownIssuer
+                    && let Err(why) = running.store.remove(&key)
+                {
                     tracing::error!(%why, "cannot write the record store");
                 }
             }
@@ -187,7 +220,11 @@ impl Daemon {
         let name = running.anchors.get().server_name();
         let certificate = running.identity.certificate.clone();
         self.transport.become_member(&tls, name, Arc::new(running.anchors.clone()))?;
+        let announced = running.own_record().map(|own| own.prefixes.clone()).unwrap_or_default();
         self.running = Some(running);
+        self.join_error = None;
+        self.found.remember(announced, Instant::now());
+        self.look_at_host();
         self.announce();
         self.resolve_seeds();
         tracing::info!(mesh = %certificate.mesh, node = %certificate.name, id = %certificate.key,

@@ -26,7 +26,7 @@ pub(super) fn status(daemon: &Daemon) -> StatusReply {
     let broken = health.iter().any(|line| line.severity == "error");
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let Some(running) = &daemon.running else {
-        let state = if daemon.joining { "joining" } else { "waiting" };
+        let state = if daemon.joining.is_some() { "joining" } else { "waiting" };
         return StatusReply { state: state.to_owned(), health, version, ..StatusReply::default() };
     };
     let certificate = &running.identity.certificate;
@@ -73,13 +73,12 @@ fn counts(running: &Running) -> PeerCounts {
             continue;
         }
         counts.total += 1;
-        match tunnel(running, record) {
-            "up" => counts.up += 1,
-            "stale" => counts.stale += 1,
+        // Each in one place: whom nobody hears is down, whatever its idle tunnel looks like.
+        match (liveness, tunnel(running, record)) {
+            (Liveness::Down, _) => counts.down += 1,
+            (_, "up") => counts.up += 1,
+            (_, "stale") => counts.stale += 1,
             _ => {}
-        }
-        if liveness == Liveness::Down {
-            counts.down += 1;
         }
     }
     counts

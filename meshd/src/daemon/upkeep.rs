@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Daemon, Done, LOOK_EVERY, own::Own, resolve};
+use super::{Daemon, Done, LOOK_EVERY, clock, own::Own, resolve};
 use crate::{config::Config, state::store::Flusher};
 
 impl Daemon {
@@ -10,17 +10,21 @@ impl Daemon {
     pub(super) fn flush_store(&self, how: fn(&Flusher) -> Result<(), String>) {
         let Some(running) = &self.running else { return };
         let flusher = running.store.flusher();
+        let done = self.done.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(why) = how(&flusher) {
+            let result = how(&flusher);
+            if let Err(why) = &result {
                 tracing::error!(%why, "the record store was not flushed");
             }
+            // The loop only goes away with the process.
+            let _ = done.blocking_send(Done::Flushed(result));
         });
     }
 
     /// Looks at this host again and tells the mesh what changed.
     pub(super) fn look_at_host(&mut self) {
         self.look_due = Some(Instant::now() + LOOK_EVERY);
-        match Own::look(&self.config) {
+        match Own::look(&self.config, &mut self.found, Instant::now()) {
             Ok(own) if own == self.own => {}
             Ok(own) => {
                 self.own = own;
@@ -45,12 +49,13 @@ impl Daemon {
     pub(super) fn resolve_seeds(&mut self) {
         const AGAIN: Duration = Duration::from_secs(30);
         self.resolve_due = None;
-        let Some(running) = &self.running else { return };
+        let Some(running) = &mut self.running else { return };
         let mut seeds: Vec<String> =
             self.config.gossip.seeds.iter().map(ToString::to_string).collect();
         seeds.extend(running.seeds.iter().cloned());
         seeds.dedup();
         if seeds.is_empty() {
+            running.node.set_seeds(Vec::new(), clock::now());
             return;
         }
         self.resolve_due = Some(Instant::now() + AGAIN);
@@ -74,10 +79,14 @@ impl Daemon {
                 for change in &changes.live {
                     tracing::info!(key = change.key, old = %change.old, new = %change.new, "applied");
                 }
+                self.reload_error = None;
                 self.apply_live(new);
                 tracing::info!("configuration read again");
             }
-            Err(errors) => tracing::error!("the configuration in force stays: {errors}"),
+            Err(errors) => {
+                tracing::error!("the configuration in force stays: {errors}");
+                self.reload_error = Some(errors.to_string());
+            }
         }
         self.notifier.reloaded();
     }
@@ -88,7 +97,7 @@ impl Daemon {
         if let Some(running) = &mut self.running {
             running.node.set_forget_after(self.config.network.forget_after);
         }
-        match Own::look(&self.config) {
+        match Own::look(&self.config, &mut self.found, Instant::now()) {
             Ok(own) => self.own = own,
             Err(error) => tracing::warn!(%error, "cannot look at this host"),
         }

@@ -1,7 +1,7 @@
 //! The signer's ledger on disk: entries appended and fsynced one by one, never rewritten.
 //!
 //! Each is 4 bytes of length, 8 of checksum, and the entry. A crash while appending leaves an
-//! incomplete last entry, of which nobody was told: it is cut off. Damage anywhere else is an error,
+//! incomplete last entry, of which nobody was told: it is cut off, a copy of the file kept. Damage anywhere else is an error,
 //! since a forgotten entry could grant a prefix twice.
 
 use sha2::{Digest, Sha256};
@@ -28,7 +28,11 @@ impl StateDir {
         let (entries, whole) = split(&bytes)
             .map_err(|at| StateError::damaged(&path, format!("entry at byte {at}")))?;
         if whole < bytes.len() {
-            tracing::warn!("the last ledger entry was incomplete and is dropped: a crash cut it");
+            // If it was no crash but a bad disk, a person may still want to see it.
+            let copy = self.file("pki/ledger.before-cut");
+            durable::write(&copy, &bytes)?;
+            tracing::warn!(copy = %copy.display(),
+                "the last ledger entry was incomplete and is dropped: a crash cut it");
             durable::write(&path, &bytes[..whole])?;
         }
         Ok(entries)
@@ -92,6 +96,8 @@ mod tests {
         assert_eq!(state.read_ledger().unwrap().len(), 3);
         std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
         assert_eq!(state.read_ledger().unwrap(), vec![b"one".to_vec(), b"two".to_vec()]);
+        let copy = dir.path().join("pki/ledger.before-cut");
+        assert_eq!(std::fs::read(copy).unwrap(), whole[..whole.len() - 1]);
         state.append_ledger(&[b"four".to_vec()]).unwrap();
         assert_eq!(state.read_ledger().unwrap()[2], b"four");
     }

@@ -72,6 +72,8 @@ pub struct Opened {
     pub records: Vec<(NodeKey, Vec<u8>)>,
     /// Entries or a whole store that were damaged, for a person.
     pub damage: Vec<String>,
+    /// There was no store: this is a new one.
+    pub new: bool,
 }
 
 impl Store {
@@ -163,8 +165,9 @@ fn open_and_read(path: &Path) -> Result<Opened, String> {
     for key in damaged_keys {
         guard(|| records.remove(key))?;
     }
+    let new = !db.was_recovered();
     let store = Store { db, records, path: path.to_owned() };
-    Ok(Opened { store, records: found, damage })
+    Ok(Opened { store, records: found, damage, new })
 }
 
 fn read_entry(key: &[u8], entry: &[u8]) -> Result<(NodeKey, Vec<u8>), String> {
@@ -204,7 +207,7 @@ mod tests {
         let path = dir.path().join("db");
         let (a, b) = (NodeKey([1; 32]), NodeKey([2; 32]));
         let opened = Store::open(&path).unwrap();
-        assert!(opened.records.is_empty());
+        assert!(opened.records.is_empty() && opened.new);
         opened.store.put(&a, b"one").unwrap();
         opened.store.put(&b, b"two").unwrap();
         opened.store.remove(&a).unwrap();
@@ -212,7 +215,7 @@ mod tests {
         drop(opened);
         let opened = Store::open(&path).unwrap();
         assert_eq!(opened.records, vec![(b, b"two".to_vec())]);
-        assert!(opened.damage.is_empty());
+        assert!(opened.damage.is_empty() && !opened.new);
     }
 
     #[test]

@@ -127,6 +127,7 @@ fn a_desired_state_is_reached_in_one_round_and_left_without_a_trace() {
         routes: seen.routes,
         rules: seen.rules,
         nat: seen.nat,
+        additive: false,
     };
     for want in [&desired, &Desired::default(), &desired, &Desired::default()] {
         host.apply(diff(want, &observe(&host)));

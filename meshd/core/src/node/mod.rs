@@ -273,6 +273,12 @@ impl Node {
         &self.anchors
     }
 
+    /// True after the first completed exchange of this start.
+    #[must_use]
+    pub fn has_exchanged(&self) -> bool {
+        self.sync.completed()
+    }
+
     /// True after the first completed exchange of this start, or when there is nobody to ask.
     #[must_use]
     pub fn is_synced(&self) -> bool {

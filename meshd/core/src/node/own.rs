@@ -366,5 +366,8 @@ impl Node {
     /// An own record from the store: the next one must be higher.
     pub(super) fn restore_own(&mut self, record: &Record) {
         self.own.heard.0 = self.own.heard.0.max(record.version);
+        // What this node was is what it is until it can sign anew: without versions, as on a full disk, its
+        // plans go on.
+        self.own.view.get_or_insert_with(|| Arc::new(record.clone()));
     }
 }

@@ -30,11 +30,14 @@ struct Seed {
 #[derive(Debug, Default)]
 pub(super) struct Seeds {
     seeds: Vec<Seed>,
+    /// A list was given, be it empty: names take their time to be looked up.
+    given: bool,
 }
 
 impl Seeds {
     /// Takes over a newly resolved list; what is known of an address stays.
     pub(super) fn set(&mut self, addrs: Vec<SocketAddr>, now: Instant) {
+        self.given = true;
         let mut old = std::mem::take(&mut self.seeds);
         for addr in addrs.into_iter().take(SEEDS) {
             if self.seeds.iter().any(|seed| seed.addr == addr) {
@@ -56,9 +59,9 @@ impl Seeds {
         std::mem::take(&mut seed.contacted)
     }
 
-    /// True if somebody other than `own` may be behind a seed.
+    /// True if somebody other than `own` may be behind a seed, as long as none was given too.
     pub(super) fn lead_elsewhere(&self, own: &NodeKey) -> bool {
-        self.seeds.iter().any(|seed| seed.key.as_ref() != Some(own))
+        !self.given || self.seeds.iter().any(|seed| seed.key.as_ref() != Some(own))
     }
 }
 

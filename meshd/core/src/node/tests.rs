@@ -202,6 +202,8 @@ fn a_node_alone_is_synced_and_one_that_is_its_own_seed_too() {
     let now = start();
     let mut us = node(&mesh, "us", &[], now);
     us.update_self(RecordDraft::default(), now);
+    assert!(!us.is_synced(), "its seeds are not known yet");
+    us.set_seeds(Vec::new(), now);
     assert!(us.is_synced());
     us.set_seeds(vec![addr(1)], now);
     assert!(!us.is_synced());

@@ -38,8 +38,8 @@ impl Default for NodeConfig {
 }
 
 /// Record versions that this host may use: the daemon has fsynced that `end` is taken before it hands
-/// the block over, so that no version is ever used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// the block over, so that no version is ever used twice. The default holds none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VersionBlock {
     /// First version of the block.
     pub next: u64,

@@ -71,8 +71,10 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
         changes.extend(desired.rules.difference(&observed.rules).cloned().map(Change::AddRule));
         remove_rules(desired, observed, &mut changes);
     }
-    changes.extend(routes.removals());
-    changes.extend(peers.iter().flat_map(PeerDiff::removals));
+    if !desired.additive {
+        changes.extend(routes.removals());
+        changes.extend(peers.iter().flat_map(PeerDiff::removals));
+    }
     if let (Some(wanted), Some(kept)) = (wanted, kept) {
         let gone = kept.addresses.difference(&wanted.addresses);
         let name = || wanted.name.clone();

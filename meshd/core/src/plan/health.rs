@@ -3,7 +3,8 @@
 //! The kernel has counters and the time of the last handshake, nothing else. A tunnel that carried
 //! nothing for an hour has an old handshake and is as good as new; one that was sent to and did not
 //! answer has an old handshake and is not. The [`TunnelTracker`] tells the two apart. The daemon
-//! feeds it with every observation; it sends nothing itself.
+//! feeds it with every observation; it sends nothing itself. A lone keepalive is no question: WireGuard
+//! ends every exchange with one, which nobody answers.
 //!
 //! ```text
 //!          first handshake              sent, no answer for 15 s, and handshake older than 180 s
@@ -29,6 +30,8 @@ use crate::limits::HANDSHAKE_FRESH;
 /// Sent without an answer for this long is no answer: WireGuard's KEEPALIVE_TIMEOUT plus
 /// REKEY_TIMEOUT, after which its own sender takes the session for broken (WireGuard, 6.5).
 const UNANSWERED: Duration = Duration::from_secs(15);
+/// Bytes of a keepalive: a data message without a packet (WireGuard, 5.4.6).
+const KEEPALIVE: u64 = 32;
 /// How long the first endpoint is tried; each further one twice as long as the one before.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(15);
 /// The longest that one endpoint is tried.
@@ -102,7 +105,8 @@ impl Track {
     }
 
     fn observe(&mut self, peer: &ObservedPeer, now: Instant) {
-        let (sent, received) = (peer.tx_bytes > self.tx_bytes, peer.rx_bytes > self.rx_bytes);
+        let sent = !matches!(peer.tx_bytes.saturating_sub(self.tx_bytes), 0 | KEEPALIVE);
+        let received = peer.rx_bytes > self.rx_bytes;
         (self.tx_bytes, self.rx_bytes) = (peer.tx_bytes, peer.rx_bytes);
         if received {
             self.unanswered_since = None;
@@ -210,6 +214,16 @@ mod tests {
         assert_eq!(state_after(&samples), TunnelState::Up);
         samples.push((25, peer(Some(1025), 500, 944)));
         assert_eq!(state_after(&samples), TunnelState::Stale);
+    }
+
+    #[test]
+    fn the_keepalive_that_ends_an_exchange_is_not_waited_on() {
+        let samples = [
+            (0, peer(Some(10), 500, 500)),
+            (10, peer(Some(20), 500, 532)),
+            (500, peer(Some(510), 500, 532)),
+        ];
+        assert_eq!(state_after(&samples), TunnelState::Up);
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     let members = present_members(input);
     let claims = settle_claims(input, &members);
     let mut plan = Plan::default();
+    plan.desired.additive = !input.complete;
     let refused_keys = refuse_keys(input, &members, &mut plan);
     show_losers(input, &members, &claims, &mut plan);
 

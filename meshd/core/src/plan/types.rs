@@ -72,6 +72,8 @@ pub struct Desired {
     pub rules: BTreeSet<Rule>,
     /// Source NAT of what leaves through the device.
     pub nat: Option<SourceNat>,
+    /// Peers and routes that are not in here stay: they may belong to members that are not known again yet.
+    pub additive: bool,
 }
 
 /// The WireGuard device of a lane.

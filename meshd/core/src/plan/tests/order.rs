@@ -46,6 +46,23 @@ fn an_empty_desire_removes_every_trace_beginning_with_the_rules() {
 }
 
 #[test]
+fn nothing_is_taken_away_while_members_may_be_missing() {
+    let mut world = World::with([member(2, &["10.244.2.0/24"]), member(3, &["10.244.3.0/24"])]);
+    let mut kernel = programmed(&world);
+    let before = kernel.state();
+    world.members.clear();
+    world.complete = false;
+    assert_eq!(converge(&mut kernel, &world.plan().desired), []);
+    world.members.push(member(4, &["10.244.4.0/24"]));
+    converge(&mut kernel, &world.plan().desired);
+    assert!(before.routes.is_subset(&kernel.state().routes));
+    assert_eq!(kernel.state().peers.len(), 3);
+    world.complete = true;
+    converge(&mut kernel, &world.plan().desired);
+    assert_eq!(kernel.state().peers.len(), 1);
+}
+
+#[test]
 fn only_what_differs_is_changed() {
     let mut world = World::with([member(2, &["10.244.2.0/24"]), member(3, &["10.244.3.0/24"])]);
     let mut kernel = programmed(&world);

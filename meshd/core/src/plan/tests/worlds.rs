@@ -134,6 +134,7 @@ pub(super) struct World {
     pub(super) config: PlanConfig,
     pub(super) local: LocalNetwork,
     pub(super) members: Vec<Member>,
+    pub(super) complete: bool,
 }
 
 impl World {
@@ -156,6 +157,7 @@ impl World {
                 ipv6: true,
             },
             members: members.into_iter().collect(),
+            complete: true,
         }
     }
 
@@ -166,6 +168,7 @@ impl World {
             config: &self.config,
             local: &self.local,
             members: &self.members,
+            complete: self.complete,
         })
     }
 

@@ -104,6 +104,7 @@ impl ControlBackend for Fake {
             mesh: "demo".into(),
             node: "db-1".into(),
             removed: vec!["interface mesh0".into(), "rule 2600".into()],
+            authority: Some("/var/lib/meshd/former-ca-1".into()),
         })
     }
 }

@@ -1,0 +1,95 @@
+//! `init`, `token`, `join` and `leave`.
+
+use super::*;
+
+fn token() -> TokenInfo {
+    TokenInfo {
+        id: "t1".into(),
+        allow: vec!["10.244.0.0/16".into()],
+        expires_at: "2030-01-01T00:00:00Z".into(),
+        uses: 1,
+        state: "usable".into(),
+        ..TokenInfo::default()
+    }
+}
+
+#[test]
+fn token_create_prints_the_token_alone_on_stdout() {
+    let daemon = Daemon::start(Script { tokens: vec![token()], ..Script::default() });
+    let output = daemon.meshctl(&["token", "create", "--allow", "10.244.0.0/16", "--ttl", "2h"]);
+    assert_eq!(stdout(&output), "meshd-token\n");
+    let said = stderr(&output);
+    assert!(said.contains("once within 2h, until 2030-01-01T00:00:00Z"), "{said}");
+    assert!(said.contains("10.244.0.0/16"), "{said}");
+    let asked = daemon.asked().join("\n");
+    assert!(asked.contains("ttl_seconds: 7200") && asked.contains("uses: 1"), "{asked}");
+    assert_eq!(daemon.meshctl(&["token", "create", "--ttl", "soon"]).status.code(), Some(2));
+    let list = stdout(&daemon.meshctl(&["token", "list"]));
+    assert!(list.contains("t1  usable   0/1  2030-01-01T00:00:00Z  any"), "{list}");
+    assert_eq!(parsed(&daemon.meshctl(&["token", "list", "-o", "json"]))[0]["used"], 0);
+}
+
+fn joined() -> Vec<JoinProgress> {
+    use join_progress::Step;
+    let done = JoinDone {
+        mesh: "demo".into(),
+        node: "web-1".into(),
+        peers: 2,
+        not_granted: vec!["10.9.0.0/24".into()],
+        ..JoinDone::default()
+    };
+    [Step::Doing("asking 10.0.0.1:51800".into()), Step::Done(done)]
+        .map(|step| JoinProgress { step: Some(step) })
+        .to_vec()
+}
+
+#[test]
+fn join_reads_the_token_from_stdin_and_tells_its_progress_on_stderr() {
+    let daemon = Daemon::start(Script { join: joined(), ..Script::default() });
+    let mut meshctl = daemon
+        .command(&["join", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    meshctl.stdin.take().unwrap().write_all(b"  secret-token \nmore\n").unwrap();
+    let output = meshctl.wait_with_output().unwrap();
+    assert_eq!(daemon.asked(), ["join secret-token"]);
+    assert!(stderr(&output).contains("asking 10.0.0.1:51800"), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.starts_with("joined mesh demo as web-1; 2 peers\n"), "{text}");
+    assert!(text.contains("not granted") && text.contains("10.9.0.0/24"), "{text}");
+    assert!(text.contains("not in contact with another member yet"), "{text}");
+    let empty = daemon.meshctl(&["join", "-"]);
+    assert_eq!(empty.status.code(), Some(1));
+    assert!(stderr(&empty).starts_with("error: cannot read the token; stdin was empty;"));
+}
+
+#[test]
+fn a_join_that_breaks_off_is_no_success() {
+    let join = joined().into_iter().take(1).collect();
+    let daemon = Daemon::start(Script { join, ..Script::default() });
+    let output = daemon.meshctl(&["join", "t"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("it is not known whether"), "{}", stderr(&output));
+}
+
+#[test]
+fn leave_says_what_it_removed() {
+    let daemon = with_peers(Vec::new());
+    let text = stdout(&daemon.meshctl(&["leave", "--yes"]));
+    assert_eq!(
+        text,
+        "left demo; 2 members were told\n  removed interface mesh0\n  removed rule 2600\n  kept    \
+         the mesh's CA, in /var/lib/meshd/former-ca-1; delete it when nobody needs it\n"
+    );
+}
+
+#[test]
+fn init_says_what_comes_next() {
+    let daemon = with_peers(Vec::new());
+    let text = stdout(&daemon.meshctl(&["init", "--mesh", "demo", "--prefix", "10.244.1.0/24"]));
+    assert!(text.contains("meshctl token create"), "{text}");
+    assert_eq!(daemon.meshctl(&["init"]).status.code(), Some(2));
+}

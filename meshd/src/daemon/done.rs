@@ -1,0 +1,64 @@
+//! What tasks of the loop bring back.
+
+use std::time::Instant;
+
+use meshd_core::plan::Observed;
+
+use super::{
+    Daemon, SYNC_DELAY,
+    bridge::Request,
+    clock,
+    joining::{Joined, Joining},
+    resolve::Resolved,
+};
+use crate::control::ControlError;
+
+/// What tasks of the loop report.
+pub(super) enum Done {
+    Resolved(Resolved),
+    Joined(Box<Joined>),
+    NotJoinedYet(ControlError),
+    Flushed(Result<(), String>),
+    /// What the kernel holds now, if it said so in time, for an answer.
+    Looked(Option<(Observed, Instant)>, Box<Request>),
+}
+
+impl Daemon {
+    pub(super) fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Resolved(resolved) => {
+                for why in &resolved.failed {
+                    tracing::warn!(%why, "a seed could not be resolved");
+                }
+                if let Some(running) = &mut self.running {
+                    // A resolver that fails must not take away what worked before.
+                    if resolved.failed.is_empty() || !resolved.addresses.is_empty() {
+                        running.node.set_seeds(resolved.addresses, clock::now());
+                    }
+                }
+            }
+            Done::Joined(joined) => self.finish_join(*joined),
+            Done::NotJoinedYet(error) => {
+                if matches!(self.joining, Some(Joining::Unattended(_))) {
+                    self.join_error = Some(error);
+                }
+            }
+            Done::Flushed(result) => {
+                if result.is_err() {
+                    self.flush_due.get_or_insert(Instant::now() + SYNC_DELAY);
+                }
+                if let Some(running) = &mut self.running {
+                    running.flush_error = result.err();
+                }
+            }
+            Done::Looked(observed, request) => {
+                if let Some(running) = &mut self.running
+                    && let Some((observed, at)) = observed
+                {
+                    running.see(observed, at);
+                }
+                self.answer_peers(*request);
+            }
+        }
+    }
+}
