@@ -132,7 +132,12 @@ fn a_lost_store_cuts_no_tunnel() {
         let [a, b, vm] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
         let (peers, routes) = (configured(a)?, a.mesh_routes()?);
         let (of_b, of_vm) = (b.mesh_addresses()?.0, vm.mesh_addresses()?.0);
-        for lose in ["rm -r /var/lib/meshd/db", "echo garbage > /var/lib/meshd/db/conf"] {
+        for lose in [
+            "rm -r /var/lib/meshd/db",
+            "dd if=/dev/zero of=/var/lib/meshd/db/db bs=4k count=64 conv=notrunc",
+            "dd if=/dev/urandom of=/var/lib/meshd/db/db bs=4k count=64 conv=notrunc",
+            "truncate -s 100 /var/lib/meshd/db/db",
+        ] {
             for host in [b, vm, a] {
                 host.stop_daemon()?;
             }
@@ -143,6 +148,8 @@ fn a_lost_store_cuts_no_tunnel() {
                 Ok(())
             })?;
             ensure!(a.peers()?.is_empty(), "after `{lose}` a still knows its peers");
+            let codes: Vec<_> = a.status()?.health.into_iter().map(|line| line.code).collect();
+            ensure!(codes.iter().any(|code| code == "state_damaged"), "`{lose}`: {codes:?}");
             for address in [&of_b, &of_vm] {
                 a.ping(address, "")?;
             }

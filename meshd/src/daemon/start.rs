@@ -149,6 +149,9 @@ impl Daemon {
         }
         let store_whole = since == Since::Now || (opened.damage.is_empty() && !opened.new);
         let mut damage = opened.damage;
+        if since == Since::Before && opened.new {
+            damage.push("there was no record store; records come back from the others".to_owned());
+        }
         // A signer that cannot sign is still a member.
         let signer = self.open_signer(&membership).unwrap_or_else(|error| {
             tracing::error!("{error}");
