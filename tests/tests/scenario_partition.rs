@@ -68,7 +68,7 @@ fn halves_that_were_parted_agree_soon_after_and_no_tunnel_is_cut() {
         let directories_differ = mesh.directories_agree().is_err();
         ensure!(directories_differ, "the directories agree although the halves are parted");
 
-        world.heal(&[c, d])?;
+        world.heal()?;
         let healed = Instant::now();
         wait_for("the directories agree again", Duration::from_secs(10), || {
             mesh.directories_agree()?;
