@@ -150,6 +150,13 @@ fn a_lost_store_cuts_no_tunnel() {
             ensure!(a.peers()?.is_empty(), "after `{lose}` a still knows its peers");
             let codes: Vec<_> = a.status()?.health.into_iter().map(|line| line.code).collect();
             ensure!(codes.iter().any(|code| code == "state_damaged"), "`{lose}`: {codes:?}");
+            // Who restarts it to mend it cuts nothing either.
+            a.stop_daemon()?;
+            a.start_daemon()?;
+            wait_for("a has looked at its device again", pace(10), || {
+                ensure!(a.status()?.backend.is_some(), "no backend is known");
+                Ok(())
+            })?;
             for address in [&of_b, &of_vm] {
                 a.ping(address, "")?;
             }

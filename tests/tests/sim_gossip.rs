@@ -131,7 +131,11 @@ fn a_leave_reaches_all_and_one_that_was_away_too() {
 #[test]
 fn those_who_left_or_are_gone_for_long_are_forgotten_and_stay_so() {
     let mut world = World::new(8, 4, Weather::default());
-    let config = NodeConfig { forget_after: Duration::from_secs(600), ..NodeConfig::default() };
+    let config = NodeConfig {
+        forget_after: Duration::from_secs(600),
+        resign_every: Duration::from_secs(200),
+        ..NodeConfig::default()
+    };
     world.set_config(config);
     join(&mut world);
     world.run(Duration::from_secs(5));

@@ -33,7 +33,18 @@ pub struct Now {
     pub unix: UnixTime,
 }
 
+/// A wall clock that moves so much more or less than the other was set.
+const SET_SECONDS: i64 = 60;
+
 impl Now {
+    /// True when the wall clock was set between `self` and the later `now`.
+    #[must_use]
+    pub fn was_set_before(self, now: Self) -> bool {
+        let passed = now.mono.saturating_duration_since(self.mono).as_secs();
+        let passed = i64::try_from(passed).unwrap_or(i64::MAX);
+        now.unix.since(self.unix).saturating_sub(passed).saturating_abs() > SET_SECONDS
+    }
+
     /// Both clocks `by` later.
     #[must_use]
     pub fn after(self, by: Duration) -> Self {

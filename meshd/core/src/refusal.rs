@@ -10,13 +10,22 @@ pub struct Refusal {
     pub code: Code,
     /// What exactly was wrong, for a person. Holds no unescaped text from outside.
     pub detail: String,
+    /// Found in what its owner had signed: the same payload will be refused whoever sends it. Of anything
+    /// before that, whoever relayed it may be the author.
+    pub by_owner: bool,
 }
 
 impl Refusal {
     /// A refusal for `code`.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self { code, detail: detail.into(), by_owner: false }
+    }
+
+    /// The same, found in what its owner had signed.
+    #[must_use]
+    pub fn by_owner(self) -> Self {
+        Self { by_owner: true, ..self }
     }
 }
 

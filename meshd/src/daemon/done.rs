@@ -44,6 +44,7 @@ impl Daemon {
                 }
             }
             Done::Flushed(result) => {
+                self.flushing = false;
                 if result.is_err() {
                     self.flush_due.get_or_insert(Instant::now() + SYNC_DELAY);
                 }

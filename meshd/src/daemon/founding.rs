@@ -33,6 +33,15 @@ impl Daemon {
         }
         let params = self.init_params(request)?;
         self.stop_unattended();
+        let made = self.found(params);
+        if made.is_err() {
+            // What a person stopped goes on.
+            self.join_unattended();
+        }
+        made
+    }
+
+    fn found(&mut self, params: InitParams) -> Result<InitReply, ControlError> {
         let state = |error: crate::state::StateError| {
             failed("state_dir", error.to_string(), "check the state directory")
         };

@@ -94,6 +94,14 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             "check the disk of the state directory; until then a restart may not know every member",
         ));
     }
+    if running.node.has_left() {
+        lines.push(line(
+            "has_left",
+            "error",
+            "this node has left the mesh: no member believes it any more",
+            "`meshctl leave` clears what remains here; then join with a new token",
+        ));
+    }
     contact(daemon, running, lines);
     forwarding(daemon, running, lines);
     expiry(running, lines);

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use meshd_core::plan::{Change, Desired};
 use meshd_proto::control::LeaveReply;
+use tokio::time::timeout;
 
 use super::{Daemon, planning::scope};
 use crate::control::ControlError;
 
 /// The frames that carry the leave get this long to be acknowledged.
 const TELL: Duration = Duration::from_secs(3);
+/// Longer than the kernel takes for thousands of peers.
+const TEAR_DOWN: Duration = Duration::from_secs(30);
 
 impl Daemon {
     /// Ends this host's membership. What cannot be done is an error that says what remains.
@@ -24,7 +27,7 @@ impl Daemon {
         let told = self.transport.flush(&to, TELL).await;
 
         let scope = scope(&self.config, &Desired::default());
-        let report = self.reconciler.tear_down(scope).await;
+        let report = timeout(TEAR_DOWN, self.reconciler.tear_down(scope)).await;
         self.transport.stop_member();
         if let Some(running) = self.running.take()
             && let Err(why) = running.store.clear()
@@ -44,11 +47,12 @@ impl Daemon {
             tracing::warn!(path = %aside.display(), "the mesh's CA was set aside, not deleted");
         }
         let (removed, failed) = match report {
-            Ok(report) => (
+            Ok(Ok(report)) => (
                 summary(&report.applied),
                 report.errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ),
-            Err(_) => (Vec::new(), vec!["the data plane's thread is gone".to_owned()]),
+            Ok(Err(_)) => (Vec::new(), vec!["the data plane's thread is gone".to_owned()]),
+            Err(_) => (Vec::new(), vec!["the kernel did not answer in time".to_owned()]),
         };
         if !failed.is_empty() {
             return Err(ControlError::new(

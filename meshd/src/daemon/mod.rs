@@ -54,13 +54,14 @@ use self::{
     own::{Found, Own},
     running::Running,
     systemd::Notifier,
+    upkeep::Flush,
 };
 use crate::{
     config::{Config, DEFAULT_DROP_INS},
     control::ControlError,
     dataplane::watch::Watch,
     reconcile::{Reconciler, Report},
-    state::{StateDir, store::Flusher},
+    state::StateDir,
     transport::{Event, Target, Transport},
 };
 
@@ -117,6 +118,8 @@ struct Daemon {
     resolve_due: Option<Instant>,
     /// When records are handed to the system, and when fsynced.
     flush_due: Option<Instant>,
+    /// A flush is on its way.
+    flushing: bool,
     sync_due: Option<Instant>,
     /// When interfaces and CNI files are looked at again.
     look_due: Option<Instant>,
@@ -191,7 +194,8 @@ impl Daemon {
                 Some(done) = inboxes.done.recv() => self.on_done(done),
                 () = inboxes.watch.changed() => {
                     self.reconciler.look();
-                    self.look_due.get_or_insert(Instant::now() + LOOK_DELAY);
+                    let soon = Instant::now() + LOOK_DELAY;
+                    self.look_due = Some(self.look_due.map_or(soon, |due| due.min(soon)));
                 }
                 () = sleep_until(wake.into()) => self.on_wake(),
                 _ = tick.tick() => self.on_tick(),
@@ -205,7 +209,7 @@ impl Daemon {
         tracing::info!("stopping; the data plane stays up");
         let _ = inboxes.stop_control.send(true);
         if let Some(running) = &self.running
-            && let Err(why) = running.store.flusher().sync()
+            && let Err(why) = running.sync_store()
         {
             tracing::error!(%why, "the record store was not flushed");
         }
@@ -282,11 +286,11 @@ impl Daemon {
         }
         if self.flush_due.is_some_and(|due| due <= now) {
             self.flush_due = None;
-            self.flush_store(Flusher::flush);
+            self.flush_store(Flush::Crash);
         }
         if self.sync_due.is_some_and(|due| due <= now) {
             self.sync_due = None;
-            self.flush_store(Flusher::sync);
+            self.flush_store(Flush::Power);
         }
     }
 
@@ -334,6 +338,7 @@ impl Daemon {
             running.forwarded.expire(Instant::now());
             running.tell_handshakes();
             running.note_departures(&self.state);
+            running.plan_when_complete(Instant::now());
         }
         let line = self.status_line();
         self.notifier.alive(&line);

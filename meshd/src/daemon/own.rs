@@ -44,6 +44,10 @@ impl Found {
         self.0.extend(prefixes.into_iter().map(|prefix| (prefix, now)));
     }
 
+    fn refresh(&mut self, now: Instant) {
+        self.0.values_mut().for_each(|seen| *seen = now);
+    }
+
     /// The prefixes to announce at `now`, and those among them that are no longer found.
     fn update(
         &mut self,
@@ -74,6 +78,10 @@ impl Own {
             }
             Automatic::Auto => {
                 let files = cni::detect(&cni::CniPaths::default());
+                if !files.warnings.is_empty() {
+                    // What cannot be read may still say the same.
+                    found.refresh(now);
+                }
                 warnings.extend(files.warnings);
                 let (held, missing) = found.update(&files.prefixes, now);
                 warnings.extend(missing.iter().map(|prefix| {
@@ -135,8 +143,7 @@ impl Own {
             .filter(ours)
             .flat_map(|interface| interface.addresses.iter().copied())
             .collect();
-        let behind_nat =
-            observed.is_some_and(|seen| !addresses.iter().any(|own| own.addr() == seen.ip()));
+        let behind_nat = observed.map(|seen| !addresses.iter().any(|own| own.addr() == seen.ip()));
         LocalNetwork {
             ipv6: self
                 .facts

@@ -49,7 +49,7 @@ impl Running {
             config: &plan_config,
             local: &local,
             members: &members,
-            complete: self.store_whole || self.node.has_exchanged(),
+            complete: self.knows_all(now),
         });
         self.publish_members();
         self.node.set_routed(planned.routed.values().flatten().copied().collect());
@@ -57,6 +57,13 @@ impl Running {
         let scope = scope(config, &desired);
         self.plan = planned;
         Some((desired, scope))
+    }
+
+    /// What the kernel holds of unknown members goes once everybody can be taken for known.
+    pub(super) fn plan_when_complete(&mut self, now: Instant) {
+        if self.plan.desired.additive && self.knows_all(now) {
+            self.plan_due.get_or_insert(now);
+        }
     }
 
     fn member(&self, record: &Arc<Record>, now: Instant) -> Member {
@@ -112,6 +119,8 @@ impl Running {
                 self.first.programmed(lane.public_key, leads, report.at);
             }
         }
+        // It answers others as soon as there is a device, whether or not this side has anything to ask.
+        self.start_prober();
         self.see(observed, report.at);
     }
 
@@ -133,14 +142,12 @@ impl Running {
     /// Helps pairs to their first handshake; returns the peers that are to be made anew for it.
     pub(super) fn help_first_handshakes(&mut self, now: Instant) -> Vec<WgPublicKey> {
         let due = self.first.due(now);
-        if !due.poke.is_empty()
-            && let Some(prober) = self.start_prober()
-        {
-            let mesh = self.identity.certificate.mesh_id;
-            for record in self.node.directory().iter() {
-                if record.lanes.first().is_some_and(|lane| due.poke.contains(&lane.public_key)) {
-                    prober.poke(address::ula(&mesh, &record.key));
-                }
+        // Where nothing was sent, silence says nothing.
+        let Some(prober) = &self.prober else { return Vec::new() };
+        let mesh = self.identity.certificate.mesh_id;
+        for record in self.node.directory().iter() {
+            if record.lanes.first().is_some_and(|lane| due.poke.contains(&lane.public_key)) {
+                prober.poke(address::ula(&mesh, &record.key));
             }
         }
         due.renew

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -18,6 +19,7 @@ use meshd_core::{
     trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
 };
 use meshd_proto::NodeKey;
+use prost::Message as _;
 use rustls_pki_types::CertificateDer;
 
 use super::{clock, counters::Counters, enrolment::Forwarded, own::Own};
@@ -41,6 +43,7 @@ pub(super) struct Running {
     pub(super) anchors: SharedAnchors,
     pub(super) seeds: Vec<String>,
     pub(super) prober: Option<Arc<Prober>>,
+    pub(super) prober_failed: bool,
     pub(super) members: probe::Members,
     pub(super) tracker: TunnelTracker,
     pub(super) first: FirstHandshakes,
@@ -207,14 +210,45 @@ impl Running {
         }
     }
 
-    pub(super) fn start_prober(&mut self) -> Option<Arc<Prober>> {
-        if self.prober.is_none() {
-            match Prober::start(self.own_ula(), self.members.clone()) {
-                Ok(prober) => self.prober = Some(Arc::new(prober)),
-                Err(error) => tracing::warn!(%error, "the probe service cannot start"),
+    /// Every member that was known before can be taken for known now.
+    pub(super) fn knows_all(&self, now: Instant) -> bool {
+        self.store_whole || self.node.is_thoroughly_synced(now)
+    }
+
+    /// Blocks until the records are on the disk.
+    pub(super) fn sync_store(&self) -> Result<(), String> {
+        let flusher = self.store.flusher();
+        if self.knows_all(Instant::now()) { flusher.sync_whole() } else { flusher.sync() }
+    }
+
+    /// After a failed write sled never writes again: it is opened anew, and holds what is known now.
+    pub(super) fn reopen_store(&mut self, path: &Path) {
+        self.store.close();
+        let opened = Store::open(path);
+        self.store = opened.store;
+        let directory = self.node.directory();
+        let mut gone =
+            opened.records.iter().map(|(key, _)| key).filter(|key| directory.get(key).is_none());
+        let written = gone.try_for_each(|key| self.store.remove(key)).and_then(|()| {
+            directory.iter().try_for_each(|r| self.store.put(&r.key, &r.signed.encode_to_vec()))
+        });
+        if let Err(why) = written {
+            tracing::error!(%why, "the record store was not written");
+        }
+    }
+
+    /// Starts the probe service, or says once why it cannot.
+    pub(super) fn start_prober(&mut self) {
+        if self.prober.is_some() || self.prober_failed {
+            return;
+        }
+        match Prober::start(self.own_ula(), self.members.clone()) {
+            Ok(prober) => self.prober = Some(Arc::new(prober)),
+            Err(error) => {
+                self.prober_failed = true;
+                tracing::warn!(%error, "the probe service cannot start");
             }
         }
-        self.prober.clone()
     }
 
     /// Remembers where `peer` was reached. An address inside the mesh proves nothing of the underlay: a

@@ -113,6 +113,7 @@ impl Daemon {
             notifier: Notifier::default(),
             resolve_due: None,
             flush_due: None,
+            flushing: false,
             sync_due: None,
             look_due: Some(Instant::now() + super::LOOK_EVERY),
         };
@@ -143,15 +144,12 @@ impl Daemon {
         membership: Membership,
         since: Since,
     ) -> anyhow::Result<()> {
-        let opened = Store::open(&self.state.store_path())?;
+        let opened = Store::open(&self.state.store_path());
         for damage in &opened.damage {
             tracing::warn!("{damage}");
         }
-        let store_whole = since == Since::Now || (opened.damage.is_empty() && !opened.new);
+        let store_whole = since == Since::Now || opened.whole;
         let mut damage = opened.damage;
-        if since == Since::Before && opened.new {
-            damage.push("there was no record store; records come back from the others".to_owned());
-        }
         // A signer that cannot sign is still a member.
         let signer = self.open_signer(&membership).unwrap_or_else(|error| {
             tracing::error!("{error}");
@@ -186,6 +184,7 @@ impl Daemon {
             anchors: SharedAnchors(Arc::new(std::sync::RwLock::new(membership.anchors))),
             seeds: membership.seeds,
             prober: None,
+            prober_failed: false,
             members: Arc::default(),
             tracker: TunnelTracker::default(),
             first: FirstHandshakes::default(),
@@ -226,6 +225,7 @@ impl Daemon {
         let announced = running.own_record().map(|own| own.prefixes.clone()).unwrap_or_default();
         self.running = Some(running);
         self.join_error = None;
+        self.sync_due.get_or_insert(Instant::now() + super::SYNC_DELAY);
         self.found.remember(announced, Instant::now());
         self.look_at_host();
         self.announce();
@@ -242,7 +242,7 @@ impl Daemon {
                 config::Profile::Wan => Profile::Wan,
             },
             forget_after: self.config.network.forget_after,
-            software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..NodeConfig::default()
         }
     }
 

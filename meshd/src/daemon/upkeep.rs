@@ -3,16 +3,46 @@
 use std::time::{Duration, Instant};
 
 use super::{Daemon, Done, LOOK_EVERY, clock, own::Own, resolve};
-use crate::{config::Config, state::store::Flusher};
+use crate::config::Config;
+
+/// What the records are to survive.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Flush {
+    /// A crash of the daemon.
+    Crash,
+    /// A crash of the host.
+    Power,
+}
+
+/// While a disk takes long.
+const FLUSH_AGAIN: Duration = Duration::from_secs(1);
 
 impl Daemon {
-    /// The disk may take its time: not in the loop.
-    pub(super) fn flush_store(&self, how: fn(&Flusher) -> Result<(), String>) {
-        let Some(running) = &self.running else { return };
-        let flusher = running.store.flusher();
+    /// The disk may take its time: not in the loop, and one at a time.
+    pub(super) fn flush_store(&mut self, how: Flush) {
+        let Some(running) = &mut self.running else { return };
+        if self.flushing {
+            let due = match how {
+                Flush::Crash => &mut self.flush_due,
+                Flush::Power => &mut self.sync_due,
+            };
+            due.get_or_insert(Instant::now() + FLUSH_AGAIN);
+            return;
+        }
+        if running.flush_error.is_some() {
+            running.reopen_store(&self.state.store_path());
+        }
+        self.flushing = true;
+        let (flusher, whole) = (running.store.flusher(), running.knows_all(Instant::now()));
         let done = self.done.clone();
         tokio::task::spawn_blocking(move || {
-            let result = how(&flusher);
+            let result = match how {
+                Flush::Crash => flusher.flush(),
+                Flush::Power if whole => flusher.sync_whole(),
+                Flush::Power => flusher.sync(),
+            };
+            // The store may be opened anew as soon as the loop hears of it.
+            drop(flusher);
             if let Err(why) = &result {
                 tracing::error!(%why, "the record store was not flushed");
             }

@@ -16,7 +16,8 @@ use std::{
 
 use meshd_proto::NodeKey;
 use sha2::{Digest, Sha256};
-use thiserror::Error;
+
+use super::durable;
 
 /// First byte of every entry.
 const SCHEMA: u8 = 1;
@@ -27,49 +28,68 @@ const TREE: &str = "records";
 /// How many records there were at the last flush: sled drops damaged parts of its log without a word.
 const COUNT: &str = "count";
 
-/// The store cannot be used at all.
-#[derive(Debug, Error)]
-#[error("cannot use the record store {}; {why}; check the directory's owner and free space", path.display())]
-pub struct StoreError {
-    path: PathBuf,
-    why: String,
+/// Records, by identity key. Without a disk that can be written it keeps nothing, and says so at every flush: that
+/// is no reason for a host to be without its mesh.
+pub struct Store {
+    open: Result<Handle, String>,
+    marker: PathBuf,
 }
 
-/// Records, by identity key.
-pub struct Store {
+#[derive(Clone)]
+struct Handle {
     db: sled::Db,
     records: sled::Tree,
     count: Arc<AtomicU64>,
     path: PathBuf,
+    /// There was none before.
+    new: bool,
 }
 
 /// Writes the store's buffers.
 pub struct Flusher {
-    db: sled::Db,
-    count: Arc<AtomicU64>,
-    path: PathBuf,
+    open: Result<Handle, String>,
+    marker: PathBuf,
 }
 
 impl Flusher {
     /// See [`Store::flush`].
     pub fn flush(&self) -> Result<(), String> {
-        let count = self.count.load(Ordering::Relaxed).to_be_bytes();
-        guard(|| self.db.insert(COUNT, &count).and_then(|_| self.db.flush())).map(|_| ())
+        self.open.as_ref().map_err(Clone::clone)?.flush()
     }
 
     /// Also makes it survive a power loss: sled's own flush is no fsync.
     pub fn sync(&self) -> Result<(), String> {
-        self.flush()?;
-        let sync = || {
-            for entry in fs::read_dir(&self.path)? {
-                let entry = entry?;
-                if entry.file_type()?.is_file() {
-                    fs::File::open(entry.path())?.sync_all()?;
-                }
+        let open = self.open.as_ref().map_err(Clone::clone)?;
+        open.flush()?;
+        open.sync().map_err(|error| error.to_string())
+    }
+
+    /// [`Flusher::sync`], and a note that every record there is to know is in the store.
+    pub fn sync_whole(&self) -> Result<(), String> {
+        self.sync()?;
+        if self.marker.exists() {
+            return Ok(());
+        }
+        durable::write(&self.marker, b"").map_err(|error| error.to_string())
+    }
+}
+
+impl Handle {
+    fn flush(&self) -> Result<(), String> {
+        let count = self.count.load(Ordering::Relaxed).to_be_bytes();
+        guard(|| self.db.insert(COUNT, &count).and_then(|_| self.db.flush()))
+            .map(|_| ())
+            .map_err(|error| error.why)
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                fs::File::open(entry.path())?.sync_all()?;
             }
-            fs::File::open(&self.path)?.sync_all()
-        };
-        sync().map_err(|error| error.to_string())
+        }
+        fs::File::open(&self.path)?.sync_all()
     }
 }
 
@@ -79,60 +99,92 @@ pub struct Opened {
     pub store: Store,
     /// Entries as they were put, still to be verified.
     pub records: Vec<(NodeKey, Vec<u8>)>,
-    /// Entries or a whole store that were damaged, for a person.
+    /// What was damaged or is missing, for a person.
     pub damage: Vec<String>,
-    /// There was no store: this is a new one.
-    pub new: bool,
+    /// Nothing is damaged, and all that was known at the last [`Flusher::sync_whole`] or later is there.
+    pub whole: bool,
 }
 
 impl Store {
     /// Opens the store below `path`, or sets a damaged one aside and starts an empty one.
-    pub fn open(path: &Path) -> Result<Opened, StoreError> {
-        match open_and_read(path) {
-            Ok(opened) => Ok(opened),
-            Err(why) => {
-                let aside = set_aside(path).map_err(|error| StoreError {
-                    path: path.to_owned(),
-                    why: error.to_string(),
-                })?;
-                let mut opened =
-                    open_and_read(path).map_err(|why| StoreError { path: path.to_owned(), why })?;
-                opened.damage.push(format!(
-                    "the record store was damaged ({why}) and is now {}; records come back from \
-                     the other members",
-                    aside.display()
-                ));
-                Ok(opened)
+    #[must_use]
+    pub fn open(path: &Path) -> Opened {
+        let marker = path.with_extension("whole");
+        let marked = marker.exists();
+        // Until the next note nobody knows what a crash, or a disk that fails, leaves out.
+        let unmarked = match fs::remove_file(&marker) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+            _ => Ok(()),
+        };
+        let (open, records, mut damage) = match open_and_read(path).or_else(|failure| {
+            if failure.of_the_disk {
+                return Err(failure.why);
             }
+            let aside = set_aside(path).map_err(|error| error.to_string())?;
+            let (handle, records, mut damage) = open_and_read(path).map_err(|f| f.why)?;
+            damage.push(format!(
+                "the record store was damaged ({}) and is now {}; records come back from the other \
+                 members",
+                failure.why,
+                aside.display()
+            ));
+            Ok((handle, records, damage))
+        }) {
+            Ok((handle, records, damage)) => (Ok(handle), records, damage),
+            Err(why) => {
+                let why = format!("{}: {why}", path.display());
+                (
+                    Err(why.clone()),
+                    Vec::new(),
+                    vec![format!("the record store cannot be used ({why})")],
+                )
+            }
+        };
+        if marked && open.as_ref().is_ok_and(|handle| handle.new) && damage.is_empty() {
+            damage
+                .push("the record store was missing; records come back from the others".to_owned());
         }
+        damage.extend(unmarked.err());
+        let whole = marked && damage.is_empty();
+        Opened { store: Self { open, marker }, records, damage, whole }
+    }
+
+    /// Lets go of the files, so that the store can be opened anew: after a failed write this one never
+    /// writes again.
+    pub fn close(&mut self) {
+        self.open = Err("it is being opened again".to_owned());
     }
 
     /// Puts a record's encoded bytes. Nothing is on disk before [`Store::flush`].
     pub fn put(&self, key: &NodeKey, record: &[u8]) -> Result<(), String> {
+        let Ok(open) = &self.open else { return Ok(()) };
         let mut entry = Vec::with_capacity(1 + CHECKSUM + record.len());
         entry.push(SCHEMA);
         entry.extend_from_slice(&checksum(key, record));
         entry.extend_from_slice(record);
-        let before = guard(|| self.records.insert(key.as_bytes(), entry))?;
+        let before = guard(|| open.records.insert(key.as_bytes(), entry)).map_err(|f| f.why)?;
         if before.is_none() {
-            self.count.fetch_add(1, Ordering::Relaxed);
+            open.count.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
 
     /// Removes a record.
     pub fn remove(&self, key: &NodeKey) -> Result<(), String> {
-        if guard(|| self.records.remove(key.as_bytes()))?.is_some() {
-            self.count.fetch_sub(1, Ordering::Relaxed);
+        let Ok(open) = &self.open else { return Ok(()) };
+        if guard(|| open.records.remove(key.as_bytes())).map_err(|f| f.why)?.is_some() {
+            open.count.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(())
     }
 
     /// Removes every record: after a leave.
     pub fn clear(&self) -> Result<(), String> {
-        guard(|| self.records.clear())?;
-        self.count.store(0, Ordering::Relaxed);
-        self.flush()
+        let open = self.open.as_ref().map_err(Clone::clone)?;
+        guard(|| open.records.clear()).map_err(|failure| failure.why)?;
+        durable::remove(&self.marker).map_err(|error| error.to_string())?;
+        open.count.store(0, Ordering::Relaxed);
+        open.flush()
     }
 
     /// Hands to the system what is in memory: survives a crash of the daemon, not of the host.
@@ -143,7 +195,7 @@ impl Store {
     /// A handle for flushing elsewhere: it blocks for as long as the disk takes.
     #[must_use]
     pub fn flusher(&self) -> Flusher {
-        Flusher { db: self.db.clone(), count: self.count.clone(), path: self.path.clone() }
+        Flusher { open: self.open.clone(), marker: self.marker.clone() }
     }
 }
 
@@ -154,15 +206,50 @@ fn checksum(key: &NodeKey, record: &[u8]) -> [u8; CHECKSUM] {
     short
 }
 
-/// sled panics on some kinds of damage.
-fn guard<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("the store's library gave up".to_owned()),
+/// Why the store's library failed.
+struct Failure {
+    why: String,
+    /// The disk or the rights on it are to blame, not what is in the files.
+    of_the_disk: bool,
+}
+
+impl From<sled::Error> for Failure {
+    fn from(error: sled::Error) -> Self {
+        use nix::errno::Errno;
+        const DISK: [Errno; 9] = [
+            Errno::ENOSPC,
+            Errno::EDQUOT,
+            Errno::EROFS,
+            Errno::EACCES,
+            Errno::EPERM,
+            Errno::EIO,
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::ENOMEM,
+        ];
+        let of_the_disk = match &error {
+            sled::Error::Io(io) => {
+                io.raw_os_error().is_some_and(|code| DISK.contains(&Errno::from_raw(code)))
+            }
+            _ => false,
+        };
+        Self { why: error.to_string(), of_the_disk }
     }
 }
 
-fn open_and_read(path: &Path) -> Result<Opened, String> {
+/// sled panics on some kinds of damage.
+fn guard<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(Failure::from),
+        Err(_) => {
+            Err(Failure { why: "the store's library gave up".to_owned(), of_the_disk: false })
+        }
+    }
+}
+
+type Found = (Handle, Vec<(NodeKey, Vec<u8>)>, Vec<String>);
+
+fn open_and_read(path: &Path) -> Result<Found, Failure> {
     let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
     let db = guard(|| config.open())?;
     let records = guard(|| db.open_tree(TREE))?;
@@ -194,11 +281,11 @@ fn open_and_read(path: &Path) -> Result<Opened, String> {
         _ => {}
     }
     let count = Arc::new(AtomicU64::new(found.len() as u64));
-    let store = Store { db, records, count, path: path.to_owned() };
+    let handle = Handle { db, records, count, path: path.to_owned(), new };
     if new {
-        store.flush()?;
+        handle.flush().map_err(|why| Failure { why, of_the_disk: true })?;
     }
-    Ok(Opened { store, records: found, damage, new })
+    Ok((handle, found, damage))
 }
 
 fn read_entry(key: &[u8], entry: &[u8]) -> Result<(NodeKey, Vec<u8>), String> {
@@ -229,76 +316,4 @@ fn set_aside(path: &Path) -> std::io::Result<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_survive_reopening() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let (a, b) = (NodeKey([1; 32]), NodeKey([2; 32]));
-        let opened = Store::open(&path).unwrap();
-        assert!(opened.records.is_empty() && opened.new);
-        opened.store.put(&a, b"one").unwrap();
-        opened.store.put(&b, b"two").unwrap();
-        opened.store.remove(&a).unwrap();
-        opened.store.flush().unwrap();
-        drop(opened);
-        let opened = Store::open(&path).unwrap();
-        assert_eq!(opened.records, vec![(b, b"two".to_vec())]);
-        assert!(opened.damage.is_empty() && !opened.new);
-    }
-
-    #[test]
-    fn a_damaged_store_is_set_aside_and_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        fs::create_dir(&path).unwrap();
-        fs::write(path.join("conf"), b"not a store").unwrap();
-        fs::write(path.join("db"), vec![0xff; 4096]).unwrap();
-        let opened = Store::open(&path).unwrap();
-        assert_eq!(opened.damage.len(), 1, "{:?}", opened.damage);
-        assert!(opened.damage[0].contains("damaged"), "{:?}", opened.damage);
-        assert!(dir.path().join("db.damaged-1").exists());
-        opened.store.put(&NodeKey([1; 32]), b"x").unwrap();
-    }
-
-    #[test]
-    fn records_that_vanish_are_missed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let opened = Store::open(&path).unwrap();
-        assert!(opened.damage.is_empty());
-        for n in 0..100 {
-            opened.store.put(&NodeKey([n; 32]), &[n; 500]).unwrap();
-        }
-        opened.store.remove(&NodeKey([0; 32])).unwrap();
-        opened.store.flush().unwrap();
-        drop(opened);
-        let opened = Store::open(&path).unwrap();
-        assert!(opened.records.len() == 99 && opened.damage.is_empty(), "{:?}", opened.damage);
-        // As sled does when a part of its log does not check out.
-        opened.store.records.clear().unwrap();
-        opened.store.db.flush().unwrap();
-        drop(opened);
-        assert_eq!(Store::open(&path).unwrap().damage, ["99 of 99 stored records are gone"]);
-    }
-
-    #[test]
-    fn an_altered_entry_is_dropped_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let (a, b) = (NodeKey([1; 32]), NodeKey([2; 32]));
-        let opened = Store::open(&path).unwrap();
-        opened.store.put(&a, b"one").unwrap();
-        opened.store.put(&b, b"two").unwrap();
-        let mut altered = opened.store.records.get(a.as_bytes()).unwrap().unwrap().to_vec();
-        *altered.last_mut().unwrap() ^= 1;
-        opened.store.records.insert(a.as_bytes(), altered).unwrap();
-        opened.store.flush().unwrap();
-        drop(opened);
-        let opened = Store::open(&path).unwrap();
-        assert_eq!(opened.records, vec![(b, b"two".to_vec())]);
-        assert_eq!(opened.damage.len(), 1);
-    }
-}
+mod tests;

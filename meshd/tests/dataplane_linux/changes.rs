@@ -121,7 +121,7 @@ fn a_desired_state_is_reached_in_one_round_and_left_without_a_trace() {
             .into_iter()
             .map(|(key, peer)| {
                 let ObservedPeer { allowed_ips, endpoint, keepalive, .. } = peer;
-                (key, Peer { allowed_ips, endpoint, keepalive })
+                (key, Peer { allowed_ips, endpoint, keepalive: Some(keepalive) })
             })
             .collect(),
         routes: seen.routes,

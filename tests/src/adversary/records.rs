@@ -5,7 +5,7 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use meshd_core::{
     address, limits,
-    trust::{HIGHEST_VERSION, IdentityKey, signing::Kind},
+    trust::{IdentityKey, LEAVE_VERSION, signing::Kind},
 };
 use meshd_proto::{MeshId, wire};
 use prost::Message;
@@ -131,7 +131,7 @@ fn lie(
             ensure!(scene.own.version > 1, "nothing is older than the first version");
             record.version = scene.own.version - 1;
         }
-        Attack::LastVersion => record.version = HIGHEST_VERSION + 1,
+        Attack::LastVersion => record.version = LEAVE_VERSION + 1,
         Attack::FutureDate => record.issued_at = unix_now().plus(24 * 3600).0,
         Attack::TooManyPrefixes => {
             record.prefixes = (0..=limits::RECORD_PREFIXES)

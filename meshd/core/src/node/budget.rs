@@ -102,6 +102,28 @@ impl Budgets {
     }
 }
 
+/// How often members change their records: honest ones at most once a second.
+#[derive(Debug, Default)]
+pub(super) struct Updates {
+    members: BTreeMap<NodeKey, Bucket>,
+}
+
+/// Updates of one member that may come at once: those of a start, delayed on their way.
+const UPDATES_AT_ONCE: u64 = 10;
+
+impl Updates {
+    /// Whether another update of `key` is taken now.
+    pub(super) fn allow(&mut self, key: NodeKey, now: Instant) -> bool {
+        let new = || Bucket::new(UPDATES_AT_ONCE, 1, now);
+        self.members.entry(key).or_insert_with(new).take(1, now)
+    }
+
+    /// Forgets those that have not changed for a while.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.members.retain(|_, bucket| !bucket.is_full(now));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ use super::{
     records::rank,
     types::{Liveness, SharedRecord},
 };
-use crate::{limits, now::Now, trust::Record};
+use crate::{limits, now::Now, refusal::Code, trust::Record};
 
 /// Members that are sent a new record at once.
 const PUSH_TO: usize = 3;
@@ -32,8 +32,20 @@ const RECORDS_PER_FRAME: usize = limits::FRAME - 8 * 1024;
 /// Pause between two rounds of telling: what comes in meanwhile goes out together. The first is told at
 /// once.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long a record that was asked for is not asked for again elsewhere.
+/// How long a record that was asked for is not asked for again from the same member, and from another.
 const PULL_PATIENCE: Duration = Duration::from_secs(2);
+const OTHERS_PATIENCE: Duration = Duration::from_millis(300);
+/// Records that are kept in mind as asked for from one member. What goes beyond is asked for all the same: who
+/// announces what does not exist must not keep what does from being asked for.
+const PULLED_OF_ONE: usize = 1_000;
+/// Keys that are looked at for the work of one verification.
+const KEYS_PER_WORK: usize = 20;
+
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    of: NodeKey,
+    at: Instant,
+}
 
 /// What is about to be told, and what was asked for.
 #[derive(Debug, Default)]
@@ -44,14 +56,16 @@ pub(super) struct Dissemination {
     fresh_bundle: bool,
     /// Nothing is told before this.
     rest: Option<Instant>,
-    /// Asked for, and until when nobody else is asked.
-    pulling: BTreeMap<NodeKey, Instant>,
+    /// Asked for and not come yet.
+    pulling: BTreeMap<NodeKey, Asked>,
+    /// How many of these from whom.
+    pulled_of: BTreeMap<NodeKey, usize>,
 }
 
 impl Dissemination {
     /// `key`'s record is new here.
     pub(super) fn add(&mut self, key: NodeKey, from: Option<NodeKey>) {
-        self.pulling.remove(&key);
+        self.arrived(&key);
         self.fresh.insert(key, from);
     }
 
@@ -67,25 +81,46 @@ impl Dissemination {
 
     /// What was asked for came, whatever became of it.
     pub(super) fn arrived(&mut self, key: &NodeKey) {
-        self.pulling.remove(key);
+        if let Some(asked) = self.pulling.remove(key) {
+            self.release(&asked.of);
+        }
     }
 
-    /// True if `key` should be asked for now; notes that it is.
-    pub(super) fn claim_pull(&mut self, key: NodeKey, now: Instant) -> bool {
-        if self.pulling.len() >= limits::DIRECTORY_MEMBERS {
-            self.expire(now);
+    fn release(&mut self, of: &NodeKey) {
+        if let Some(count) = self.pulled_of.get_mut(of) {
+            *count -= 1;
+            if *count == 0 {
+                self.pulled_of.remove(of);
+            }
         }
-        let asked = self.pulling.get(&key).is_some_and(|until| *until > now);
-        if asked || self.pulling.len() >= limits::DIRECTORY_MEMBERS {
-            return false;
+    }
+
+    /// True if `key` should be asked for from `of` now; notes that it is.
+    fn claim_pull(&mut self, key: NodeKey, of: NodeKey, now: Instant) -> bool {
+        if let Some(asked) = self.pulling.get(&key) {
+            let patience = if asked.of == of { PULL_PATIENCE } else { OTHERS_PATIENCE };
+            if now.saturating_duration_since(asked.at) < patience {
+                return false;
+            }
+            self.arrived(&key);
         }
-        self.pulling.insert(key, now + PULL_PATIENCE);
+        let count = self.pulled_of.entry(of).or_default();
+        if *count < PULLED_OF_ONE && self.pulling.len() < limits::DIRECTORY_MEMBERS {
+            *count += 1;
+            self.pulling.insert(key, Asked { of, at: now });
+        }
+        if self.pulled_of.get(&of) == Some(&0) {
+            self.pulled_of.remove(&of);
+        }
         true
     }
 
     /// Forgets what was asked for and never came.
     pub(super) fn expire(&mut self, now: Instant) {
-        self.pulling.retain(|_, until| *until > now);
+        let late = |asked: &Asked| now.saturating_duration_since(asked.at) >= PULL_PATIENCE;
+        let gone: Vec<_> =
+            self.pulling.iter().filter(|(_, a)| late(a)).map(|(key, _)| *key).collect();
+        gone.iter().for_each(|key| self.arrived(key));
     }
 }
 
@@ -189,6 +224,10 @@ impl Node {
 
     /// Records that somebody has.
     pub(super) fn handle_announce(&mut self, from: NodeKey, entries: &[wire::RecordKey], now: Now) {
+        if entries.len() > ENTRIES_PER_FRAME {
+            self.refuse(from, Code::TooLarge, "more records announced than fit a frame", now);
+            return;
+        }
         self.pull_lacking(from, entries, now);
     }
 
@@ -199,11 +238,16 @@ impl Node {
         entries: &[wire::RecordKey],
         now: Now,
     ) -> Vec<NodeKey> {
+        let work = u64::try_from(entries.len() / KEYS_PER_WORK).unwrap_or(u64::MAX);
+        if !self.budgets.of(&from, now.mono).work.take(work, now.mono) {
+            self.counters.refuse(Code::RateLimited);
+            return Vec::new();
+        }
         let lacking: Vec<_> =
             entries.iter().filter_map(|entry| self.lacks(entry, now.mono)).collect();
         let asked: Vec<_> = lacking
             .iter()
-            .filter(|key| self.dissemination.claim_pull(**key, now.mono))
+            .filter(|key| self.dissemination.claim_pull(**key, from, now.mono))
             .map(|key| bytes::Bytes::copy_from_slice(&key.0))
             .collect();
         for chunk in asked.chunks(ENTRIES_PER_FRAME) {
@@ -232,7 +276,7 @@ impl Node {
             let Some(record) = self.directory.get(&key) else { continue };
             let size = u64::try_from(record.signed.encoded_len()).unwrap_or(u64::MAX);
             if !self.budgets.of(&from, now.mono).bytes.take(size, now.mono) {
-                self.counters.refuse(crate::refusal::Code::RateLimited);
+                self.counters.refuse(Code::RateLimited);
                 break;
             }
             records.push(record.clone());

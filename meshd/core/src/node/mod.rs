@@ -46,8 +46,14 @@ pub use self::types::{
     Traffic, Unreachable, VersionBlock,
 };
 use self::{
-    budget::Budgets, dissemination::Dissemination, membership::Membership, own::Own, paths::Paths,
-    records::EventLimiter, seeds::Seeds, sync::Sync,
+    budget::{Budgets, Updates},
+    dissemination::Dissemination,
+    membership::Membership,
+    own::Own,
+    paths::Paths,
+    records::EventLimiter,
+    seeds::Seeds,
+    sync::Sync,
 };
 use crate::{
     directory::{Directory, Refused},
@@ -81,6 +87,9 @@ pub struct Node {
     seeds: Seeds,
     paths: Paths,
     budgets: Budgets,
+    updates: Updates,
+    /// At the last call, to tell a clock that was set.
+    clock: Now,
     events: EventLimiter,
     /// When the kernel saw the last handshake with each; `None`: never.
     handshakes: BTreeMap<NodeKey, Option<Instant>>,
@@ -123,6 +132,8 @@ impl Node {
             sync: Sync::new(now.mono),
             seeds: Seeds::default(),
             budgets: Budgets::default(),
+            updates: Updates::default(),
+            clock: now,
             events: EventLimiter::default(),
             handshakes: BTreeMap::new(),
             housekeeping: now.mono + HOUSEKEEPING,
@@ -273,10 +284,16 @@ impl Node {
         &self.anchors
     }
 
-    /// True after the first completed exchange of this start.
+    /// True once everybody's records can be taken for known, though nothing was known at the start.
     #[must_use]
-    pub fn has_exchanged(&self) -> bool {
-        self.sync.completed()
+    pub fn is_thoroughly_synced(&self, now: Instant) -> bool {
+        self.sync.thorough(now)
+    }
+
+    /// True when this membership has ended, by [`Self::leave`] or before this start.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.own.has_left()
     }
 
     /// True after the first completed exchange of this start, or when there is nobody to ask.
@@ -334,6 +351,11 @@ impl Node {
 
     /// Ends every call: what the parts want done becomes outputs.
     fn settle(&mut self, now: Now) {
+        if self.clock.was_set_before(now) {
+            // Dates were judged by a wrong clock.
+            self.refused = Refused::default();
+        }
+        self.clock = now;
         self.publish_if_due(now);
         self.flush_fresh(now.mono);
         while let Some((to, bytes)) = self.membership.poll_send() {

@@ -23,7 +23,7 @@ use crate::{
     limits,
     now::{Now, UnixTime},
     refusal::{Code, Refusal},
-    trust::{AdmitContext, NodeIdentity, Record, RecordDraft, admit},
+    trust::{AdmitContext, LEAVE_VERSION, NodeIdentity, Record, RecordDraft, admit},
 };
 
 /// A record that the receivers would refuse is tried again after this: a clock may have been put right.
@@ -201,7 +201,9 @@ impl Node {
         if self.own.next_timeout().is_none_or(|at| at > now.mono) {
             return;
         }
-        let version = match self.own.take_version() {
+        let leaving = self.own.stage == Stage::Leaving;
+        let version = if leaving { Ok(LEAVE_VERSION) } else { self.own.take_version() };
+        let version = match version {
             Ok(version) => version,
             Err(at_least) => {
                 self.own.blocked = Some(now.mono + RETRY_VERSIONS);
@@ -210,7 +212,7 @@ impl Node {
             }
         };
         let left = self.own.versions.end - self.own.versions.next;
-        if left == limits::VERSION_BLOCK / 2 || left == 0 {
+        if !leaving && (left == limits::VERSION_BLOCK / 2 || left == 0) {
             let at_least = self.own.versions.end;
             self.outputs.push_back(Output::ReserveVersions { at_least });
         }
@@ -236,7 +238,7 @@ impl Node {
         own.published = Some(record.clone());
         own.allowed = now.mono + limits::OWN_UPDATE_INTERVAL;
         // Nodes that were started together should not all sign again together.
-        let again = limits::RESIGN_EVERY.mul_f64(self.rng.random_range(0.8..1.0));
+        let again = self.config.resign_every.mul_f64(self.rng.random_range(0.8..1.0));
         own.due = (own.stage == Stage::Present).then_some(now.mono + again);
         self.counters.published += 1;
         self.membership.set_generation(self.own.generation, now.mono);
@@ -320,6 +322,11 @@ impl Node {
         if ours.as_ref().is_some_and(|ours| rank(record) <= rank(ours)) {
             return;
         }
+        if record.left {
+            self.has_left_before(record);
+            return;
+        }
+        let news = record.version > own.heard.0;
         own.heard.0 = own.heard.0.max(record.version);
         if record.issued_at.since(now.unix) <= limits::CLOCK_SKEW_SECONDS {
             own.heard.1 = own.heard.1.max(record.issued_at);
@@ -329,6 +336,11 @@ impl Node {
         }
         own.renew = true;
         let at = now.mono.max(own.allowed);
+        if !news {
+            // Others still hold it; what answers it is due already.
+            own.due = Some(own.due.map_or(at, |due| due.min(now.mono + own.outbid_pause)));
+            return;
+        }
         if self.sync.completed() && record.boot_id != own.boot_id {
             if own.outbids.len() >= CLONES && !own.outbids.contains_key(&record.boot_id) {
                 own.outbids.pop_first();
@@ -363,8 +375,30 @@ impl Node {
         }));
     }
 
+    /// This membership was ended, by a leave that was cut short or before this state was restored from a
+    /// backup: nothing that this node signs is believed any more.
+    fn has_left_before(&mut self, record: &Record) {
+        if self.own.stage != Stage::Present {
+            return;
+        }
+        self.own.stage = Stage::Left;
+        self.own.due = None;
+        self.own.view.get_or_insert_with(|| Arc::new(record.clone()));
+        self.outputs.push_back(Output::Event(Event {
+            code: "has_left",
+            severity: Severity::Error,
+            subject: Some(self.own.key),
+            text: "this node has left the mesh before; `meshctl leave` here, then join with a new token"
+                .to_owned(),
+        }));
+    }
+
     /// An own record from the store: the next one must be higher.
     pub(super) fn restore_own(&mut self, record: &Record) {
+        if record.left {
+            self.has_left_before(record);
+            return;
+        }
         self.own.heard.0 = self.own.heard.0.max(record.version);
         // What this node was is what it is until it can sign anew: without versions, as on a full disk, its
         // plans go on.

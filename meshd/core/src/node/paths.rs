@@ -84,7 +84,7 @@ impl Paths {
 
     pub(super) fn closed(&mut self, key: &NodeKey) {
         self.connections.remove(key);
-        self.observed.remove(key);
+        // How it saw us stays: an address does not change because a connection ends.
     }
 
     pub(super) fn forget(&mut self, key: &NodeKey) {
@@ -117,11 +117,16 @@ impl Paths {
     pub(super) fn observe(&mut self, from: NodeKey, endpoint: &wire::Endpoint) {
         let ip = address::address_from_wire(&endpoint.address);
         let (Ok(ip), Ok(port)) = (ip, u16::try_from(endpoint.port)) else { return };
-        if self.is_connected(&from)
-            && (self.observed.len() < OBSERVERS || self.observed.contains_key(&from))
-        {
-            self.observed.insert(from, SocketAddr::new(ip, port));
+        if !self.is_connected(&from) {
+            return;
         }
+        if self.observed.len() >= OBSERVERS && !self.observed.contains_key(&from) {
+            let gone =
+                self.observed.keys().find(|key| !self.connections.contains_key(*key)).copied();
+            let Some(gone) = gone else { return };
+            self.observed.remove(&gone);
+        }
+        self.observed.insert(from, SocketAddr::new(ip, port));
     }
 
     /// The address under which most see us.

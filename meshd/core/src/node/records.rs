@@ -95,7 +95,7 @@ impl Node {
             self.dissemination.arrived(&key);
             if self.directory.get(&key).is_some_and(|held| held.signed == *signed) {
                 self.counters.records_known += 1;
-                self.settle_exchanges(&key, now);
+                self.settle_exchanges(&key, None, now);
                 return;
             }
         }
@@ -104,14 +104,17 @@ impl Node {
             return;
         }
         match self.learn(from, signed, now) {
-            Ok(()) => {}
+            Ok(key) => self.settle_exchanges(&key, None, now),
             Err(refusal) => {
-                self.budgets.of(&from, now.mono).work.drain(REFUSED_COST, now.mono);
+                // Who changes too often is not the relay's doing.
+                if refusal.code != Code::RateLimited {
+                    self.budgets.of(&from, now.mono).work.drain(REFUSED_COST, now.mono);
+                }
                 self.refused_record(from, &refusal, now);
+                if let Some(key) = claimed_key(&signed.payload) {
+                    self.settle_exchanges(&key, Some(from), now);
+                }
             }
-        }
-        if let Some(key) = claimed_key(&signed.payload) {
-            self.settle_exchanges(&key, now);
         }
     }
 
@@ -120,17 +123,17 @@ impl Node {
         from: NodeKey,
         signed: &wire::SignedRecord,
         now: Now,
-    ) -> Result<(), Refusal> {
+    ) -> Result<NodeKey, Refusal> {
         let record = self.verify(signed).inspect_err(|refusal| {
             // Only what is wrong with a payload that its owner signed is remembered by its hash: anybody
             // can put garbage around a good one.
-            if is_owners_doing(refusal.code) {
+            if refusal.by_owner {
                 self.refused.insert(payload_hash(&signed.payload), now.mono);
             }
         })?;
         if record.key == self.own.key() {
             self.hear_own(&record, now);
-            return Ok(());
+            return Ok(record.key);
         }
         let held = self.directory.get(&record.key);
         if let Some(held) = held
@@ -146,25 +149,33 @@ impl Node {
                     ),
                 ));
             }
-            return Ok(());
+            return Ok(record.key);
         }
         let context = AdmitContext {
             now: now.unix,
             held: held.map(|held| &**held),
-            forget_after_seconds: seconds(self.config.forget_after),
+            forget_after_seconds: seconds(self.config.longest_silence()),
         };
         let admitted = admit(&record, &context).and_then(|()| self.room_for(&record.key));
         admitted.inspect_err(|refusal| {
-            if refusal.code != Code::ClockSkew {
+            // What this host's clock is to blame for is not held against the record.
+            if !matches!(refusal.code, Code::ClockSkew | Code::CertificateNotYetValid) {
                 self.refused.insert(record.payload_hash, now.mono);
             }
         })?;
+        if held.is_some() && !record.left && !self.updates.allow(record.key, now.mono) {
+            return Err(Refusal::new(
+                Code::RateLimited,
+                format!("{} changes its record more often than once a second", record.name),
+            ));
+        }
         self.counters.records_accepted += 1;
         let age = now.unix.since(record.issued_at);
         let fresh = (-FRESH_SECONDS..=FRESH_SECONDS).contains(&age);
         self.membership.admit(&record, fresh, now.mono);
+        let key = record.key;
         self.hold(record, Some(from));
-        Ok(())
+        Ok(key)
     }
 
     /// Puts an admitted record into the directory, the store and the next frames.
@@ -250,7 +261,7 @@ impl Node {
     /// Forgets those who left or are gone for long enough.
     pub(super) fn forget_the_gone(&mut self, now: Now) {
         let patience = self.config.forget_after;
-        let limit = seconds(patience);
+        let limit = seconds(self.config.longest_silence());
         let own = self.own.key();
         let gone = |record: &&SharedRecord| {
             if record.key == own {
@@ -287,6 +298,7 @@ impl Node {
             }));
         }
         self.dissemination.expire(now.mono);
+        self.updates.expire(now.mono);
     }
 }
 
@@ -304,11 +316,6 @@ fn payload_hash(payload: &[u8]) -> [u8; 8] {
     let mut short = [0; 8];
     short.copy_from_slice(&Sha256::digest(payload)[..8]);
     short
-}
-
-/// True for refusals that come after signature, chain and certificate hash in the receiver's order.
-fn is_owners_doing(code: Code) -> bool {
-    matches!(code, Code::WgKeyUnproven | Code::PrefixNotGranted | Code::AddressNotGranted)
 }
 
 /// The identity that a payload names, if it begins as every encoder of this protocol writes it: a hint,

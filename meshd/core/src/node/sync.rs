@@ -25,7 +25,12 @@ use super::{
     dissemination::{ENTRIES_PER_FRAME, entry},
     types::{Event, Liveness, Output, Severity},
 };
-use crate::{directory::BUCKETS, limits, now::Now, refusal::Code};
+use crate::{
+    directory::{BUCKETS, bucket_of},
+    limits,
+    now::Now,
+    refusal::Code,
+};
 
 /// Exchanges that this node has open at once.
 const OPEN: usize = 16;
@@ -36,6 +41,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const YOUNG_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause between attempts of a node that reaches nobody.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// So long after the first exchange everybody has been heard of: who is there compares with somebody every few
+/// seconds.
+const SURELY: Duration = Duration::from_secs(120);
+/// An entry on the wire.
+const ENTRY_BYTES: u64 = 56;
 /// Members that a node without contact tries at once.
 const TRIED_AT_ONCE: usize = 3;
 
@@ -59,17 +69,31 @@ pub(super) struct Sync {
     /// Between attempts of one without.
     pause: Duration,
     synced: bool,
+    /// When the first one was completed.
+    since: Option<Instant>,
 }
 
 impl Sync {
     pub(super) fn new(now: Instant) -> Self {
         let pause = Duration::from_secs(1);
-        Self { exchanges: BTreeMap::new(), next: now, usual: YOUNG_PAUSE, pause, synced: false }
+        Self {
+            exchanges: BTreeMap::new(),
+            next: now,
+            usual: YOUNG_PAUSE,
+            pause,
+            synced: false,
+            since: None,
+        }
     }
 
     /// True once an exchange of this start was completed.
     pub(super) fn completed(&self) -> bool {
         self.synced
+    }
+
+    /// True once everybody's records can be taken for known: one member may not know them all, or not say so.
+    pub(super) fn thorough(&self, now: Instant) -> bool {
+        self.since.is_some_and(|since| now.saturating_duration_since(since) >= SURELY)
     }
 
     /// When something is due.
@@ -212,22 +236,33 @@ impl Node {
             (0..=u8::MAX).zip(pairs).filter(|(_, (a, b))| a != b).map(|(i, _)| i).collect();
         exchange.open = Some(differ.clone());
         self.offer_bundle(from, theirs.bundle_version);
-        self.send_entries(from, theirs.exchange, &differ);
+        self.send_entries(from, theirs.exchange, &differ, false, now);
         self.finish_exchange(theirs.exchange, now);
     }
 
-    /// Sends the entries of `buckets`, in frames that cover whole buckets where those fit.
-    fn send_entries(&mut self, to: NodeKey, exchange: u64, buckets: &BTreeSet<u8>) {
-        let mut frame = wire::SyncEntries { exchange, ..Default::default() };
+    /// Sends the entries of `buckets`, in frames that cover whole buckets where those fit; as an answer as far
+    /// as the budget of who asked reaches.
+    fn send_entries(
+        &mut self,
+        to: NodeKey,
+        exchange: u64,
+        buckets: &BTreeSet<u8>,
+        answer: bool,
+        now: Now,
+    ) {
+        let empty = wire::SyncEntries { exchange, answer, ..Default::default() };
+        let mut frame = empty.clone();
         for bucket in buckets {
             let entries: Vec<_> = self.directory.bucket(*bucket).map(|r| entry(r)).collect();
             if frame.entries.len() + entries.len() > ENTRIES_PER_FRAME && !frame.buckets.is_empty()
             {
-                let full = std::mem::replace(
-                    &mut frame,
-                    wire::SyncEntries { exchange, ..Default::default() },
-                );
+                let full = std::mem::replace(&mut frame, empty.clone());
                 self.send(to, wire::frame::Body::SyncEntries(full));
+            }
+            let size = ENTRY_BYTES * u64::try_from(entries.len()).unwrap_or(u64::MAX);
+            if answer && !self.budgets.of(&to, now.mono).bytes.take(size, now.mono) {
+                self.counters.refuse(Code::RateLimited);
+                break;
             }
             // A bucket larger than a frame would be somebody's doing: what does not fit is left out.
             frame.entries.extend(entries.into_iter().take(ENTRIES_PER_FRAME));
@@ -252,15 +287,15 @@ impl Node {
         let covered: BTreeSet<u8> =
             theirs.buckets.iter().filter_map(|bucket| u8::try_from(*bucket).ok()).collect();
         let lacking = self.pull_lacking(from, &theirs.entries, now);
-        let ours = self.sync.exchanges.get_mut(&theirs.exchange).filter(|e| e.peer == from);
-        let Some(exchange) = ours else {
-            self.send_entries(from, theirs.exchange, &covered);
+        if !theirs.answer {
+            self.send_entries(from, theirs.exchange, &covered, true, now);
             return;
-        };
-        if let Some(open) = &mut exchange.open {
-            open.retain(|bucket| !covered.contains(bucket));
-            exchange.pulling.extend(lacking);
         }
+        let ours = self.sync.exchanges.get_mut(&theirs.exchange).filter(|e| e.peer == from);
+        let Some(Exchange { open: Some(open), pulling, .. }) = ours else { return };
+        // Only what was asked about is waited for.
+        pulling.extend(lacking.into_iter().filter(|key| open.contains(&bucket_of(key))));
+        open.retain(|bucket| !covered.contains(bucket));
         self.finish_exchange(theirs.exchange, now);
     }
 
@@ -274,12 +309,14 @@ impl Node {
         }
     }
 
-    /// A record came, or was refused: whoever waits for it need not any more.
-    pub(super) fn settle_exchanges(&mut self, key: &NodeKey, now: Now) {
+    /// The record of `key` came, or `only` sent something in its name that was refused: whoever waits for it
+    /// need not any more.
+    pub(super) fn settle_exchanges(&mut self, key: &NodeKey, only: Option<NodeKey>, now: Now) {
         let waiting: Vec<u64> = self
             .sync
             .exchanges
             .iter_mut()
+            .filter(|(_, exchange)| only.is_none_or(|peer| exchange.peer == peer))
             .filter_map(|(id, exchange)| exchange.pulling.remove(key).then_some(*id))
             .collect();
         waiting.into_iter().for_each(|id| self.finish_exchange(id, now));
@@ -307,6 +344,7 @@ impl Node {
 
     fn completed_exchange(&mut self, peer: NodeKey, now: Now) {
         self.counters.syncs_completed += 1;
+        self.sync.since.get_or_insert(now.mono);
         if !self.sync.synced {
             self.sync.synced = true;
             self.sync.next = now.mono + jitter(YOUNG_PAUSE, &mut self.rng);

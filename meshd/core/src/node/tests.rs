@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use prost::Message as _;
 use wire::frame::Body;
 
+mod succession;
+
 use super::{fixture::Origin, *};
 use crate::trust::{
     RecordDraft,

@@ -23,6 +23,8 @@ pub struct NodeConfig {
     /// A member that never said that it leaves is forgotten when it was down, without a WireGuard
     /// handshake and without a new record for this long.
     pub forget_after: Duration,
+    /// How often a node signs its record anew though nothing changed: the same on all.
+    pub resign_every: Duration,
     /// Sent to peers when a connection opens.
     pub software_version: String,
 }
@@ -32,8 +34,17 @@ impl Default for NodeConfig {
         Self {
             profile: Profile::Lan,
             forget_after: Duration::from_secs(7 * 24 * 3600),
+            resign_every: crate::limits::RESIGN_EVERY,
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+}
+
+impl NodeConfig {
+    /// A record older than this is nobody's who is there: what `forget_after` says, if that is not less than
+    /// the time in which a living member surely signs anew.
+    pub(super) fn longest_silence(&self) -> Duration {
+        self.forget_after.max(self.resign_every * 2)
     }
 }
 

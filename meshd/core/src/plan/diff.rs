@@ -167,7 +167,7 @@ impl<'a> PeerDiff<'a> {
         let held = present.unwrap_or(&nothing);
         let works = held.last_handshake.is_some_and(|age| age < HANDSHAKE_FRESH);
         let endpoint = peer.endpoint.filter(|new| !works && held.endpoint != Some(*new));
-        let keepalive = (peer.keepalive != held.keepalive).then_some(peer.keepalive);
+        let keepalive = peer.keepalive.filter(|wanted| *wanted != held.keepalive);
         let add: BTreeSet<IpNet> =
             peer.allowed_ips.difference(&held.allowed_ips).copied().collect();
         let new = present.is_none();

@@ -124,12 +124,13 @@ impl Track {
     }
 
     fn state(&self, peer: &ObservedPeer, now: Instant) -> TunnelState {
-        let unanswered = self
-            .unanswered_since
-            .is_some_and(|since| now.saturating_duration_since(since) >= UNANSWERED);
+        let unanswered =
+            self.unanswered_since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         match peer.last_handshake {
             None => TunnelState::Never,
-            Some(age) if age > HANDSHAKE_FRESH && unanswered => TunnelState::Stale,
+            Some(age) if age > HANDSHAKE_FRESH && unanswered >= UNANSWERED => TunnelState::Stale,
+            // Ages are told by the wall clock, which may have been set back.
+            Some(_) if unanswered >= HANDSHAKE_FRESH => TunnelState::Stale,
             Some(_) => TunnelState::Up,
         }
     }

@@ -90,8 +90,8 @@ pub struct LocalNetwork {
     /// MTU of the interface that leads to the other hosts (the smallest, where there are several);
     /// `None` counts as 1,500.
     pub underlay_mtu: Option<u32>,
-    /// Others reach this host only where it has spoken first.
-    pub behind_nat: bool,
+    /// Others reach this host only where it has spoken first; `None` while nobody has said how they see it.
+    pub behind_nat: Option<bool>,
     /// The host can have IPv6 addresses (false with `ipv6.disable=1`).
     pub ipv6: bool,
 }

@@ -259,10 +259,11 @@ fn held_addresses(
 
 /// Seconds between keepalives: only where we are hard to reach, towards who has answered before,
 /// and not for ever towards the dead. A tunnel that works is kept open whatever SWIM says.
-fn keepalive(input: &PlanInput<'_>, member: &Member) -> u16 {
+fn keepalive(input: &PlanInput<'_>, member: &Member) -> Option<u16> {
     let last_handshake = member.tunnel.and_then(|tunnel| tunnel.last_handshake);
-    let Some(age) = last_handshake.filter(|_| input.local.behind_nat) else { return 0 };
+    let behind_nat = input.local.behind_nat?;
+    let Some(age) = last_handshake.filter(|_| behind_nat) else { return Some(0) };
     let long_down = member.liveness == Liveness::Down
         && member.down_for.is_some_and(|down_for| down_for >= KEEPALIVE_OFF_AFTER_DOWN);
-    if long_down && age >= HANDSHAKE_FRESH { 0 } else { input.config.keepalive }
+    Some(if long_down && age >= HANDSHAKE_FRESH { 0 } else { input.config.keepalive })
 }

@@ -104,8 +104,8 @@ pub struct Peer {
     pub allowed_ips: BTreeSet<IpNet>,
     /// Where to reach it; `None` leaves what the kernel has (it roams by itself).
     pub endpoint: Option<SocketAddr>,
-    /// Persistent keepalive in seconds; 0 is off.
-    pub keepalive: u16,
+    /// Persistent keepalive in seconds; 0 is off, `None` leaves what the kernel has.
+    pub keepalive: Option<u16>,
 }
 
 /// A route of one of our tables.

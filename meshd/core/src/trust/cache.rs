@@ -21,13 +21,23 @@ pub struct VerifyCache {
     bundle_version: u64,
     verdicts: BTreeMap<[u8; 32], Result<Arc<Record>, Refusal>>,
     order: VecDeque<[u8; 32]>,
+    bytes: usize,
 }
+
+/// Bytes of records that are held at most, beside the capacity.
+const BYTES: usize = 16 << 20;
 
 impl VerifyCache {
     /// A cache of `capacity` verdicts.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, bundle_version: 0, verdicts: BTreeMap::new(), order: VecDeque::new() }
+        Self {
+            capacity,
+            bundle_version: 0,
+            verdicts: BTreeMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+        }
     }
 
     /// The verdict of [`verify::authenticate`].
@@ -40,20 +50,24 @@ impl VerifyCache {
             self.bundle_version = anchors.bundle_version();
             self.verdicts.clear();
             self.order.clear();
+            self.bytes = 0;
         }
         let key = key(signed);
         if let Some(verdict) = self.verdicts.get(&key) {
             return verdict.clone();
         }
         let verdict = verify::authenticate(signed, anchors);
-        if self.order.len() >= self.capacity
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.verdicts.remove(&oldest);
+        if self.capacity == 0 {
+            return verdict;
         }
-        if self.capacity > 0 {
-            self.order.push_back(key);
-            self.verdicts.insert(key, verdict.clone());
+        self.bytes += size(&verdict);
+        self.order.push_back(key);
+        self.verdicts.insert(key, verdict.clone());
+        while self.order.len() > self.capacity || self.bytes > BYTES {
+            let Some(oldest) = self.order.pop_front() else { break };
+            if let Some(gone) = self.verdicts.remove(&oldest) {
+                self.bytes -= size(&gone);
+            }
         }
         verdict
     }
@@ -68,6 +82,14 @@ impl VerifyCache {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.verdicts.is_empty()
+    }
+}
+
+fn size(verdict: &Result<Arc<Record>, Refusal>) -> usize {
+    match verdict {
+        // The certificate is there a second time, parsed.
+        Ok(record) => record.signed.payload.len() + 2 * record.signed.certificate.len(),
+        Err(refusal) => refusal.detail.len(),
     }
 }
 

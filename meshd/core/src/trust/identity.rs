@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use meshd_proto::{BootId, NodeKey, Zone, wire};
 use prost::Message;
 
-use super::{record::NodeCertificate, secret::IdentityKey, signing::Kind};
+use super::{record::NodeCertificate, secret::IdentityKey, signing::Kind, verify::LEAVE_VERSION};
 use crate::{
     address,
     now::UnixTime,
@@ -75,7 +75,7 @@ impl NodeIdentity {
     }
 
     /// Signs a record. Whether others will believe it, [`super::authenticate`] says, which is to be
-    /// asked before it is sent.
+    /// asked before it is sent. A leave has [`LEAVE_VERSION`], whatever `version` says.
     #[must_use]
     pub fn sign_record(
         &self,
@@ -89,7 +89,7 @@ impl NodeIdentity {
             identity_key: self.certificate.key.0.to_vec().into(),
             name: self.certificate.name.to_string(),
             certificate_hash: self.certificate.hash.to_vec().into(),
-            version,
+            version: if draft.left { LEAVE_VERSION } else { version },
             boot_id: boot_id.0.to_vec().into(),
             generation,
             issued_at: issued_at.0,

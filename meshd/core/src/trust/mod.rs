@@ -55,4 +55,4 @@ pub use secret::IdentityKey;
 pub use signer::{Enrolled, Signer, SignerError, TokenInfo, TokenParams, TokenState};
 pub use terms::{TokenId, TokenTerms};
 pub use token::{JoinToken, TokenError};
-pub use verify::{HIGHEST_VERSION, authenticate, authenticate_bytes};
+pub use verify::{LEAVE_VERSION, authenticate, authenticate_bytes};

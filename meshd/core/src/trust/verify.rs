@@ -28,9 +28,10 @@ use crate::{
     refusal::{Code, Refusal},
 };
 
-/// Largest version that a record may have: so high that no honest node comes near it, so low that
-/// counting on from it never overflows.
-pub const HIGHEST_VERSION: u64 = u64::MAX / 2;
+/// Version of a leave, the largest that a record may have: nothing comes after it, so that who has left
+/// cannot come back under a certificate whose name and prefixes others may hold by then. So high that no
+/// honest node counts up to it, so low that counting on from it never overflows.
+pub const LEAVE_VERSION: u64 = u64::MAX / 2;
 
 /// Verifies all of a record that does not depend on time or on what is held.
 pub fn authenticate(
@@ -57,7 +58,7 @@ pub fn authenticate(
             format!("record: of {key}, but its certificate is for {}", certificate.key),
         ));
     }
-    read(signed, &payload, certificate, anchors.mesh_id()).map(Arc::new)
+    read(signed, &payload, certificate, anchors.mesh_id()).map(Arc::new).map_err(Refusal::by_owner)
 }
 
 /// [`authenticate`] for bytes of the store or of a file: an encoded `SignedRecord`.
@@ -122,8 +123,11 @@ fn read(
             format!("record: of {name}, but its certificate is for {}", certificate.name),
         ));
     }
-    if payload.version == 0 || payload.version > HIGHEST_VERSION {
+    if payload.version == 0 || payload.version > LEAVE_VERSION {
         return Err(malformed("its version is out of range"));
+    }
+    if payload.left != (payload.version == LEAVE_VERSION) {
+        return Err(malformed("the last version is that of a leave, and of nothing else"));
     }
     if payload.issued_at < 0 {
         return Err(malformed("dated before 1970"));
@@ -132,7 +136,7 @@ fn read(
     let mut payload_hash = [0; 8];
     payload_hash.copy_from_slice(&Sha256::digest(&signed.payload)[..8]);
     Ok(Record {
-        signed: signed.clone(),
+        signed: alone(signed),
         payload_hash,
         key,
         name,
@@ -152,6 +156,16 @@ fn read(
         software_version: software_version(payload)?,
         certificate,
     })
+}
+
+/// What was decoded from a frame holds on to all of it, be it a hundred times as large.
+fn alone(signed: &wire::SignedRecord) -> wire::SignedRecord {
+    let copy = bytes::Bytes::copy_from_slice;
+    wire::SignedRecord {
+        payload: copy(&signed.payload),
+        signature: copy(&signed.signature),
+        certificate: copy(&signed.certificate),
+    }
 }
 
 fn lanes(

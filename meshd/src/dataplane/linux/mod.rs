@@ -296,7 +296,11 @@ impl Dataplane for LinuxDataplane {
             .into_iter()
             .filter(|rule| rule.table == scope.table || rule.priority == scope.rule_priority)
             .collect();
-        let nat = nft::read()?;
+        // One part that cannot be read must not stop the others; putting it fails by itself, and says why.
+        let nat = nft::read().unwrap_or_else(|error| {
+            tracing::debug!(%error, "nftables cannot be read");
+            nft::Nat::default()
+        });
         observed.nat = nat.nat;
         observed.nat_present = nat.present;
         Ok(observed)

@@ -17,6 +17,10 @@ fn kept(interface: &str) -> PathBuf {
 /// Notes the value before a device is made. Without the note the value stays as the module leaves it.
 pub(super) fn note(interface: &str) {
     let path = kept(interface);
+    if path.exists() {
+        // Of the device that this one replaces: the value of now is the module's.
+        return;
+    }
     let write = |value: String| {
         fs::create_dir_all("/run/meshd")?;
         fs::write(&path, value)

@@ -54,6 +54,12 @@ impl Membership {
             return Err(Refusal::new(Code::Malformed, "SWIM packet for another node"));
         }
         peer.generation = header.src.generation;
+        if matches!(header.message, Message::PingReq { .. } | Message::IndirectAck { .. })
+            && !peer.relays.take(1, now)
+        {
+            self.count(Code::RateLimited);
+            return Ok(None);
+        }
         // The sender may not know our newest generation yet; the answer tells it.
         header.dst = self.own;
 

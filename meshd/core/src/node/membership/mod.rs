@@ -37,7 +37,10 @@ use self::{
     packet::Packet,
     swim::Swim,
 };
-use super::types::{Liveness, Profile, TimeoutReason};
+use super::{
+    budget::Bucket,
+    types::{Liveness, Profile, TimeoutReason},
+};
 use crate::{
     limits,
     refusal::{Code, Refusal},
@@ -62,7 +65,12 @@ struct Peer {
     told: Option<Instant>,
     /// When it was last asked because others say that it is back.
     revived: Option<Instant>,
+    /// How often it may make this node ask or answer a third one: each may cost a dial.
+    relays: Bucket,
 }
+
+/// Indirect probes for one member: at once, and a second.
+const RELAYS: (u64, u64) = (50, 10);
 
 /// SWIM behind a filter.
 pub(super) struct Membership {
@@ -319,6 +327,7 @@ fn new_peer(record: &Record, now: Instant) -> Peer {
         heard: None,
         told: None,
         revived: None,
+        relays: Bucket::new(RELAYS.0, RELAYS.1, now),
     }
 }
 

@@ -105,7 +105,7 @@ prop_compose! {
         members in vec(any_member(), 0..6),
         own in subsequence(vec!["10.244.0.0/16", "10.244.1.0/24", "fd00:1::/64", "fd00:2::/48"], 0..3),
         more_local in subsequence(vec!["10.0.0.5/24", "172.17.0.1/16", "10.245.0.9/32"], 0..3),
-        behind_nat in any::<bool>(),
+        behind_nat in any::<Option<bool>>(),
     ) -> World {
         let mut world = World::with(members);
         world.own = record(1, &own);

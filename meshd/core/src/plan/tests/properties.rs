@@ -27,6 +27,9 @@ fn comparable(kernel: &Kernel, desired: &Desired) -> Observed {
         if desired.peers.get(key).is_none_or(|desired| desired.endpoint.is_none()) {
             peer.endpoint = None;
         }
+        if desired.peers.get(key).is_none_or(|desired| desired.keepalive.is_none()) {
+            peer.keepalive = 0;
+        }
     }
     if let (Some(observed), Some(device)) = (&mut state.device, &desired.device) {
         observed.sysctls.retain(|path, _| device.sysctls.contains_key(path));

@@ -340,8 +340,8 @@ fn endpoints_that_are_ours_or_inside_the_mesh_or_of_a_missing_family_are_not_use
 fn keepalive_is_for_hosts_behind_nat_towards_who_has_answered() {
     let keepalive = |behind_nat: bool, member: Member| {
         let mut world = World::with([member]);
-        world.local.behind_nat = behind_nat;
-        world.peer(2).unwrap().keepalive
+        world.local.behind_nat = Some(behind_nat);
+        world.peer(2).unwrap().keepalive.unwrap()
     };
     let answered = with_tunnel(member(2, &[]), tunnel(TunnelState::Up, Some(60), 0));
     let stale = with_tunnel(member(2, &[]), tunnel(TunnelState::Stale, Some(900), 0));
@@ -353,5 +353,8 @@ fn keepalive_is_for_hosts_behind_nat_towards_who_has_answered() {
     );
     assert_eq!(keepalive(true, down(stale.clone(), 599)), 25);
     assert_eq!(keepalive(true, down(stale, 600)), 0);
-    assert_eq!(keepalive(true, down(answered, 600)), 25, "a live tunnel is kept open");
+    assert_eq!(keepalive(true, down(answered.clone(), 600)), 25, "a live tunnel is kept open");
+    let mut unknown = World::with([answered]);
+    unknown.local.behind_nat = None;
+    assert_eq!(unknown.peer(2).unwrap().keepalive, None, "what the kernel has is left alone");
 }

@@ -153,7 +153,7 @@ impl World {
                 ]),
                 gateways: [ip("192.0.2.254"), ip("fe80::1")].into(),
                 underlay_mtu: Some(1_500),
-                behind_nat: false,
+                behind_nat: Some(false),
                 ipv6: true,
             },
             members: members.into_iter().collect(),
