@@ -33,7 +33,7 @@ use bytes::Bytes;
 use meshd_core::{limits::CONNECTIONS, trust::NodeCertificate};
 use meshd_proto::NodeKey;
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use self::{connection::Live, server::Gate};
 pub use self::{
@@ -115,6 +115,8 @@ pub struct Transport {
     gate: Gate,
     live: BTreeMap<NodeKey, Vec<Live>>,
     dialling: BTreeMap<Target, Dial>,
+    /// The tasks that dial.
+    dials: JoinSet<()>,
     reports: mpsc::Sender<Report>,
     inbox: mpsc::Receiver<Report>,
     ready: VecDeque<Event>,
@@ -155,6 +157,7 @@ impl Transport {
             gate,
             live: BTreeMap::new(),
             dialling: BTreeMap::new(),
+            dials: JoinSet::new(),
             reports,
             inbox,
             ready: VecDeque::new(),
@@ -183,6 +186,13 @@ impl Transport {
         self.gate.shut();
         self.member = None;
         self.dialling.clear();
+        // What was dialled as this member must not come up as the next one.
+        self.dials.abort_all();
+        while let Ok(report) = self.inbox.try_recv() {
+            if let Report::Up(live) = report {
+                live.close("left");
+            }
+        }
         for live in std::mem::take(&mut self.live).into_values().flatten() {
             live.close("left");
         }
@@ -373,7 +383,8 @@ impl Transport {
             if addresses.is_empty() || self.dialling.len() >= limits::HANDSHAKES {
                 return None;
             }
-            tokio::spawn(dial::dial(
+            while self.dials.try_join_next().is_some() {}
+            self.dials.spawn(dial::dial(
                 self.endpoint.clone(),
                 dial::Plan {
                     target: target.clone(),

@@ -24,6 +24,9 @@ const DIALS: usize = 4_096;
 /// Members whose word about our own address is kept.
 const OBSERVERS: usize = 32;
 
+/// Ports of one host that rest before all of it does.
+const PORTS: usize = 4;
+
 #[derive(Debug)]
 struct Dial {
     pause: Duration,
@@ -150,7 +153,7 @@ impl Paths {
         now: Instant,
     ) -> Vec<SocketAddr> {
         let ours = own.map_or(&[][..], |own| &own.endpoints);
-        let resting = |addr: &SocketAddr| self.dials.get(addr).is_some_and(|d| d.next > now);
+        let resting = |addr: &SocketAddr| self.is_resting(addr, now);
         let mut chosen: Vec<_> = record
             .endpoints
             .iter()
@@ -162,6 +165,16 @@ impl Paths {
         chosen.sort_by_key(|addr| Some(&addr.ip()) != last);
         chosen.dedup();
         chosen
+    }
+
+    /// An address that did not answer rests, and so does a host with several such ports: its members could
+    /// name others for ever.
+    fn is_resting(&self, addr: &SocketAddr, now: Instant) -> bool {
+        let rests = |dial: &Dial| dial.next > now;
+        let ports = SocketAddr::new(addr.ip(), 0)..=SocketAddr::new(addr.ip(), u16::MAX);
+        let of_host = || self.dials.range(ports).filter(|(_, dial)| rests(dial)).count();
+        self.dials.get(addr).is_some_and(rests)
+            || (of_host() >= PORTS && !self.last.values().any(|ip| *ip == addr.ip()))
     }
 
     /// False for what nobody may make us dial.
@@ -231,5 +244,21 @@ mod tests {
         assert!(pause > Duration::from_secs(900), "{pause:?}");
         paths.opened(NodeKey([1; 32]), target, true);
         assert!(!paths.dials.contains_key(&target));
+    }
+
+    #[test]
+    fn a_host_whose_ports_do_not_answer_rests_as_a_whole_unless_a_member_was_there() {
+        let mut paths = Paths::new(&MeshId([1; 16]));
+        let mut rng = fixture::rng();
+        let now = Origin::default().now().mono;
+        let port = |port| SocketAddr::new([192, 0, 2, 1].into(), port);
+        for i in 1..=4 {
+            paths.failed(port(i), &mut rng, now);
+        }
+        let mut record = (*fixture::record(1, "x", 1)).clone();
+        record.endpoints = vec![port(9)];
+        assert!(paths.endpoints(&record, None, &Directory::default(), now).is_empty());
+        paths.opened(NodeKey([7; 32]), port(51800), false);
+        assert_eq!(paths.endpoints(&record, None, &Directory::default(), now), [port(9)]);
     }
 }
