@@ -130,14 +130,22 @@ fn meshctl_tells_of_peers_what_wireguard_knows() {
         let mesh = Mesh::form(world, &[HostPlan::node("a"), HostPlan::vm("b")])?;
         let [a, b] = [&mesh.hosts[0], &mesh.hosts[1]];
         for (here, there) in [(a, b), (b, a)] {
-            let peer = here.peer(there.name())?;
             let key = there.status()?.public_key;
-            let witness = here.wg_peers()?;
-            ensure!(
-                peer.public_key == key && Some(&witness[0].public_key) == key.as_ref(),
-                "{peer:?} {witness:?}"
-            );
-            ensure!(peer.endpoint.as_ref() == Some(&witness[0].endpoint), "{peer:?} {witness:?}");
+            // The endpoint may move once more between two looks: the first handshake decides.
+            let agree = || {
+                let (peer, witness) = (here.peer(there.name())?, here.wg_peers()?);
+                ensure!(
+                    peer.public_key == key && Some(&witness[0].public_key) == key.as_ref(),
+                    "{peer:?} {witness:?}"
+                );
+                ensure!(
+                    peer.endpoint.as_ref() == Some(&witness[0].endpoint),
+                    "{peer:?} {witness:?}"
+                );
+                Ok(())
+            };
+            wait_for("meshctl and wg tell the same", pace(5), agree)?;
+            let (peer, witness) = (here.peer(there.name())?, here.wg_peers()?);
             ensure!(
                 peer.path == "direct" && peer.gossip == "alive" && peer.tunnel == "up",
                 "{peer:?}"
