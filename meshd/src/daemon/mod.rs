@@ -142,6 +142,7 @@ struct Inboxes {
 /// # Errors
 /// When the daemon cannot start.
 pub fn run(sources: Sources) -> anyhow::Result<()> {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {

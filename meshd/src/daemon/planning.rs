@@ -105,8 +105,10 @@ impl Running {
                 tracing::error!(code, "{text}");
             }
         }
-        if errors.is_empty() && report.plan == self.plan_number {
+        if errors.is_empty() && report.plan == self.plan_number && !self.programmed {
             self.programmed = true;
+            let peers = report.observed.as_ref().map_or(0, |observed| observed.peers.len());
+            tracing::info!(peers, "the kernel is as planned");
         }
         self.dataplane_errors = errors;
         let Some(observed) = report.observed else { return };
