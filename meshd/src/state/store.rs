@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use meshd_proto::NodeKey;
@@ -233,7 +234,8 @@ impl From<sled::Error> for Failure {
             }
             _ => false,
         };
-        Self { why: error.to_string(), of_the_disk }
+        let why = error.to_string();
+        Self { of_the_disk: of_the_disk || why.contains(LOCKED), why }
     }
 }
 
@@ -247,11 +249,29 @@ fn guard<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
     }
 }
 
+/// What sled says while another holds the files: itself of a moment ago, or a child that was forked meanwhile.
+const LOCKED: &str = "could not acquire lock";
+/// How long that is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_LOOK: Duration = Duration::from_millis(20);
+
+fn open_database(config: &sled::Config) -> Result<sled::Db, Failure> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match guard(|| config.open()) {
+            Err(failure) if failure.why.contains(LOCKED) && Instant::now() < until => {
+                std::thread::sleep(LOCK_LOOK);
+            }
+            result => return result,
+        }
+    }
+}
+
 type Found = (Handle, Vec<(NodeKey, Vec<u8>)>, Vec<String>);
 
 fn open_and_read(path: &Path) -> Result<Found, Failure> {
     let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
-    let db = guard(|| config.open())?;
+    let db = open_database(&config)?;
     let records = guard(|| db.open_tree(TREE))?;
     let mut found = Vec::new();
     let mut damage = Vec::new();

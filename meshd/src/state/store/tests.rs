@@ -103,3 +103,17 @@ fn an_altered_entry_is_dropped_alone() {
     assert_eq!(opened.records, vec![(b, b"two".to_vec())]);
     assert_eq!(opened.damage.len(), 1);
 }
+
+#[test]
+fn a_store_that_is_still_held_is_waited_for_and_never_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let held = Store::open(&path);
+    held.store.put(&NodeKey([1; 32]), b"one").unwrap();
+    held.store.flusher().sync_whole().unwrap();
+    let other = Store::open(&path);
+    assert!(other.damage[0].contains("cannot be used"), "{:?}", other.damage);
+    assert!(!dir.path().join("db.damaged-1").exists());
+    drop((held, other));
+    assert_eq!(Store::open(&path).records.len(), 1);
+}
