@@ -231,17 +231,18 @@ impl Node {
         self.pull_lacking(from, entries, now);
     }
 
-    /// Asks `from` for those of `entries` that are lacking here; gives the identities.
+    /// Asks `from` for those of `entries` that are lacking here; gives the identities, or nothing when they are
+    /// more than it may have looked at now.
     pub(super) fn pull_lacking(
         &mut self,
         from: NodeKey,
         entries: &[wire::RecordKey],
         now: Now,
-    ) -> Vec<NodeKey> {
+    ) -> Option<Vec<NodeKey>> {
         let work = u64::try_from(entries.len() / KEYS_PER_WORK).unwrap_or(u64::MAX);
         if !self.budgets.of(&from, now.mono).work.take(work, now.mono) {
             self.counters.refuse(Code::RateLimited);
-            return Vec::new();
+            return None;
         }
         let lacking: Vec<_> =
             entries.iter().filter_map(|entry| self.lacks(entry, now.mono)).collect();
@@ -254,7 +255,7 @@ impl Node {
             let pull = wire::Pull { identity_keys: chunk.to_vec() };
             self.send(from, wire::frame::Body::Pull(pull));
         }
-        lacking
+        Some(lacking)
     }
 
     /// The identity of `entry` if its record would be news here. What was refused lately counts as held.

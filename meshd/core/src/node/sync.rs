@@ -286,7 +286,8 @@ impl Node {
         }
         let covered: BTreeSet<u8> =
             theirs.buckets.iter().filter_map(|bucket| u8::try_from(*bucket).ok()).collect();
-        let lacking = self.pull_lacking(from, &theirs.entries, now);
+        // What was not looked at was not compared: the exchange is given up in time.
+        let Some(lacking) = self.pull_lacking(from, &theirs.entries, now) else { return };
         if !theirs.answer {
             self.send_entries(from, theirs.exchange, &covered, true, now);
             return;
