@@ -55,13 +55,17 @@ pub struct Flusher {
 impl Flusher {
     /// See [`Store::flush`].
     pub fn flush(&self) -> Result<(), String> {
-        self.open.as_ref().map_err(Clone::clone)?.flush()
+        let result = self.open.as_ref().map_err(Clone::clone).and_then(Handle::flush);
+        if result.is_err() {
+            unmark(&self.marker);
+        }
+        result
     }
 
     /// Also makes it survive a power loss: sled's own flush is no fsync.
     pub fn sync(&self) -> Result<(), String> {
+        self.flush()?;
         let open = self.open.as_ref().map_err(Clone::clone)?;
-        open.flush()?;
         open.sync().map_err(|error| error.to_string())
     }
 
@@ -112,11 +116,6 @@ impl Store {
     pub fn open(path: &Path) -> Opened {
         let marker = path.with_extension("whole");
         let marked = marker.exists();
-        // Until the next note nobody knows what a crash, or a disk that fails, leaves out.
-        let unmarked = match fs::remove_file(&marker) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
-            _ => Ok(()),
-        };
         let (open, records, mut damage) = match open_and_read(path).or_else(|failure| {
             if failure.of_the_disk {
                 return Err(failure.why);
@@ -145,8 +144,10 @@ impl Store {
             damage
                 .push("the record store was missing; records come back from the others".to_owned());
         }
-        damage.extend(unmarked.err());
         let whole = marked && damage.is_empty();
+        if !whole {
+            unmark(&marker);
+        }
         Opened { store: Self { open, marker }, records, damage, whole }
     }
 
@@ -197,6 +198,16 @@ impl Store {
     #[must_use]
     pub fn flusher(&self) -> Flusher {
         Flusher { open: self.open.clone(), marker: self.marker.clone() }
+    }
+}
+
+/// Takes back that the store has every record: some were not written, or are gone. That works on a full disk too.
+fn unmark(marker: &Path) {
+    match fs::remove_file(marker) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::error!(marker = %marker.display(), %error, "cannot be removed");
+        }
+        _ => {}
     }
 }
 
