@@ -16,6 +16,7 @@
 mod connection;
 mod dial;
 mod enrol;
+mod event;
 mod limits;
 mod server;
 mod socket;
@@ -30,15 +31,17 @@ use std::{
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
-use meshd_core::{limits::CONNECTIONS, trust::NodeCertificate};
+use meshd_core::limits::CONNECTIONS;
 use meshd_proto::NodeKey;
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use tokio::{sync::mpsc, task::JoinSet};
 
+pub(crate) use self::event::Report;
 use self::{connection::Live, server::Gate};
 pub use self::{
     dial::Target,
     enrol::{EnrolClient, EnrolClientError, EnrolTicket},
+    event::Event,
     server::ChainCheck,
     socket::SocketError,
     tls::{TlsError, TlsIdentity},
@@ -46,67 +49,6 @@ pub use self::{
 
 /// Connections with one peer.
 const PER_PEER: usize = 4;
-
-/// What the loop hears.
-#[derive(Debug)]
-pub enum Event {
-    /// A first connection with `peer` stands; its certificate was verified.
-    Connected {
-        /// Who it is.
-        peer: NodeKey,
-        /// The verified certificate.
-        certificate: Arc<NodeCertificate>,
-        /// Where it is.
-        remote: SocketAddr,
-        /// This side dialled.
-        outgoing: bool,
-    },
-    /// The last connection with `peer` is gone.
-    Disconnected {
-        /// Who it was.
-        peer: NodeKey,
-    },
-    /// A datagram.
-    Datagram {
-        /// From whom, as authenticated.
-        peer: NodeKey,
-        /// Its bytes.
-        bytes: Bytes,
-    },
-    /// A whole frame of a stream.
-    Frame {
-        /// From whom, as authenticated.
-        peer: NodeKey,
-        /// Its bytes.
-        bytes: Bytes,
-    },
-    /// A dial failed.
-    Unreachable {
-        /// What was dialled.
-        target: Target,
-        /// Addresses that were tried.
-        tried: Vec<SocketAddr>,
-        /// Why, for a person.
-        why: String,
-    },
-    /// Somebody without a certificate asks to enrol; answer on the ticket.
-    Enrol(EnrolTicket),
-    /// A handshake or stream was refused; counted by reason.
-    Refused {
-        /// Stable code.
-        code: &'static str,
-        /// From where.
-        remote: SocketAddr,
-    },
-}
-
-/// What the tasks report; the transport turns it into [`Event`]s.
-pub(crate) enum Report {
-    Up(Box<Live>),
-    Closed { peer: NodeKey, stable_id: usize },
-    DialFailed { target: Target, tried: Vec<SocketAddr>, why: String },
-    Event(Event),
-}
 
 /// Connections, by peer.
 pub struct Transport {

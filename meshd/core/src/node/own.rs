@@ -5,6 +5,8 @@
 //! before it handed them over. A record of ours that we did not sign (another boot id) is outbid: after a
 //! restored backup once, while a clone outbids us in turn, which raises the alarm.
 
+mod heard;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -16,7 +18,6 @@ use rand::{RngExt, seq::IteratorRandom};
 
 use super::{
     Node,
-    records::rank,
     types::{Event, Liveness, Output, Severity, SharedRecord, VersionBlock},
 };
 use crate::{
@@ -313,95 +314,5 @@ impl Node {
             self.changed = true;
         }
         record
-    }
-
-    /// A record of ours came from outside, verified.
-    pub(super) fn hear_own(&mut self, record: &Record, now: Now) {
-        let own = &mut self.own;
-        let ours = own.published.clone();
-        if ours.as_ref().is_some_and(|ours| rank(record) <= rank(ours)) {
-            return;
-        }
-        if record.left {
-            self.has_left_before(record);
-            return;
-        }
-        let news = record.version > own.heard.0;
-        own.heard.0 = own.heard.0.max(record.version);
-        if record.issued_at.since(now.unix) <= limits::CLOCK_SKEW_SECONDS {
-            own.heard.1 = own.heard.1.max(record.issued_at);
-        }
-        if ours.is_none() || own.has_left() {
-            return; // The first one that we sign will be higher anyway.
-        }
-        own.renew = true;
-        let at = now.mono.max(own.allowed);
-        if !news {
-            // Others still hold it; what answers it is due already.
-            own.due = Some(own.due.map_or(at, |due| due.min(now.mono + own.outbid_pause)));
-            return;
-        }
-        if self.sync.completed() && record.boot_id != own.boot_id {
-            if own.outbids.len() >= CLONES && !own.outbids.contains_key(&record.boot_id) {
-                own.outbids.pop_first();
-            }
-            let versions = own.outbids.entry(record.boot_id).or_default();
-            versions.insert(record.version);
-            if versions.len() > 1 {
-                // More than two are no news, and would grow.
-                versions.pop_first();
-                own.outbid_pause = (own.outbid_pause * 2).min(LONGEST_OUTBID);
-                if !std::mem::replace(&mut own.alarmed, true) {
-                    self.outputs.push_back(Output::Event(Event {
-                        code: "clone_suspected",
-                        severity: Severity::Error,
-                        subject: Some(own.key),
-                        text: format!(
-                            "another host signs records with this node's identity key (its start is {}); \
-                             stop one of the two and enrol it under a name of its own",
-                            record.boot_id
-                        ),
-                    }));
-                }
-            }
-        }
-        let own = &mut self.own;
-        own.due = Some(at.max(now.mono + (own.outbid_pause - limits::OWN_UPDATE_INTERVAL)));
-        self.outputs.push_back(Output::Event(Event {
-            code: "outbid",
-            severity: Severity::Info,
-            subject: Some(own.key),
-            text: format!("a record of this node with version {} is outbid", record.version),
-        }));
-    }
-
-    /// This membership was ended, by a leave that was cut short or before this state was restored from a
-    /// backup: nothing that this node signs is believed any more.
-    fn has_left_before(&mut self, record: &Record) {
-        if self.own.stage != Stage::Present {
-            return;
-        }
-        self.own.stage = Stage::Left;
-        self.own.due = None;
-        self.own.view.get_or_insert_with(|| Arc::new(record.clone()));
-        self.outputs.push_back(Output::Event(Event {
-            code: "has_left",
-            severity: Severity::Error,
-            subject: Some(self.own.key),
-            text: "this node has left the mesh before; `meshctl leave` here, then join with a new token"
-                .to_owned(),
-        }));
-    }
-
-    /// An own record from the store: the next one must be higher.
-    pub(super) fn restore_own(&mut self, record: &Record) {
-        if record.left {
-            self.has_left_before(record);
-            return;
-        }
-        self.own.heard.0 = self.own.heard.0.max(record.version);
-        // What this node was is what it is until it can sign anew: without versions, as on a full disk, its
-        // plans go on.
-        self.own.view.get_or_insert_with(|| Arc::new(record.clone()));
     }
 }
