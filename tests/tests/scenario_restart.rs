@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use meshd_tests::harness::{
-    Flow, FlowReport, Host, HostPlan, Mesh, Place, WgPeer, pace, scenario, wait_for,
+    Flow, FlowReport, Host, HostPlan, Mesh, Monitor, Place, WgPeer, pace, scenario, wait_for,
 };
 
 /// Lets `disturb` work on a host while a flow runs over it, beside a flow that nobody disturbs. Where the control flow
@@ -63,6 +63,9 @@ fn two_flows(
     Ok((disturbed, control))
 }
 
+/// meshd's routing table, unless configured otherwise.
+const TABLE: u32 = 51820;
+
 /// Packets that have gone out through the tunnel.
 fn wireguard_packets(host: &Host) -> Result<u64> {
     Ok(host.run(&["cat", "/sys/class/net/mesh0/statistics/tx_packets"])?.trim().parse()?)
@@ -94,6 +97,34 @@ fn a_stopped_and_restarted_daemon_loses_no_packet() {
     });
 }
 
+/// From the start of the daemon until its peers and routes are back, with its device gone and nobody to ask.
+fn back_from_the_store(
+    host: &Host,
+    peers: &BTreeSet<(String, Vec<String>)>,
+    routes: &[String],
+) -> Result<Duration> {
+    host.run(&["ip", "link", "del", "mesh0"])?;
+    let gone = routes.iter().filter(|route| route.contains("dev mesh0")).count();
+    ensure!(host.mesh_routes()?.len() + gone == routes.len(), "routes without their device");
+    let mut monitor = Monitor::start(host)?;
+    monitor.mark(host)?;
+    host.launch_daemon()?;
+    // Watched, not polled: processes of the test would take the time that is measured.
+    let mut took = Duration::ZERO;
+    wait_for("routes are back from the store", pace(2), || {
+        host.check_daemon()?;
+        let changes;
+        (took, changes) = monitor.last_after_mark(TABLE)?;
+        ensure!(changes >= gone, "{changes} changes, and {gone} routes were gone");
+        Ok(())
+    })?;
+    // Peers come before routes.
+    let (now, there) = (configured(host)?, host.mesh_routes()?);
+    ensure!(now == *peers, "peers {now:?} instead of {peers:?}");
+    ensure!(there == routes, "routes {there:?} instead of {routes:?}");
+    Ok(took)
+}
+
 #[test]
 fn a_host_comes_back_from_its_store_alone() {
     scenario("store", |world| {
@@ -103,24 +134,20 @@ fn a_host_comes_back_from_its_store_alone() {
         let (peers, routes) = (configured(a)?, a.mesh_routes()?);
         ensure!(peers.len() == 2 && routes.len() >= 6, "{peers:?} {routes:?}");
         let (v4, _) = b.mesh_addresses()?;
-        for host in [b, vm, a] {
+        for host in [b, vm] {
             host.stop_daemon()?;
         }
-        a.run(&["ip", "link", "del", "mesh0"])?;
-        let started = Instant::now();
-        a.launch_daemon()?;
-        wait_for("peers and routes are back from the store", pace(1), || {
-            a.check_daemon()?;
-            let (now, there) = (configured(a)?, a.mesh_routes()?);
-            ensure!(now == peers, "peers {now:?} instead of {peers:?}");
-            ensure!(there == routes, "routes {there:?} instead of {routes:?}");
-            Ok(())
-        })?;
-        println!(
-            "store: all is back {:?} after the start, with no other daemon running",
-            started.elapsed()
-        );
-        wait_for("traffic flows again", pace(10), || a.ping(&v4, "").map(drop))
+        // A busy machine only ever adds to the time: the best of three tells what the daemon needs.
+        for _ in 0..3 {
+            a.stop_daemon()?;
+            let took = back_from_the_store(a, &peers, &routes)?;
+            println!("store: all is back {took:.3?} after the start, with no other daemon running");
+            wait_for("traffic flows again", pace(10), || a.ping(&v4, "").map(drop))?;
+            if took < Duration::from_secs(1) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("it was never back within a second")
     });
 }
 

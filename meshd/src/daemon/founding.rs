@@ -10,7 +10,7 @@ use meshd_proto::control::{InitReply, InitRequest};
 use super::{Daemon, clock, start::Since, tokens::prefixes};
 use crate::{
     control::ControlError,
-    state::{Authority, Membership},
+    state::{Authority, Membership, store::Store},
 };
 
 fn failed(code: &'static str, why: impl Into<String>, fix: impl Into<String>) -> ControlError {
@@ -58,7 +58,8 @@ impl Daemon {
             lane,
             seeds: Vec::new(),
         };
-        self.become_member(membership, Since::Now)
+        let store = Store::open(&self.state.store_path());
+        self.become_member(membership, store, Since::Now)
             .map_err(|error| failed("state_dir", error.to_string(), "check the journal"))?;
         let text = |nets: Vec<IpNet>| nets.iter().map(ToString::to_string).collect();
         let granted =

@@ -18,7 +18,7 @@ use tokio::{task::AbortHandle, time::sleep};
 use super::{Daemon, Done, bridge::Answers, clock, resolve, start::Since};
 use crate::{
     control::{ControlBackend, ControlError},
-    state::Membership,
+    state::{Membership, store::Store},
     transport::EnrolClient,
 };
 
@@ -246,7 +246,9 @@ impl Daemon {
             lane,
             seeds,
         };
-        self.become_member(membership, Since::Now).map_err(|error| state(error.to_string()))?;
+        let store = Store::open(&self.state.store_path());
+        self.become_member(membership, store, Since::Now)
+            .map_err(|error| state(error.to_string()))?;
         if let Some(running) = &mut self.running {
             for record in enrolment.records {
                 // A signer's record that is not believed is only one fewer to start from.

@@ -67,6 +67,12 @@ impl StateDir {
         Ok(LaneKey::from_seed(&seed))
     }
 
+    /// Whether there is a membership, sound or not.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.file("pki/node.crt").exists()
+    }
+
     /// The membership, or `None` while this host waits for one.
     pub fn membership(&self) -> Result<Option<Membership>, StateError> {
         // Written last: without it there is no membership.

@@ -89,6 +89,11 @@ impl Running {
         Ok(self.child.try_wait()?)
     }
 
+    /// What it has written to standard output so far.
+    pub fn output_so_far(&mut self) -> Result<String> {
+        contents(&mut self.stdout)
+    }
+
     /// What it has written to standard error so far.
     pub fn errors_so_far(&mut self) -> Result<String> {
         contents(&mut self.stderr)

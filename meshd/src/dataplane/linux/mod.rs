@@ -18,7 +18,10 @@ mod rule;
 pub(crate) mod sysctl;
 pub(crate) mod wireguard;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use meshd_core::plan::{Backend, Change, Observed, ObservedDevice, ObservedPeer};
 use meshd_proto::WgPublicKey;
@@ -79,7 +82,12 @@ type Peers = BTreeMap<WgPublicKey, ObservedPeer>;
 pub struct LinuxDataplane {
     choice: BackendChoice,
     netlink: Netlink,
+    /// Begun by [`LinuxDataplane::look_ahead`], and when.
+    ahead: Option<(nft::Reading, Instant)>,
 }
+
+/// How old what was read ahead may be.
+const AHEAD: Duration = Duration::from_secs(5);
 
 impl LinuxDataplane {
     /// Connects to the kernel; changes nothing.
@@ -87,7 +95,12 @@ impl LinuxDataplane {
     /// # Errors
     /// When netlink cannot be used.
     pub fn new(choice: BackendChoice) -> Result<Self, DataplaneError> {
-        Ok(Self { choice, netlink: Netlink::open()? })
+        Ok(Self { choice, netlink: Netlink::open()?, ahead: None })
+    }
+
+    /// Begins now what takes longest in the next look, which must come soon.
+    pub fn look_ahead(&mut self) {
+        self.ahead = Some((nft::Reading::start(), Instant::now()));
     }
 
     /// Who would run WireGuard here. Makes a device of a name of its own for a moment, since nothing else
@@ -286,6 +299,10 @@ impl LinuxDataplane {
 impl Dataplane for LinuxDataplane {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, DataplaneError> {
         self.reconnect()?;
+        let nat = match self.ahead.take() {
+            Some((reading, since)) if since.elapsed() < AHEAD => reading,
+            _ => nft::Reading::start(),
+        };
         let mut observed = Observed::default();
         if let Some((device, peers)) = self.observe_device(scope)? {
             observed.device = Some(device);
@@ -297,7 +314,7 @@ impl Dataplane for LinuxDataplane {
             .filter(|rule| rule.table == scope.table || rule.priority == scope.rule_priority)
             .collect();
         // One part that cannot be read must not stop the others; putting it fails by itself, and says why.
-        let nat = nft::read().unwrap_or_else(|error| {
+        let nat = nat.finish().unwrap_or_else(|error| {
             tracing::debug!(%error, "nftables cannot be read");
             nft::Nat::default()
         });

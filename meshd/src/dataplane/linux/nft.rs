@@ -12,7 +12,7 @@
 use std::{
     collections::BTreeSet,
     io::{self, Write},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use ipnet::IpNet;
@@ -36,22 +36,43 @@ pub(crate) struct Nat {
     pub(crate) present: bool,
 }
 
-/// Reads our table. Where nft or nftables is missing, so is the table.
-pub(crate) fn read() -> Result<Nat, DataplaneError> {
-    let action = "read the nftables table inet meshd";
-    let output = match run(&["-j", "list", "table", FAMILY, TABLE], "") {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Nat::default()),
-        output => output.map_err(|e| failed(action, &e.to_string()))?,
-    };
-    if output.status.success() {
-        let nat = serde_json::from_slice(&output.stdout).ok().and_then(|v: Value| parse(&v));
-        return Ok(Nat { nat, present: true });
+/// Our table being read by a program of its own, which takes its time while others are looked at.
+pub(crate) struct Reading(Option<io::Result<Child>>);
+
+impl Reading {
+    /// Starts to read.
+    pub(crate) fn start() -> Self {
+        Self(Some(start(&["-j", "list", "table", FAMILY, TABLE])))
     }
-    let reason = String::from_utf8_lossy(&output.stderr);
-    if reason.contains("No such file or directory") || lacks_nftables(&reason) {
-        return Ok(Nat::default());
+
+    /// What was read. Where nft or nftables is missing, so is the table.
+    pub(crate) fn finish(mut self) -> Result<Nat, DataplaneError> {
+        let action = "read the nftables table inet meshd";
+        let Some(started) = self.0.take() else { return Ok(Nat::default()) };
+        let output = match started.and_then(|child| finish(child, "")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Nat::default()),
+            output => output.map_err(|e| failed(action, &e.to_string()))?,
+        };
+        if output.status.success() {
+            let nat = serde_json::from_slice(&output.stdout).ok().and_then(|v: Value| parse(&v));
+            return Ok(Nat { nat, present: true });
+        }
+        let reason = String::from_utf8_lossy(&output.stderr);
+        if reason.contains("No such file or directory") || lacks_nftables(&reason) {
+            return Ok(Nat::default());
+        }
+        Err(failed(action, &reason))
     }
-    Err(failed(action, &reason))
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // Nobody wants to know; it must not stay behind as a zombie.
+        if let Some(Ok(mut child)) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 /// Makes our table hold exactly `nat`, in one transaction.
@@ -61,7 +82,7 @@ pub(crate) fn put(nat: &SourceNat) -> Result<(), DataplaneError> {
 
 /// Removes our table; gone already is fine.
 pub(crate) fn remove() -> Result<(), DataplaneError> {
-    if !read()?.present {
+    if !Reading::start().finish()?.present {
         return Ok(());
     }
     // Adding first makes the deletion succeed also when somebody else was faster.
@@ -69,7 +90,7 @@ pub(crate) fn remove() -> Result<(), DataplaneError> {
 }
 
 fn apply(action: &'static str, script: &Value) -> Result<(), DataplaneError> {
-    match run(&["-j", "-f", "-"], &script.to_string()) {
+    match start(&["-j", "-f", "-"]).and_then(|child| finish(child, &script.to_string())) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(DataplaneError::NftMissing { action }),
         Err(e) => Err(failed(action, &e.to_string())),
         Ok(output) if output.status.success() => Ok(()),
@@ -77,14 +98,17 @@ fn apply(action: &'static str, script: &Value) -> Result<(), DataplaneError> {
     }
 }
 
-fn run(arguments: &[&str], input: &str) -> io::Result<Output> {
-    let mut child = Command::new("nft")
+fn start(arguments: &[&str]) -> io::Result<Child> {
+    Command::new("nft")
         .args(arguments)
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()?;
+        .spawn()
+}
+
+fn finish(mut child: Child, input: &str) -> io::Result<Output> {
     if let Some(mut stdin) = child.stdin.take() {
         // A child that ended early says why on stderr.
         let _ = stdin.write_all(input.as_bytes());
