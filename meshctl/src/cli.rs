@@ -54,6 +54,12 @@ pub(crate) enum Verb {
     /// Tokens with which other hosts join
     #[command(subcommand)]
     Token(Token),
+    /// The hosts that belong to the mesh
+    #[command(subcommand)]
+    Node(Node),
+    /// This host's certificate
+    #[command(subcommand)]
+    Cert(Cert),
     /// Join this host to a mesh; returns when it is running and has synced once
     Join(Join),
     /// This host: state, addresses, keys, peers, health
@@ -94,6 +100,34 @@ pub(crate) enum Token {
     Create(TokenCreate),
     /// The tokens that this host has signed
     List,
+    /// End what is left of a token's uses
+    Revoke {
+        /// Its id, or the beginning of it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// Everybody who belongs to the mesh, who left, and who was revoked
+    List,
+    /// End a node's membership: every member cuts it off at once
+    Revoke(NodeRevoke),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cert {
+    /// Ask a signer for the next certificate now: meshd does so by itself at two thirds of its life
+    Renew,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeRevoke {
+    /// The node's name, or its id
+    pub(crate) node: String,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

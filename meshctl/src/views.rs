@@ -274,6 +274,81 @@ impl From<wire::LeaveReply> for LeaveView {
     }
 }
 
+/// An element of `meshctl node list`.
+#[derive(Debug, Serialize)]
+pub(crate) struct NodeView {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) state: String,
+    pub(crate) gossip: Option<String>,
+    pub(crate) zone: Option<String>,
+    pub(crate) groups: Vec<String>,
+    pub(crate) mesh_addresses: Vec<String>,
+    pub(crate) prefixes: Vec<String>,
+    pub(crate) certificate_not_after: Option<String>,
+    pub(crate) revoked_at: Option<String>,
+    #[serde(rename = "self")]
+    pub(crate) is_self: bool,
+    pub(crate) version: Option<String>,
+}
+
+impl From<wire::NodeInfo> for NodeView {
+    fn from(node: wire::NodeInfo) -> Self {
+        Self {
+            name: safe(&node.name),
+            id: safe(&node.id),
+            state: safe(&node.state),
+            gossip: optional(node.gossip.as_ref()),
+            zone: known(&node.zone),
+            groups: safe_all(&node.groups),
+            mesh_addresses: safe_all(&node.mesh_addresses),
+            prefixes: safe_all(&node.prefixes),
+            certificate_not_after: optional(node.certificate_not_after.as_ref()),
+            revoked_at: optional(node.revoked_at.as_ref()),
+            is_self: node.self_,
+            version: known(&node.version),
+        }
+    }
+}
+
+/// `meshctl node revoke`.
+#[derive(Debug, Serialize)]
+pub(crate) struct RevokedView {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) members: u32,
+    pub(crate) before: bool,
+}
+
+impl From<wire::RevokeNodeReply> for RevokedView {
+    fn from(reply: wire::RevokeNodeReply) -> Self {
+        Self {
+            name: safe(&reply.name),
+            id: safe(&reply.id),
+            members: reply.members,
+            before: reply.before,
+        }
+    }
+}
+
+/// `meshctl cert renew`.
+#[derive(Debug, Serialize)]
+pub(crate) struct CertificateView {
+    pub(crate) not_before: String,
+    pub(crate) not_after: String,
+    pub(crate) prefixes: Vec<String>,
+}
+
+impl From<wire::RenewCertificateReply> for CertificateView {
+    fn from(reply: wire::RenewCertificateReply) -> Self {
+        Self {
+            not_before: safe(&reply.not_before),
+            not_after: safe(&reply.not_after),
+            prefixes: safe_all(&reply.prefixes),
+        }
+    }
+}
+
 /// `meshctl ping`.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct PingView {

@@ -9,7 +9,7 @@ use meshd_proto::control::{
     InitRequest, JoinRequest, LeaveRequest, StatusRequest, join_progress::Step,
 };
 
-use super::list;
+use super::{confirmed, list};
 use crate::{
     cli::{Init, Join, Leave},
     connection::{CHANGE, connect},
@@ -161,12 +161,5 @@ fn confirm(status: &StatusView) -> Result<(), Failure> {
         "{node} leaves {mesh}: its tunnels, keys and certificate are removed, and it needs a new \
          token to come back.{signer}\nLeave? [y/N] "
     );
-    write!(io::stderr(), "{question}")?;
-    let mut answer = String::new();
-    let read = io::stdin().lock().take(64).read_line(&mut answer);
-    read.map_err(|error| Failure::local("cannot read the answer", error, "use --yes"))?;
-    if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
-        return Ok(());
-    }
-    Err(Failure::local("nothing was done", "leaving was not confirmed", "answer y, or use --yes"))
+    confirmed(&question, "leaving was not confirmed")
 }

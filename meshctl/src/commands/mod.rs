@@ -1,6 +1,12 @@
 //! A module per noun; each function is a verb.
 
+use std::io::{self, BufRead as _, Read as _, Write as _};
+
+use crate::failure::Failure;
+
+pub(crate) mod certificate;
 pub(crate) mod membership;
+pub(crate) mod nodes;
 pub(crate) mod peers;
 pub(crate) mod ping;
 pub(crate) mod status;
@@ -19,4 +25,16 @@ fn short_list(texts: &[String], wide: bool) -> String {
 /// Texts on one line, `none` if there are none.
 fn list(texts: &[String]) -> String {
     if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+}
+
+/// Asks on the terminal; an error unless the answer is yes.
+fn confirmed(question: &str, otherwise: &str) -> Result<(), Failure> {
+    write!(io::stderr(), "{question}")?;
+    let mut answer = String::new();
+    let read = io::stdin().lock().take(64).read_line(&mut answer);
+    read.map_err(|error| Failure::local("cannot read the answer", error, "use --yes"))?;
+    if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+        return Ok(());
+    }
+    Err(Failure::local("nothing was done", otherwise, "answer y, or use --yes"))
 }

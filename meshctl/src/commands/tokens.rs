@@ -1,8 +1,8 @@
-//! `token create` and `token list`.
+//! `token create`, `token list` and `token revoke`.
 
-use std::path::Path;
+use std::{io::Write as _, path::Path};
 
-use meshd_proto::control::{CreateTokenRequest, ListTokensRequest};
+use meshd_proto::control::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest};
 
 use super::{list, short_list};
 use crate::{
@@ -19,7 +19,18 @@ pub(crate) async fn run(socket: &Path, output: Output, verb: Token) -> Result<()
     match verb {
         Token::Create(arguments) => create(socket, output, arguments).await,
         Token::List => show_list(socket, output).await,
+        Token::Revoke { id } => revoke(socket, output, id).await,
     }
+}
+
+async fn revoke(socket: &Path, output: Output, id: String) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(CHANGE)).await?;
+    let reply = client.revoke_token(RevokeTokenRequest { id }).await?.into_inner();
+    let token = TokenView::from(reply.info.unwrap_or_default());
+    output.print(&token, |_, to| {
+        let used = count(u64::from(token.used), "host stays", "hosts stay");
+        writeln!(to, "token {} admits nobody any more; {used} that joined with it", token.id)
+    })
 }
 
 async fn create(socket: &Path, output: Output, arguments: TokenCreate) -> Result<(), Failure> {

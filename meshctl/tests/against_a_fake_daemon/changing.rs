@@ -93,3 +93,50 @@ fn init_says_what_comes_next() {
     assert!(text.contains("meshctl token create"), "{text}");
     assert_eq!(daemon.meshctl(&["init"]).status.code(), Some(2));
 }
+
+#[test]
+fn node_list_tells_members_from_those_who_were_revoked() {
+    let member = NodeInfo {
+        name: "a".into(),
+        id: "abcd".into(),
+        state: "member".into(),
+        gossip: Some("alive".into()),
+        prefixes: vec!["10.1.0.0/24".into()],
+        certificate_not_after: Some("2026-01-31T00:00:00Z".into()),
+        ..NodeInfo::default()
+    };
+    let revoked = NodeInfo {
+        name: "bad\u{1b}[31m".into(),
+        id: "efgh".into(),
+        state: "revoked".into(),
+        revoked_at: Some("2026-01-02T00:00:00Z".into()),
+        ..NodeInfo::default()
+    };
+    let nodes = vec![member, revoked];
+    let daemon = Daemon::start(Script { nodes, ..Script::default() });
+    let table = stdout(&daemon.meshctl(&["node", "list"]));
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("NAME"), "{table}");
+    assert!(lines[1].contains("member") && lines[2].contains("revoked"), "{table}");
+    assert!(!table.contains('\u{1b}'), "{table:?}");
+    let json = parsed(&daemon.meshctl(&["node", "list", "-o", "json"]));
+    assert_eq!(json[0]["self"], false);
+    assert_eq!(json[0]["revoked_at"], Value::Null);
+    assert_eq!(json[1]["gossip"], Value::Null);
+}
+
+#[test]
+fn revoking_and_renewing_say_what_happened() {
+    let daemon = Daemon::start(Script { tokens: vec![token()], ..Script::default() });
+    let out = stdout(&daemon.meshctl(&["node", "revoke", "bad"]));
+    assert_eq!(
+        out,
+        "revoked bad (abcd)\n  cut off here; 3 other members hear of it now, the rest when they are back\n"
+    );
+    let out = stdout(&daemon.meshctl(&["token", "revoke", "ab"]));
+    assert!(out.contains("admits nobody any more"), "{out}");
+    let out = stdout(&daemon.meshctl(&["cert", "renew"]));
+    assert!(out.contains("valid until 2026-01-31T00:00:00Z"), "{out}");
+    let asked = daemon.asked();
+    assert!(asked.iter().any(|ask| ask.contains("RevokeNodeRequest")), "{asked:?}");
+}

@@ -22,6 +22,7 @@ pub(crate) struct Script {
     pub(crate) status: StatusReply,
     pub(crate) peers: Vec<Peer>,
     pub(crate) tokens: Vec<TokenInfo>,
+    pub(crate) nodes: Vec<NodeInfo>,
     pub(crate) pings: Vec<PingReply>,
     pub(crate) join: Vec<JoinProgress>,
     pub(crate) error: Option<ControlError>,
@@ -105,6 +106,29 @@ impl ControlBackend for Fake {
             node: "db-1".into(),
             removed: vec!["interface mesh0".into(), "rule 2600".into()],
             authority: Some("/var/lib/meshd/former-ca-1".into()),
+        })
+    }
+    fn revoke_token(&self, request: RevokeTokenRequest) -> Reply<'_, RevokeTokenReply> {
+        self.answer(format!("{request:?}"), |s| RevokeTokenReply {
+            info: s.tokens.first().cloned(),
+        })
+    }
+    fn nodes(&self) -> Reply<'_, ListNodesReply> {
+        self.answer("nodes".into(), |s| ListNodesReply { nodes: s.nodes.clone() })
+    }
+    fn revoke_node(&self, request: RevokeNodeRequest) -> Reply<'_, RevokeNodeReply> {
+        self.answer(format!("{request:?}"), |_| RevokeNodeReply {
+            name: "bad".into(),
+            id: "abcd".into(),
+            members: 3,
+            before: false,
+        })
+    }
+    fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {
+        self.answer("renew".into(), |_| RenewCertificateReply {
+            not_before: "2026-01-01T00:00:00Z".into(),
+            not_after: "2026-01-31T00:00:00Z".into(),
+            prefixes: vec!["10.1.0.0/24".into()],
         })
     }
 }

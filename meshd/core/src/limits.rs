@@ -24,6 +24,26 @@ pub const CAPABILITY: usize = 32;
 pub const SOFTWARE_VERSION: usize = 64;
 /// Intermediates of one bundle.
 pub const BUNDLE_INTERMEDIATES: usize = 64;
+/// Revocations that one signer may make.
+pub const REVOCATIONS: usize = 10_000;
+/// Payload of one revocation.
+pub const REVOCATION: usize = 512;
+/// Payload of a signer's time.
+pub const SIGNER_TIME: usize = 128;
+/// Certificates may end for so long after the newest signer's time, by this host's clock alone.
+pub const SIGNER_TIME_HOLDS_SECONDS: i64 = 24 * 3600;
+/// Signers that said nothing for so long were silent: what ended meanwhile could not be renewed.
+pub const SIGNERS_SILENT_SECONDS: i64 = 48 * 3600;
+/// So long, by the signers' time, certificates count after such a silence as they did before.
+pub const SIGNERS_GRACE_SECONDS: i64 = 72 * 3600;
+/// How often a signer signs the time.
+pub const SIGNER_TIME_EVERY_SECONDS: i64 = 3600;
+/// The kernel keeps the peer of a member for so long after its certificate ended.
+pub const EXPIRED_PEER_SECONDS: i64 = 72 * 3600;
+/// A person gets a new certificate for a node at most this often.
+pub const RENEW_ANYWAY_SECONDS: i64 = 30;
+/// A certificate that ended longer ago is not renewed: that takes a new token.
+pub const RENEW_AFTER_END_SECONDS: i64 = 90 * 24 * 3600;
 /// Largest frame on a stream between members.
 pub const FRAME: usize = 128 * 1024;
 /// Largest message on an enrolment stream.
@@ -60,8 +80,10 @@ pub const KEEPALIVE_OFF_AFTER_DOWN: Duration = Duration::from_secs(600);
 /// QUIC connections kept at once.
 pub const CONNECTIONS: usize = 256;
 
-/// Validity of a node certificate while renewal does not exist.
-pub const NODE_CERTIFICATE_SECONDS: i64 = 365 * 24 * 3600;
+/// Validity of a node certificate; it is renewed at two thirds of that.
+pub const NODE_CERTIFICATE_SECONDS: i64 = 30 * 24 * 3600;
+/// A day.
+pub const DAY_SECONDS: i64 = 24 * 3600;
 /// Validity of a root and its intermediates.
 pub const CA_CERTIFICATE_SECONDS: i64 = 20 * 365 * 24 * 3600;
 /// A certificate is valid from this long before it was issued: clocks differ.

@@ -111,6 +111,8 @@ codes! {
     TokenExpired = "token_expired",
     /// Enrolment: every use of the token is taken.
     TokenUsed = "token_used",
+    /// Enrolment: the token was revoked, or a node that was admitted with it.
+    TokenRevoked = "token_revoked",
     /// Enrolment: the token names another node.
     TokenName = "token_name",
     /// Enrolment: the name belongs to another identity.

@@ -273,5 +273,5 @@ pub(super) fn metrics_listen(given: &Given<'_>) -> Reading<Option<SocketAddr>> {
 }
 
 pub(super) fn expiry(given: &Given<'_>) -> Reading<Expiry> {
-    given.word(&[("soft", Expiry::Soft)], &["hard"], "\"soft\"")
+    given.word(&[("soft", Expiry::Soft), ("hard", Expiry::Hard)], &[], "\"soft\" or \"hard\"")
 }

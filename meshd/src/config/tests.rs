@@ -142,7 +142,6 @@ fn what_is_planned_but_not_built_says_so() {
         ("[network]\nmss_clamp = true", "false"),
         ("[metrics]\nlisten = \"127.0.0.1:9586\"", "\"\""),
         ("[metrics]\nui = true", "false"),
-        ("[trust]\nexpiry = \"hard\"", "\"soft\""),
         ("[dns]\nenabled = true", "false"),
     ] {
         let found = errors(text);

@@ -83,6 +83,8 @@ pub enum LeakProtection {
 pub enum Expiry {
     /// Without a signer nothing is cut.
     Soft,
+    /// The certificate's date is final.
+    Hard,
 }
 
 /// The name of a network interface: 1 to 15 letters, digits and any of `_`, `-`, `.`.

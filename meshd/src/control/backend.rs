@@ -3,8 +3,9 @@
 use futures::{future::BoxFuture, stream::BoxStream};
 use meshd_proto::control::{
     CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest, JoinProgress,
-    JoinRequest, LeaveReply, ListPeersReply, ListTokensReply, PingReply, PingRequest,
-    ShowPeerReply, ShowPeerRequest, StatusReply,
+    JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListTokensReply, PingReply,
+    PingRequest, RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeTokenReply,
+    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, StatusReply,
 };
 
 use super::ControlError;
@@ -52,4 +53,16 @@ pub trait ControlBackend: Send + Sync + 'static {
 
     /// Leaves the mesh and removes all that meshd made on this host.
     fn leave(&self) -> Reply<'_, LeaveReply>;
+
+    /// Ends what is left of a token's uses.
+    fn revoke_token(&self, request: RevokeTokenRequest) -> Reply<'_, RevokeTokenReply>;
+
+    /// Who belongs to the mesh, and who did.
+    fn nodes(&self) -> Reply<'_, ListNodesReply>;
+
+    /// Ends a node's membership.
+    fn revoke_node(&self, request: RevokeNodeRequest) -> Reply<'_, RevokeNodeReply>;
+
+    /// Asks a signer for this node's next certificate, and waits for it.
+    fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply>;
 }

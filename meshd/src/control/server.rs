@@ -16,9 +16,11 @@ use std::{
 use futures::{Stream, StreamExt, future::ready, stream};
 use meshd_proto::control::{
     CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
-    JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListPeersReply, ListPeersRequest,
-    ListTokensReply, ListTokensRequest, PingReply, PingRequest, ShowPeerReply, ShowPeerRequest,
-    StatusReply, StatusRequest,
+    JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply, ListNodesRequest,
+    ListPeersReply, ListPeersRequest, ListTokensReply, ListTokensRequest, PingReply, PingRequest,
+    RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest,
+    RevokeTokenReply, RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, StatusReply,
+    StatusRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::{
@@ -310,5 +312,37 @@ impl Control for Service {
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
         changer(request, "leave the mesh")?;
         Ok(Response::new(self.backend.leave().await?))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<RevokeTokenReply>, Status> {
+        let request = changer(request, "revoke a token")?;
+        Ok(Response::new(self.backend.revoke_token(request).await?))
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<ListNodesRequest>,
+    ) -> Result<Response<ListNodesReply>, Status> {
+        reader(request)?;
+        Ok(Response::new(self.backend.nodes().await?))
+    }
+
+    async fn revoke_node(
+        &self,
+        request: Request<RevokeNodeRequest>,
+    ) -> Result<Response<RevokeNodeReply>, Status> {
+        let request = changer(request, "revoke a node")?;
+        Ok(Response::new(self.backend.revoke_node(request).await?))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateReply>, Status> {
+        changer(request, "renew the certificate")?;
+        Ok(Response::new(self.backend.renew_certificate().await?))
     }
 }

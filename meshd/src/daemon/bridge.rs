@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use meshd_proto::control::{
     CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest, JoinProgress,
-    JoinRequest, LeaveReply, ListPeersReply, ListTokensReply, PingReply, PingRequest,
-    ShowPeerReply, ShowPeerRequest, StatusReply,
+    JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListTokensReply, PingReply,
+    PingRequest, RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeTokenReply,
+    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, StatusReply,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,6 +31,10 @@ pub(super) enum Request {
     CreateToken(CreateTokenRequest, Answer<CreateTokenReply>),
     Join(JoinRequest, Answers<JoinProgress>),
     Leave(Answer<LeaveReply>),
+    RevokeToken(RevokeTokenRequest, Answer<RevokeTokenReply>),
+    Nodes(Answer<ListNodesReply>),
+    RevokeNode(RevokeNodeRequest, Answer<RevokeNodeReply>),
+    Renew(Answer<RenewCertificateReply>),
 }
 
 /// How often a watch looks; the server leaves out what did not change.
@@ -123,5 +128,21 @@ impl ControlBackend for Bridge {
 
     fn leave(&self) -> Reply<'_, LeaveReply> {
         self.ask(Request::Leave)
+    }
+
+    fn revoke_token(&self, request: RevokeTokenRequest) -> Reply<'_, RevokeTokenReply> {
+        self.ask(|answer| Request::RevokeToken(request, answer))
+    }
+
+    fn nodes(&self) -> Reply<'_, ListNodesReply> {
+        self.ask(Request::Nodes)
+    }
+
+    fn revoke_node(&self, request: RevokeNodeRequest) -> Reply<'_, RevokeNodeReply> {
+        self.ask(|answer| Request::RevokeNode(request, answer))
+    }
+
+    fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {
+        self.ask(Request::Renew)
     }
 }

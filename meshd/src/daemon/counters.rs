@@ -19,6 +19,8 @@ pub(super) struct Counters {
     pub(super) enrolments_refused: BTreeMap<&'static str, u64>,
     /// Enrolments granted by this signer.
     pub(super) enrolments: u64,
+    /// Certificates renewed by this signer.
+    pub(super) renewals: u64,
     /// Changes made in the kernel.
     pub(super) changes_applied: u64,
     /// Changes that failed.
@@ -71,6 +73,7 @@ impl Counters {
             one("events", Some(("code", code)), *value);
         }
         one("enrolments", None, self.enrolments);
+        one("certificates_renewed", None, self.renewals);
         one("kernel_changes", None, self.changes_applied);
         one("kernel_changes_failed", None, self.changes_failed);
         one("drift_repaired", None, self.drift_repaired);

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use meshd_core::plan::Observed;
 
 use super::{
@@ -18,6 +19,8 @@ pub(super) enum Done {
     Resolved(Resolved),
     Joined(Box<Joined>),
     NotJoinedYet(ControlError),
+    /// What a member answered to this node as to a stranger.
+    Renewal(u64, Option<Bytes>),
     Flushed(Result<(), String>),
     /// What the kernel holds now, if it said so in time, for an answer.
     Looked(Option<(Observed, Instant)>, Box<Request>),
@@ -41,6 +44,11 @@ impl Daemon {
             Done::NotJoinedYet(error) => {
                 if matches!(self.joining, Some(Joining::Unattended(_))) {
                     self.join_error = Some(error);
+                }
+            }
+            Done::Renewal(id, reply) => {
+                if let Some(running) = &mut self.running {
+                    running.node.handle_renewal_reply(id, reply.as_deref(), clock::now());
                 }
             }
             Done::Flushed(result) => {

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use meshd_core::{
     refusal::{Code, Refusal},
-    trust::{EnrolRefusal, Enrolled, LedgerEntry, Signer, enrol_grant_signer},
+    trust::{Decider, EnrolRefusal, Enrolled, LedgerEntry, Signer, decider},
 };
 use meshd_proto::{NodeKey, wire};
 use prost::Message;
@@ -101,8 +101,10 @@ impl Running {
             ticket.answer(encode_refusal(&refusal, "try again in a few seconds"));
             return;
         }
-        let signer = match enrol_grant_signer(&ticket.request, &self.anchors.get()) {
-            Ok(signer) => signer,
+        let signer = match decider(&ticket.request, &self.anchors.get()) {
+            Ok(Decider::Signer(signer)) => signer,
+            // Itself, if it is one.
+            Ok(Decider::Any) => self.node.a_signer().unwrap_or(self.node.key()),
             Err(refusal) => {
                 counters.enrolment_refused(refusal.code.as_str());
                 tracing::warn!(remote = %ticket.remote, code = refusal.code.as_str(),
@@ -140,9 +142,11 @@ impl Running {
         counters: &mut Counters,
     ) -> Bytes {
         match self.decide(request, state) {
-            Ok(Enrolled { reply, name, key, .. }) => {
-                counters.enrolments += 1;
-                tracing::info!(node = %key, "{name} was admitted");
+            Ok(Enrolled { reply, name, key, renewal, .. }) => {
+                counters.enrolments += u64::from(!renewal);
+                counters.renewals += u64::from(renewal);
+                let what = if renewal { "has its next certificate" } else { "was admitted" };
+                tracing::info!(node = %key, "{name} {what}");
                 reply.encode_to_vec().into()
             }
             Err(EnrolRefusal { refusal, fix }) => {

@@ -1,12 +1,20 @@
 //! Health lines: what is wrong with this host, and how to mend it.
 
-use meshd_core::{limits::NODE_CERTIFICATE_SECONDS, node::Liveness, refusal::Code};
+use meshd_core::{
+    limits::{DAY_SECONDS, SIGNER_TIME_EVERY_SECONDS},
+    node::Liveness,
+    refusal::Code,
+};
 use meshd_proto::control::HealthLine;
 
 use super::{Daemon, clock, running::Running, status::rfc3339};
 
-/// A certificate that ends this soon is worth a warning.
-const EXPIRY_WARNING_SECONDS: i64 = NODE_CERTIFICATE_SECONDS / 12;
+/// A renewal that is due for so long is worth a warning.
+const RENEWAL_GRACE_SECONDS: i64 = DAY_SECONDS;
+/// A certificate that ends this soon is an error.
+const SOON_SECONDS: i64 = 3 * DAY_SECONDS;
+/// Signers speak every hour.
+const SIGNERS_SILENT_SECONDS: i64 = 3 * SIGNER_TIME_EVERY_SECONDS;
 
 /// A line that comes from the start of the daemon.
 pub(super) fn notice(code: &str, message: &str, fix: &str) -> HealthLine {
@@ -94,7 +102,14 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             "check the disk of the state directory; until then a restart may not know every member",
         ));
     }
-    if running.node.has_left() {
+    if running.node.is_revoked() {
+        lines.push(line(
+            "revoked",
+            "error",
+            "a signer has ended this node's membership: no member believes it any more",
+            "`meshctl leave` clears what remains here; then join with a new token",
+        ));
+    } else if running.node.has_left() {
         lines.push(line(
             "has_left",
             "error",
@@ -166,24 +181,56 @@ fn forwarding(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
     }
 }
 
+/// Long before it ends: what is due at two thirds of its life and does not come is said.
 fn expiry(running: &Running, lines: &mut Vec<HealthLine>) {
-    let end = running.certificate_end();
-    let left = end.since(clock::unix());
-    if left > EXPIRY_WARNING_SECONDS {
-        return;
+    let node = &running.node;
+    let end = running.identity.certificate.not_after;
+    let wall = clock::unix();
+    let left = end.since(node.anchors().trust_time(wall).ends);
+    let overdue = wall.since(node.renewal_due()) > RENEWAL_GRACE_SECONDS;
+    if left <= 0 || overdue {
+        let date = rfc3339(end).unwrap_or_default();
+        let why = node
+            .renewal_problem()
+            .map(|refusal| format!(" and is not renewed: {}", refusal.detail))
+            .unwrap_or_default();
+        let severity = if left <= SOON_SECONDS { "error" } else { "warning" };
+        let ends = if left <= 0 { "ended" } else { "ends" };
+        let message = format!("this node's certificate {ends} on {date}{why}");
+        lines.push(line(
+            "certificate_expiry",
+            severity,
+            message,
+            "start a signer, or check that this host reaches one; else `meshctl leave` and join with a \
+             new token",
+        ));
     }
-    let date = rfc3339(end).unwrap_or_default();
-    let (severity, message) = if left > 0 {
-        ("warning", format!("this node's certificate ends on {date}"))
-    } else {
-        ("error", format!("this node's certificate ended on {date}: other members refuse it"))
-    };
-    lines.push(line(
-        "certificate_expiry",
-        severity,
-        message,
-        "`meshctl leave`, then join with a new token",
-    ));
+    signers(running, lines);
+}
+
+/// Without signers nothing is cut, and nobody is admitted, renewed or revoked.
+fn signers(running: &Running, lines: &mut Vec<HealthLine>) {
+    let Some(at) = running.node.anchors().signer_time() else { return };
+    let silent = clock::unix().since(at);
+    if silent > SIGNERS_SILENT_SECONDS {
+        let since = rfc3339(at).unwrap_or_default();
+        lines.push(line(
+            "no_signer",
+            "warning",
+            format!(
+                "no signer has been heard of since {since}: nobody is admitted and no certificate \
+                 renewed; nothing is cut"
+            ),
+            "start a signer's host, or check its clock and this one's",
+        ));
+    } else if silent < -SIGNERS_SILENT_SECONDS {
+        lines.push(line(
+            "clock_skew",
+            "warning",
+            "this host's clock is more than an hour behind the signers'",
+            "set the clock, and keep it with NTP",
+        ));
+    }
 }
 
 fn names(running: &Running, lines: &mut Vec<HealthLine>) {

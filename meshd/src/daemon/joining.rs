@@ -6,7 +6,10 @@ use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use meshd_core::trust::{self, Enrolment, IdentityKey, JoinToken, LaneKey};
+use meshd_core::{
+    refusal::Code,
+    trust::{self, Enrolment, IdentityKey, JoinToken, LaneKey},
+};
 use meshd_proto::{
     NodeName,
     control::{JoinDone, JoinProgress, JoinRequest, join_progress::Step},
@@ -68,6 +71,9 @@ fn failed(code: &str, why: impl Into<String>, fix: impl Into<String>) -> Control
     ControlError::new(code.to_owned(), "cannot join", why, fix)
 }
 
+/// A join is tried so long while the one that is asked has too much to do.
+const BUSY: Duration = Duration::from_secs(60);
+
 impl Daemon {
     /// `meshctl join`.
     pub(super) fn join(&mut self, request: &JoinRequest, answers: Answers<JoinProgress>) {
@@ -77,7 +83,7 @@ impl Daemon {
                 self.joining = Some(Joining::ByHand);
                 let done = self.done.clone();
                 tokio::spawn(async move {
-                    let result = attempt.run(Some(&answers)).await;
+                    let result = attempt.run_while_busy(&answers).await;
                     let joined = Joined { result, answers: Some(answers) };
                     let _ = done.send(Done::Joined(Box::new(joined))).await;
                 });
@@ -309,6 +315,26 @@ fn doing(what: impl Into<String>) -> Result<JoinProgress, ControlError> {
 }
 
 impl Attempt {
+    /// When many join at once, the member that is asked takes a few a second: nobody need type it again.
+    async fn run_while_busy(
+        &self,
+        answers: &Answers<JoinProgress>,
+    ) -> Result<(Enrolment, IdentityKey, LaneKey, Vec<String>), ControlError> {
+        let until = tokio::time::Instant::now() + BUSY;
+        loop {
+            match self.run(Some(answers)).await {
+                Err(error)
+                    if error.code == Code::RateLimited.as_str()
+                        && tokio::time::Instant::now() < until =>
+                {
+                    let _ = answers.send(doing("many join at once; trying again")).await;
+                    sleep(Duration::from_millis(rand::random_range(500..2_000))).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// Asks seed after seed until one brings an answer.
     async fn run(
         &self,

@@ -21,8 +21,10 @@ mod founding;
 mod health;
 mod joining;
 mod leaving;
+mod nodes;
 mod own;
 mod planning;
+mod renewing;
 mod requests;
 mod resolve;
 mod running;
@@ -52,7 +54,8 @@ use self::{
     done::Done,
     joining::Joining,
     own::{Found, Own},
-    running::Running,
+    renewing::Waiter,
+    running::{Running, Wants},
     systemd::Notifier,
     upkeep::Flush,
 };
@@ -107,6 +110,8 @@ struct Daemon {
     notices: Vec<HealthLine>,
     joining: Option<Joining>,
     stopping: bool,
+    /// Who waits for this node's next certificate.
+    waiter: Option<Waiter>,
     /// Why an unattended join did not succeed yet.
     join_error: Option<ControlError>,
     /// Why the configuration on disk is not the one in force.
@@ -221,24 +226,18 @@ impl Daemon {
     /// Carries out what the node wants, and plans when that is due.
     fn pump(&mut self) {
         let Some(running) = &mut self.running else { return };
-        let (mut replies, mut requests) = (Vec::new(), Vec::new());
+        let mut wants = Wants::default();
         loop {
-            running.pump(
-                &mut self.transport,
-                &self.state,
-                &mut self.counters,
-                &mut replies,
-                &mut requests,
-            );
-            if replies.is_empty() && requests.is_empty() {
+            running.pump(&mut self.transport, &self.state, &mut self.counters, &mut wants);
+            if wants.replies.is_empty() && wants.requests.is_empty() {
                 break;
             }
-            for (from, id, reply) in replies.drain(..) {
+            for (from, id, reply) in wants.replies.drain(..) {
                 running.forwarded.answer(from, id, reply);
             }
-            for (from, id, request) in requests.drain(..) {
+            for (from, id, request) in wants.requests.drain(..) {
                 let reply = running.enrol(&request, &self.state, &mut self.counters);
-                running.node.reply_enrolment(from, id, reply);
+                running.node.reply_enrolment(from, id, reply, clock::now());
             }
         }
         if std::mem::take(&mut running.store_dirty) {
@@ -251,6 +250,10 @@ impl Daemon {
         {
             running.plan_number = self.reconciler.want(desired, scope);
         }
+        for (id, request) in wants.doors {
+            self.ask_at_the_door(id, request);
+        }
+        self.tell_renewal();
     }
 
     fn next_wake(&self) -> Instant {
@@ -338,6 +341,7 @@ impl Daemon {
         if let Some(running) = &mut self.running {
             running.forwarded.expire(Instant::now());
             running.tell_handshakes();
+            running.sign_time_if_due();
             running.note_departures(&self.state);
             running.plan_when_complete(Instant::now());
         }

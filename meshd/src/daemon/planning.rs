@@ -39,6 +39,7 @@ impl Running {
             .filter(|record| record.key != own_record.key)
             .map(|record| self.member(record, now))
             .collect();
+        let barred: Vec<_> = self.node.barred().cloned().collect();
         let plan_config = plan_config(config);
         let lane =
             LaneKeys { private_key: self.lane.private_key(), public_key: self.lane.public_key() };
@@ -49,6 +50,7 @@ impl Running {
             config: &plan_config,
             local: &local,
             members: &members,
+            barred: &barred,
             complete: self.knows_all(now),
         });
         self.publish_members();

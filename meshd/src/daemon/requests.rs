@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use meshd_core::{address, trust::Record};
 use meshd_proto::control::{
     CreateTokenReply, CreateTokenRequest, ListPeersReply, ListTokensReply, Peer, PingReply,
-    PingRequest, ShowPeerReply,
+    PingRequest, RevokeTokenReply, RevokeTokenRequest, ShowPeerReply,
 };
 use tokio::sync::oneshot;
 
@@ -59,6 +59,16 @@ impl Daemon {
                 let made = self.create_token(&request);
                 answer(to, made);
             }
+            Request::RevokeToken(request, to) => {
+                let revoked = self.revoke_token(&request);
+                answer(to, revoked);
+            }
+            Request::Nodes(to) => answer(to, self.nodes()),
+            Request::RevokeNode(request, to) => {
+                let revoked = self.revoke_node(&request);
+                answer(to, revoked);
+            }
+            Request::Renew(to) => self.renew(to),
             Request::Join(request, to) => self.join(&request, to),
             Request::Leave(to) => {
                 let left = self.leave().await;
@@ -173,6 +183,14 @@ impl Daemon {
         let running = self.running.as_mut().ok_or_else(|| not_a_member("make a token"))?;
         running.create_token(request, &seeds, &self.state)
     }
+
+    fn revoke_token(
+        &mut self,
+        request: &RevokeTokenRequest,
+    ) -> Result<RevokeTokenReply, ControlError> {
+        let running = self.running.as_mut().ok_or_else(|| not_a_member("revoke a token"))?;
+        running.revoke_token(&request.id, &self.state)
+    }
 }
 
 /// An answer waits no longer for the kernel's counters.
@@ -188,7 +206,7 @@ pub(super) fn not_a_signer(doing: &str) -> ControlError {
     )
 }
 
-fn no_such_peer(name: &str) -> ControlError {
+pub(super) fn no_such_peer(name: &str) -> ControlError {
     let shown: String = name.chars().take(80).collect();
     ControlError::new(
         "peer_not_found",
@@ -199,7 +217,10 @@ fn no_such_peer(name: &str) -> ControlError {
 }
 
 /// The only member of that name.
-fn one_of<'a>(found: &[&'a Arc<Record>], name: &str) -> Result<&'a Arc<Record>, ControlError> {
+pub(super) fn one_of<'a>(
+    found: &[&'a Arc<Record>],
+    name: &str,
+) -> Result<&'a Arc<Record>, ControlError> {
     match found {
         [one] => Ok(one),
         [] => Err(no_such_peer(name)),

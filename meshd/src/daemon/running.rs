@@ -13,10 +13,12 @@ use ipnet::IpNet;
 use meshd_core::{
     address,
     node::{Event, Node, Output, Severity},
-    now::UnixTime,
     plan::{FirstHandshakes, Observed, Plan, TunnelTracker},
     refusal::{Code, Refusal},
-    trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
+    trust::{
+        Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, SIGNER_CAPABILITY,
+        Signer,
+    },
 };
 use meshd_proto::NodeKey;
 use prost::Message as _;
@@ -71,6 +73,17 @@ pub(super) struct Running {
     pub(super) programmed: bool,
 }
 
+/// What the loop has to do beyond sending and storing.
+#[derive(Default)]
+pub(super) struct Wants {
+    /// Answers for strangers that were handed on.
+    pub(super) replies: Vec<(NodeKey, u64, Bytes)>,
+    /// Requests for this host's signer.
+    pub(super) requests: Vec<(NodeKey, u64, Bytes)>,
+    /// Requests of this node that go through the door of strangers.
+    pub(super) doors: Vec<(u64, Bytes)>,
+}
+
 /// The anchors that connections are checked against.
 #[derive(Clone)]
 pub(super) struct SharedAnchors(pub(super) Arc<RwLock<Anchors>>);
@@ -117,7 +130,7 @@ impl Running {
             prefixes: own.prefixes.iter().copied().collect(),
             endpoints: own.endpoints(config, gossip_port),
             zone: config.node.zone.clone(),
-            capabilities: Vec::new(),
+            capabilities: self.signer.iter().map(|_| SIGNER_CAPABILITY.to_owned()).collect(),
             left: false,
             node_addresses: own.node_addresses(config),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -130,8 +143,7 @@ impl Running {
         transport: &mut Transport,
         state: &StateDir,
         counters: &mut Counters,
-        replies: &mut Vec<(NodeKey, u64, Bytes)>,
-        requests: &mut Vec<(NodeKey, u64, Bytes)>,
+        wants: &mut Wants,
     ) {
         while let Some(output) = self.node.poll_output() {
             match output {
@@ -155,15 +167,18 @@ impl Running {
                     }
                 }
                 Output::StoreBundle(bytes) => {
-                    let anchors = self.node.anchors().clone();
-                    if let Some(signer) = &mut self.signer {
-                        signer.set_anchors(anchors.clone());
-                    }
-                    self.anchors.set(anchors);
+                    self.follow_anchors();
                     if let Err(error) = state.save_bundle(&bytes) {
                         self.store_failed(&error.to_string());
                     }
                 }
+                Output::StoreRevocations(bytes) => {
+                    self.follow_anchors();
+                    if let Err(error) = state.save_revocations(&bytes) {
+                        self.store_failed(&error.to_string());
+                    }
+                }
+                Output::Disconnect { key } => transport.close(&key, "revoked"),
                 Output::Forget { key } => {
                     self.paths.remove(&key);
                     self.store_dirty = true;
@@ -182,8 +197,18 @@ impl Running {
                     Err(error) => self.store_failed(&error.to_string()),
                 },
                 Output::Left { to } => self.left = Some(to),
-                Output::EnrolForward { from, id, request } => requests.push((from, id, request)),
-                Output::EnrolReply { from, id, reply } => replies.push((from, id, reply)),
+                Output::EnrolForward { from, id, request } => {
+                    wants.requests.push((from, id, request));
+                }
+                Output::EnrolReply { from, id, reply } => wants.replies.push((from, id, reply)),
+                Output::AskAtTheDoor { id, request } => wants.doors.push((id, request)),
+                Output::Renewed { certificate } => self.renewed(&certificate, state, transport),
+                Output::StoreTime(bytes) => {
+                    self.follow_anchors();
+                    if let Err(error) = state.save_time(&bytes) {
+                        self.store_failed(&error.to_string());
+                    }
+                }
                 Output::Event(event) => {
                     log(&event, counters);
                     // What a dead process left behind must not swallow what is sent to the next.
@@ -197,12 +222,21 @@ impl Running {
         }
     }
 
+    /// Connections and enrolments are judged by what the node knows now.
+    pub(super) fn follow_anchors(&mut self) {
+        let anchors = self.node.anchors().clone();
+        if let Some(signer) = &mut self.signer {
+            signer.set_anchors(anchors.clone());
+        }
+        self.anchors.set(anchors);
+    }
+
     fn addresses(&self, transport: &Transport, to: &NodeKey) -> Vec<SocketAddr> {
         if transport.is_reachable(to) { Vec::new() } else { self.node.endpoints(to, clock::now()) }
     }
 
     /// A cache that cannot be written is no reason to stop: gossip goes on.
-    fn store_failed(&mut self, why: &str) {
+    pub(super) fn store_failed(&mut self, why: &str) {
         tracing::error!(%why, "cannot write the state directory");
         let line = format!("the state directory cannot be written: {why}");
         if !self.damage.contains(&line) && self.damage.len() < 16 {
@@ -282,11 +316,6 @@ impl Running {
         for (key, age) in ages {
             self.node.handle_handshake_age(key, age, clock::now());
         }
-    }
-
-    /// When the certificate ends.
-    pub(super) fn certificate_end(&self) -> UnixTime {
-        self.identity.certificate.not_after
     }
 }
 

@@ -10,7 +10,7 @@ use meshd_core::{
     node::{Node, NodeConfig, Profile, VersionBlock},
     plan::{FirstHandshakes, TunnelTracker},
     refusal::Code,
-    trust::{NodeIdentity, Signer},
+    trust::{Expiry, NodeIdentity, Signer},
 };
 use meshd_proto::BootId;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -116,6 +116,7 @@ impl Daemon {
             counters: Counters::default(),
             notices,
             joining: None,
+            waiter: None,
             join_error: None,
             reload_error: None,
             stopping: false,
@@ -158,13 +159,17 @@ impl Daemon {
     /// From `waiting` to `running`: the kernel is programmed from the store before anybody is asked.
     pub(super) fn become_member(
         &mut self,
-        membership: Membership,
+        mut membership: Membership,
         opened: Opened,
         since: Since,
     ) -> anyhow::Result<()> {
         for damage in &opened.damage {
             tracing::warn!("{damage}");
         }
+        membership.anchors.set_expiry(match self.config.trust.expiry {
+            config::Expiry::Soft => Expiry::Soft,
+            config::Expiry::Hard => Expiry::Hard,
+        });
         let store_whole = since == Since::Now || opened.whole;
         let mut damage = opened.damage;
         // A signer that cannot sign is still a member.
@@ -278,7 +283,7 @@ impl Daemon {
     }
 }
 
-fn tls_identity(running: &Running) -> anyhow::Result<TlsIdentity> {
+pub(super) fn tls_identity(running: &Running) -> anyhow::Result<TlsIdentity> {
     let anchors = running.anchors.0.read().unwrap_or_else(PoisonError::into_inner);
     let certificate = &running.identity.certificate;
     let issuer = anchors.issuer_of(certificate).ok_or_else(|| {

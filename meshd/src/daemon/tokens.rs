@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use meshd_core::trust::{self, TokenParams};
-use meshd_proto::control::{CreateTokenReply, CreateTokenRequest, TokenInfo};
+use meshd_core::trust::{self, Signer, TokenId, TokenParams};
+use meshd_proto::control::{CreateTokenReply, CreateTokenRequest, RevokeTokenReply, TokenInfo};
 
 use super::{
     clock, enrolment, requests::not_a_signer, resolve::with_port, running::Running, status::rfc3339,
@@ -59,6 +59,10 @@ pub(super) fn prefixes(texts: &[String], what: &str) -> Result<Vec<IpNet>, Contr
         .collect()
 }
 
+fn find(signer: &Signer, id: &TokenId) -> Option<TokenInfo> {
+    signer.tokens(clock::unix()).find(|token| token.terms.id == *id).map(|token| info(&token))
+}
+
 impl Running {
     /// `token create`: on disk before it is shown.
     pub(super) fn create_token(
@@ -109,7 +113,41 @@ impl Running {
         let (token, entry) = signer.create_token(params, now, &mut rand::rng()).map_err(failed)?;
         let id = token.terms().id;
         enrolment::record(signer, &[entry], state).map_err(failed)?;
-        let info = signer.tokens(now).find(|token| token.terms.id == id).map(|token| info(&token));
-        Ok(CreateTokenReply { token: token.encode().to_string(), info })
+        Ok(CreateTokenReply { token: token.encode().to_string(), info: find(signer, &id) })
+    }
+
+    /// `token revoke`: on disk before it is answered.
+    pub(super) fn revoke_token(
+        &mut self,
+        start: &str,
+        state: &StateDir,
+    ) -> Result<RevokeTokenReply, ControlError> {
+        let signer = self.signer.as_mut().ok_or_else(|| not_a_signer("revoke a token"))?;
+        let now = clock::unix();
+        let all = signer.tokens(now).map(|token| token.terms.id);
+        let meant: Vec<_> = all.filter(|id| id.to_string().starts_with(start)).collect();
+        let shown: String = start.chars().take(80).collect();
+        let failed = |code: &'static str, why: String, fix: &str| {
+            ControlError::new(code, format!("cannot revoke token {shown:?}"), why, fix)
+        };
+        let id = match meant.as_slice() {
+            [id] => *id,
+            [] => {
+                let why = "this host has made no token with that id".to_owned();
+                let fix = "`meshctl token list` shows those that it has made";
+                return Err(failed("token_unknown", why, fix));
+            }
+            several => {
+                let why = format!("{} tokens begin like that", several.len());
+                return Err(failed("bad_request", why, "give more of the id"));
+            }
+        };
+        let refused = |refusal: trust::EnrolRefusal| {
+            failed(refusal.refusal.code.as_str(), refusal.refusal.detail, &refusal.fix)
+        };
+        if let Some(entry) = signer.revoke_token(&id, now).map_err(refused)? {
+            enrolment::record(signer, &[entry], state).map_err(refused)?;
+        }
+        Ok(RevokeTokenReply { info: find(signer, &id) })
     }
 }

@@ -38,8 +38,18 @@ pub struct Authority {
 /// What a leave keeps of a signer, and nothing else.
 const AUTHORITY: [&str; 4] =
     ["pki/root.key", "pki/intermediate.crt", "pki/intermediate.key", "pki/ledger"];
-const MEMBERSHIP: [&str; 6] =
-    ["pki/node.crt", "pki/bundle", "pki/seeds", "pki/root.crt", "keys/identity", "keys/lane0"];
+const MEMBERSHIP: [&str; 8] = [
+    "pki/node.crt",
+    "pki/bundle",
+    "pki/revocations",
+    "pki/time",
+    "pki/seeds",
+    "pki/root.crt",
+    "keys/identity",
+    "keys/lane0",
+];
+/// Those of a mesh's signers fit many times over.
+const REVOCATIONS: u64 = 256 << 20;
 
 impl StateDir {
     /// The identity key: that of the last attempt to join, so that the same request gets the same
@@ -90,6 +100,18 @@ impl StateDir {
         let bundle = SignedBundle::decode(self.need("pki/bundle")?.as_slice())
             .map_err(|why| StateError::damaged(&bundle_path, why))?;
         anchors.install_bundle(&bundle).map_err(|why| StateError::damaged(&bundle_path, why))?;
+        if let Some(stored) = durable::read(&self.file("pki/revocations"), REVOCATIONS)?
+            && let Err(why) = anchors.restore_revocations(&stored)
+        {
+            // They come back with the first exchange; a host must not be without its mesh for that long.
+            tracing::error!(%why, "pki/revocations is damaged");
+        }
+        if let Some(stored) = durable::read(&self.file("pki/time"), SMALL)?
+            && let Err(why) = anchors.restore_time(&stored)
+        {
+            // Without it certificates do not end; the next one comes within the hour.
+            tracing::warn!(%why, "pki/time is not usable");
+        }
         let identity = IdentityKey::from_seed(&*self.need_seed("keys/identity")?);
         if identity.public() != certificate.key {
             return Err(StateError::damaged(&path, "it is for another key than keys/identity"));
@@ -114,13 +136,28 @@ impl StateDir {
         self.save_bundle(&anchors.signed_bundle().encode_to_vec())?;
         let seeds: String = seeds.iter().map(|seed| format!("{seed}\n")).collect();
         durable::write(&self.file("pki/seeds"), seeds.as_bytes())?;
-        durable::write(&self.file("pki/node.crt"), pem::encode(&certificate.der).as_bytes())?;
-        Ok(())
+        self.save_certificate(certificate)
     }
 
     /// Keeps a newer bundle of intermediates, encoded.
     pub fn save_bundle(&self, bundle: &[u8]) -> Result<(), StateError> {
         Ok(durable::write(&self.file("pki/bundle"), bundle)?)
+    }
+
+    /// Keeps the revocations, encoded.
+    pub fn save_revocations(&self, revocations: &[u8]) -> Result<(), StateError> {
+        Ok(durable::write(&self.file("pki/revocations"), revocations)?)
+    }
+
+    /// Keeps the signers' time, encoded.
+    pub fn save_time(&self, time: &[u8]) -> Result<(), StateError> {
+        Ok(durable::write(&self.file("pki/time"), time)?)
+    }
+
+    /// Keeps this node's next certificate.
+    pub fn save_certificate(&self, certificate: &NodeCertificate) -> Result<(), StateError> {
+        let text = pem::encode(&certificate.der);
+        Ok(durable::write(&self.file("pki/node.crt"), text.as_bytes())?)
     }
 
     /// The authority of a signer, or `None` on other hosts.

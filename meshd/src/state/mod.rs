@@ -8,6 +8,8 @@
 //! keys/lane0         seed of the WireGuard key
 //! pki/root.crt       the mesh's root certificate (PEM), pki/node.crt this node's
 //! pki/bundle         the intermediates in force, as the root signed them
+//! pki/revocations    whose membership was ended
+//! pki/time           the newest time that a signer has signed
 //! pki/seeds          where to ask first, from the token
 //! pki/root.key, pki/intermediate.{crt,key}, pki/ledger      on a signer only
 //! db/                sled: the records of all members, a cache

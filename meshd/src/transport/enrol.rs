@@ -105,7 +105,27 @@ impl EnrolClient {
         server_name: &str,
         request: Bytes,
     ) -> Result<Bytes, EnrolClientError> {
-        let config = tls::enrol_client(root)?;
+        self.ask(address, tls::enrol_client(root)?, server_name, request).await
+    }
+
+    /// The same for a member's own renewal, which may have a wrong clock, and so may the other.
+    pub async fn renew(
+        &self,
+        address: SocketAddr,
+        root: &TrustAnchor<'static>,
+        server_name: &str,
+        request: Bytes,
+    ) -> Result<Bytes, EnrolClientError> {
+        self.ask(address, tls::renew_client(root)?, server_name, request).await
+    }
+
+    async fn ask(
+        &self,
+        address: SocketAddr,
+        config: quinn::ClientConfig,
+        server_name: &str,
+        request: Bytes,
+    ) -> Result<Bytes, EnrolClientError> {
         let failed = |why: String| EnrolClientError::Connection(address, why);
         let work = async {
             let to = for_socket(&self.endpoint, address);

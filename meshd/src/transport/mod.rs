@@ -14,6 +14,7 @@
 //! channel slows the readers down, and through flow control the peers.
 
 mod connection;
+mod dates;
 mod dial;
 mod enrol;
 mod event;

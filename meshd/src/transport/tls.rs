@@ -5,13 +5,13 @@ use std::sync::Arc;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
-    client::Resumption,
+    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use thiserror::Error;
 
-use super::limits;
+use super::{dates::AtItsTime, limits};
 
 /// Between members; both sides show certificates.
 pub(super) const ALPN_MESH: &[u8] = b"meshd/1";
@@ -55,7 +55,7 @@ pub(super) fn server(identity: &TlsIdentity) -> Result<quinn::ServerConfig, TlsE
     let mut tls = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(error)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(AtItsTime(verifier)))
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(error)?;
     tls.alpn_protocols = vec![ALPN_MESH.to_vec(), ALPN_ENROL.to_vec()];
@@ -79,7 +79,8 @@ pub(super) fn client(identity: &TlsIdentity) -> Result<quinn::ClientConfig, TlsE
     let tls = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(error)?
-        .with_root_certificates(roots(&identity.root))
+        .dangerous()
+        .with_custom_certificate_verifier(at_its_time(&identity.root)?)
         .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(error)?;
     finish_client(tls, ALPN_MESH)
@@ -93,6 +94,24 @@ pub(super) fn enrol_client(root: &TrustAnchor<'static>) -> Result<quinn::ClientC
         .with_root_certificates(roots(root))
         .with_no_client_auth();
     finish_client(tls, ALPN_ENROL)
+}
+
+/// The same for a member that asks for its next certificate.
+pub(super) fn renew_client(root: &TrustAnchor<'static>) -> Result<quinn::ClientConfig, TlsError> {
+    let tls = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(error)?
+        .dangerous()
+        .with_custom_certificate_verifier(at_its_time(root)?)
+        .with_no_client_auth();
+    finish_client(tls, ALPN_ENROL)
+}
+
+fn at_its_time(root: &TrustAnchor<'static>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots(root), provider())
+        .build()
+        .map_err(error)?;
+    Ok(Arc::new(AtItsTime(verifier)))
 }
 
 fn finish_client(mut tls: ClientConfig, alpn: &[u8]) -> Result<quinn::ClientConfig, TlsError> {

@@ -106,6 +106,7 @@ fn a_desired_state_is_reached_in_one_round_and_left_without_a_trace() {
     let seen = expected(&host);
     let device = seen.device.clone().unwrap();
     let desired = Desired {
+        departed: BTreeSet::new(),
         device: Some(Device {
             name: device.name,
             private_key: private(1),

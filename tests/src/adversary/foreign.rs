@@ -53,6 +53,7 @@ impl Foreign {
             groups: own.groups.clone(),
             grants,
             mesh_ipv4: own.mesh_ipv4,
+            limits: Vec::new(),
             not_before: unix_now().plus(-600),
             not_after: unix_now().plus(24 * 3600),
         })?;

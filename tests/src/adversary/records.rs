@@ -28,7 +28,7 @@ pub(super) async fn forge(
 ) -> Result<wire::Push> {
     if attack == Attack::OtherCasBundle {
         let bundle = Foreign::of_same_mesh(member)?.bundle(member.anchors.bundle_version());
-        return Ok(wire::Push { records: Vec::new(), bundle: Some(bundle) });
+        return Ok(wire::Push { bundle: Some(bundle), ..Default::default() });
     }
     let record = match attack {
         Attack::PastDate => forgotten(target).await?,
@@ -36,7 +36,7 @@ pub(super) async fn forge(
         Attack::OthersRecordAltered => altered(scene)?,
         _ => own(attack, member, scene)?,
     };
-    Ok(wire::Push { records: vec![record], bundle: None })
+    Ok(wire::Push { records: vec![record], ..Default::default() })
 }
 
 /// The adversary's record as an honest daemon would sign it now.

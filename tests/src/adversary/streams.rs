@@ -21,7 +21,7 @@ pub(super) async fn attack(
     link: &mut Link,
 ) -> Result<Option<String>> {
     let record = sign(member, &honest(scene));
-    let push = wire::Push { records: vec![record], bundle: None };
+    let push = wire::Push { records: vec![record], ..Default::default() };
     let body = wire::frame::Body::Push(push);
     let good = wire::Frame { body: Some(body.clone()) }.encode_to_vec();
     match attack {

@@ -40,9 +40,19 @@ impl Monitor {
         })
     }
 
+    /// When the last mark was set, as a time of day: all monitors have one clock.
+    pub fn marked(&mut self) -> Result<Duration> {
+        self.of(MARKERS)?.last().copied().context("no mark was set")
+    }
+
     /// How long after the last mark the last change of `table` came, and how many there were since.
     pub fn last_after_mark(&mut self, table: u32) -> Result<(Duration, usize)> {
-        let mark = *self.of(MARKERS)?.last().context("no mark was set")?;
+        let mark = self.marked()?;
+        self.last_after(mark, table)
+    }
+
+    /// How long after `mark` the last change of `table` came, and how many there were since.
+    pub fn last_after(&mut self, mark: Duration, table: u32) -> Result<(Duration, usize)> {
         let changes: Vec<Duration> = self
             .of(&table.to_string())?
             .into_iter()

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use meshd_core::{
     node::{Event, Node, NodeConfig, VersionBlock},
     now::Now,
-    trust::{NodeIdentity, RecordDraft},
+    trust::{Anchors, NodeIdentity, RecordDraft, Signer},
 };
-use meshd_proto::{BootId, NodeKey};
+use meshd_proto::{BootId, NodeKey, wire};
+use prost::Message as _;
 use rand::{Rng, rngs::StdRng};
 
 use super::mesh::Mesh;
@@ -28,8 +29,14 @@ const EVENTS: usize = 10_000;
 pub struct Host {
     /// Its daemon, while it runs.
     pub node: Option<Node>,
-    /// Key and certificate.
+    /// Key and certificate, the newest.
     pub identity: Arc<NodeIdentity>,
+    /// Whom it trusts: what a real host keeps below `pki/`.
+    pub anchors: Anchors,
+    /// What lets it admit and renew.
+    pub signer: Option<Signer>,
+    /// When it got its certificates.
+    pub renewals: Vec<Instant>,
     /// What it says of itself.
     pub draft: RecordDraft,
     /// Where it begins to ask.
@@ -55,10 +62,13 @@ pub struct Host {
 }
 
 impl Host {
-    pub(super) fn new(identity: Arc<NodeIdentity>, draft: RecordDraft) -> Self {
+    pub(super) fn new(identity: Arc<NodeIdentity>, draft: RecordDraft, anchors: Anchors) -> Self {
         Self {
             node: None,
             identity,
+            anchors,
+            signer: None,
+            renewals: Vec::new(),
             draft,
             seeds: Vec::new(),
             store: BTreeMap::new(),
@@ -100,7 +110,7 @@ impl Host {
         rng.fill_bytes(&mut boot_id.0);
         let versions = self.reserve(0);
         let identity = Arc::clone(&self.identity);
-        let anchors = mesh.anchors.clone();
+        let anchors = self.anchors.clone();
         let mut node = Node::new(config, identity, anchors, seed, versions, boot_id, now);
         node.share_cache(Arc::clone(&mesh.cache));
         for bytes in self.store.values() {
@@ -111,6 +121,34 @@ impl Host {
         self.node = Some(node);
         self.starts += 1;
         self.timer = None;
+    }
+
+    /// What the node trusts now is kept, and the signer's rule.
+    pub(super) fn keep_anchors(&mut self) {
+        let Some(node) = &self.node else { return };
+        self.anchors = node.anchors().clone();
+        if let Some(signer) = &mut self.signer {
+            signer.set_anchors(self.anchors.clone());
+        }
+    }
+
+    /// The signer's decision on a request.
+    pub(super) fn decide(&mut self, request: &[u8], now: Now, rng: &mut StdRng) -> Option<Bytes> {
+        let members: Vec<_> = self.node.as_ref()?.directory().iter().cloned().collect();
+        let signer = self.signer.as_mut()?;
+        let result = match signer.enrol(request, &members, &[], now.unix, rng) {
+            Ok(enrolled) => {
+                enrolled.entries.into_iter().for_each(|entry| signer.apply(entry));
+                return Some(enrolled.reply.encode_to_vec().into());
+            }
+            Err(refused) => wire::EnrolRefused {
+                code: refused.refusal.code.as_str().to_owned(),
+                message: refused.refusal.detail,
+                fix: refused.fix,
+            },
+        };
+        let result = Some(wire::enrol_reply::Result::Refused(result));
+        Some(wire::EnrolReply { result }.encode_to_vec().into())
     }
 
     /// Kills the daemon.

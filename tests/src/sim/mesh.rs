@@ -9,11 +9,11 @@ use meshd_core::{
     node::SharedCache,
     now::UnixTime,
     trust::{
-        Anchors, Grant, IdentityKey, Intermediate, LaneKey, NodeIdentity, NodeTerms, RecordDraft,
-        RootCa, VerifyCache,
+        Anchors, Grant, IdentityKey, Intermediate, LaneKey, LedgerEntry, LedgerEvent, NodeIdentity,
+        NodeTerms, RecordDraft, RootCa, Signer, VerifyCache,
     },
 };
-use meshd_proto::{MeshId, MeshName};
+use meshd_proto::{MeshId, MeshName, NodeKey};
 use rand::{Rng, rngs::StdRng};
 
 /// When a simulation begins.
@@ -25,6 +25,8 @@ pub struct Mesh {
     name: MeshName,
     id: MeshId,
     intermediate: Intermediate,
+    /// How long certificates are valid, in seconds.
+    life: i64,
     /// Its root and bundle.
     pub anchors: Anchors,
     /// Verdicts that all nodes share, since 300 nodes on one machine would verify everything 300 times.
@@ -37,7 +39,7 @@ impl Mesh {
     /// # Panics
     /// If a certificate cannot be made.
     #[must_use]
-    pub fn new(rng: &mut StdRng) -> Self {
+    pub fn new(rng: &mut StdRng, life: i64) -> Self {
         let name: MeshName = "sim".parse().expect("a valid name");
         let mut seeds = [[0; 32]; 2];
         seeds.iter_mut().for_each(|seed| rng.fill_bytes(seed));
@@ -49,7 +51,20 @@ impl Mesh {
         let bundle = root.sign_bundle(&id, 1, &[&intermediate]);
         anchors.install_bundle(&bundle).expect("a bundle");
         let cache = Arc::new(Mutex::new(VerifyCache::new(1 << 17)));
-        Self { name, id, intermediate, anchors, cache }
+        Self { name, id, intermediate, life, anchors, cache }
+    }
+
+    /// What lets the host `node` admit, renew and revoke.
+    ///
+    /// # Panics
+    /// If its parts do not fit together.
+    #[must_use]
+    pub fn signer(&self, node: NodeKey) -> Signer {
+        let ipv4_pool = "100.112.0.0/16".parse().expect("a pool");
+        let founded = LedgerEntry { time: START, event: LedgerEvent::Founded { ipv4_pool } };
+        let ledger = founded.encode();
+        let (der, seed) = (self.intermediate.der(), self.intermediate.seed());
+        Signer::open(self.anchors.clone(), der, &seed, node, [&*ledger]).expect("a signer")
     }
 
     /// The `i`th host's key and certificate; it may claim /24s of 10.0.0.0/8.
@@ -71,8 +86,9 @@ impl Mesh {
             groups: Vec::new(),
             grants: vec![pool],
             mesh_ipv4: Some(Ipv4Addr::from(0x6470_0001 + u32::try_from(i).unwrap_or(0))),
+            limits: Vec::new(),
             not_before: START.plus(-600),
-            not_after: START.plus(365 * 24 * 3600),
+            not_after: START.plus(self.life),
         };
         let certificate = self.intermediate.issue_node(&terms).expect("a certificate");
         Arc::new(NodeIdentity::new(key, Arc::new(certificate)).expect("its key"))

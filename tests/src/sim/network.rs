@@ -1,11 +1,11 @@
 //! What nodes want done, done: packets, frames, dials, stores. And the check of what they hold.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use meshd_core::{
     node::{Output, Unreachable},
-    trust::authenticate_bytes,
+    trust::{NodeIdentity, authenticate_bytes},
 };
 use meshd_proto::NodeKey;
 use rand::seq::IteratorRandom;
@@ -106,11 +106,44 @@ impl World {
             }
             Output::Left { to } => self.hosts[host].left = Some(to),
             Output::Event(event) => self.hosts[host].record_event(event),
-            Output::StoreBundle(_)
-            | Output::Changed
-            | Output::EnrolForward { .. }
-            | Output::EnrolReply { .. } => {}
+            Output::StoreBundle(_) | Output::StoreRevocations(_) | Output::StoreTime(_) => {
+                self.hosts[host].keep_anchors();
+            }
+            Output::Disconnect { key } => {
+                for to in self.by_key.get(&key).cloned().unwrap_or_default() {
+                    if self.links.disconnect(host, to) {
+                        self.disconnected(host, to);
+                    }
+                }
+            }
+            Output::Renewed { certificate } => {
+                let at = self.now.mono;
+                let host = &mut self.hosts[host];
+                let key = host.identity.key.clone();
+                host.identity = Arc::new(NodeIdentity { key, certificate });
+                host.renewals.push(at);
+            }
+            Output::EnrolForward { from, id, request } => {
+                let now = self.now;
+                if let Some(reply) = self.hosts[host].decide(&request, now, &mut self.rng) {
+                    self.with(host, |node, now| node.reply_enrolment(from, id, reply, now));
+                }
+            }
+            Output::AskAtTheDoor { id, request } => self.ask_at_the_door(host, id, &request),
+            Output::Changed | Output::EnrolReply { .. } => {}
         }
+    }
+
+    /// Some member that runs hands the request to a signer that runs, as real ones do.
+    fn ask_at_the_door(&mut self, host: usize, id: u64, request: &[u8]) {
+        let signer = (0..self.hosts.len()).find(|to| {
+            let other = &self.hosts[*to];
+            other.node.is_some() && other.signer.is_some() && self.links.reach(host, *to)
+        });
+        let now = self.now;
+        let reply = signer.and_then(|to| self.hosts[to].decide(request, now, &mut self.rng));
+        let delay = self.links.delay(&mut self.rng);
+        self.push(delay * 4, Event::Door { host, id, reply });
     }
 
     /// The host that a packet for `key` goes to: with clones, any of those that are connected.

@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 use meshd_core::{
     node::{NodeConfig, Output},
-    now::Now,
-    trust::RecordDraft,
+    now::{Now, UnixTime},
+    trust::{RecordDraft, SIGNER_CAPABILITY},
 };
 use meshd_proto::NodeKey;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -31,10 +31,29 @@ const SPINS: u32 = 1_000;
 #[derive(Debug)]
 pub(super) enum Event {
     Timer(usize),
-    Datagram { from: usize, to: usize, bytes: Bytes },
-    Frame { from: usize, to: usize, bytes: Bytes },
-    Dialled { from: usize, to: Option<usize>, addr: SocketAddr, expected: Option<NodeKey> },
+    Datagram {
+        from: usize,
+        to: usize,
+        bytes: Bytes,
+    },
+    Frame {
+        from: usize,
+        to: usize,
+        bytes: Bytes,
+    },
+    Dialled {
+        from: usize,
+        to: Option<usize>,
+        addr: SocketAddr,
+        expected: Option<NodeKey>,
+    },
     Broken(usize, usize),
+    /// What came of asking as a stranger.
+    Door {
+        host: usize,
+        id: u64,
+        reply: Option<Bytes>,
+    },
 }
 
 /// What a run amounted to.
@@ -69,6 +88,8 @@ pub struct World {
     pub(super) rng: StdRng,
     pub(super) start: Now,
     pub(super) now: Now,
+    /// From when on the wall clock is so many times as fast as the other.
+    pub(super) wall: (Instant, UnixTime, i64),
     pub(super) queue: BTreeMap<(Instant, u64), Event>,
     pub(super) sequence: u64,
     pub(super) by_key: BTreeMap<NodeKey, Vec<usize>>,
@@ -84,13 +105,19 @@ impl World {
     /// `count` hosts that do not run yet.
     #[must_use]
     pub fn new(seed: u64, count: usize, weather: Weather) -> Self {
+        Self::with_certificates(seed, count, weather, 365 * 24 * 3600)
+    }
+
+    /// The same, with certificates of `life` seconds.
+    #[must_use]
+    pub fn with_certificates(seed: u64, count: usize, weather: Weather, life: i64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mesh = Mesh::new(&mut rng);
+        let mesh = Mesh::new(&mut rng, life);
         let hosts: Vec<_> = (0..count)
             .map(|i| {
                 let identity = mesh.identity(i, &mut rng);
                 let draft = mesh.draft(i, &identity);
-                Host::new(identity, draft)
+                Host::new(identity, draft, mesh.anchors.clone())
             })
             .collect();
         let start = Now { mono: Instant::now(), unix: START };
@@ -105,12 +132,41 @@ impl World {
             rng,
             start,
             now: start,
+            wall: (start.mono, start.unix, 1),
             queue: BTreeMap::new(),
             sequence: 0,
             verified: BTreeMap::new(),
             report: Report::default(),
             trace: DefaultHasher::new(),
         }
+    }
+
+    /// Makes a host a signer, from its next start on.
+    pub fn make_signer(&mut self, host: usize) {
+        let signer = self.mesh.signer(self.hosts[host].key());
+        self.hosts[host].signer = Some(signer);
+        self.hosts[host].draft.capabilities = vec![SIGNER_CAPABILITY.to_owned()];
+    }
+
+    /// Lets the wall clock of all hosts run so much faster than their other one: certificates live for
+    /// weeks, and probes are sent every second.
+    pub fn hasten(&mut self, factor: i64) {
+        let begin = self.now;
+        self.wall = (begin.mono, begin.unix, factor);
+    }
+
+    /// A signer ends the membership of `host`.
+    ///
+    /// # Panics
+    /// If `signer` is none, or does not run.
+    pub fn revoke(&mut self, signer: usize, host: usize) {
+        let certificate = self.hosts[host].identity.certificate.clone();
+        let now = self.now.unix;
+        let by = self.hosts[signer].signer.as_ref().expect("a signer");
+        let signed = by.revoke(certificate.key, certificate.name.clone(), None, now);
+        self.with(signer, |node, now| {
+            node.revoke(&signed, now).expect("its own signature");
+        });
     }
 
     /// Settings of nodes that are started from now on.
@@ -122,6 +178,12 @@ impl World {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.now.mono - self.start.mono
+    }
+
+    /// This moment.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now.mono
     }
 
     /// What happened so far.
@@ -147,7 +209,8 @@ impl World {
         let original = &self.hosts[host];
         let mut draft = original.draft.clone();
         draft.endpoints = vec![mesh::address(place)];
-        let mut clone = Host::new(Arc::clone(&original.identity), draft);
+        let anchors = original.anchors.clone();
+        let mut clone = Host::new(Arc::clone(&original.identity), draft, anchors);
         clone.seeds = vec![mesh::address(0)];
         self.hosts.push(clone);
         self.floors.push(BTreeMap::new());
@@ -243,9 +306,9 @@ impl World {
     }
 
     fn set_time(&mut self, at: Instant) {
-        let seconds = (at - self.start.mono).as_secs();
-        let unix = self.start.unix.plus(i64::try_from(seconds).unwrap_or(0));
-        self.now = Now { mono: at, unix };
+        let (mono, unix, factor) = self.wall;
+        let seconds = i64::try_from((at - mono).as_secs()).unwrap_or(0);
+        self.now = Now { mono: at, unix: unix.plus(seconds * factor) };
     }
 
     pub(super) fn push(&mut self, after: Duration, event: Event) {
@@ -285,6 +348,9 @@ impl World {
                 }
             }
             Event::Dialled { from, to, addr, expected } => self.dialled(from, to, addr, expected),
+            Event::Door { host, id, reply } => {
+                self.with(host, |node, now| node.handle_renewal_reply(id, reply.as_deref(), now));
+            }
             Event::Broken(a, b) => {
                 let up = |host: usize| self.hosts[host].node.is_some();
                 if !(up(a) && up(b) && self.links.reach(a, b)) && self.links.disconnect(a, b) {
@@ -319,12 +385,25 @@ impl World {
             self.note(host, &output);
             self.carry_out(host, output);
         }
+        self.sign_time_if_due(host);
         let Some(node) = &self.hosts[host].node else { return };
         let Some((at, _)) = node.poll_timeout() else { return };
         let at = at.max(self.now.mono);
         if self.hosts[host].timer.is_none_or(|set| at < set) {
             self.hosts[host].timer = Some(at);
             self.push(at - self.now.mono, Event::Timer(host));
+        }
+    }
+
+    fn sign_time_if_due(&mut self, host: usize) {
+        let now = self.now;
+        let one = &self.hosts[host];
+        let due = one.node.as_ref().is_some_and(|node| node.wants_time(now));
+        if let Some(signer) = one.signer.as_ref().filter(|_| due) {
+            let time = signer.sign_time(now.unix);
+            self.with(host, |node, now| {
+                node.take_time(&time, now).expect("its own signature");
+            });
         }
     }
 

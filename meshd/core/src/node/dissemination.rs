@@ -25,6 +25,10 @@ const PUSH_TO: usize = 3;
 /// More new records than this at once are only announced: they came from an exchange, others may have
 /// them already.
 const PUSH_AT_ONCE: usize = 16;
+/// Members that are told of a revocation, each of whom tells as many: nobody may wait for an exchange.
+const REVOCATIONS_TO: usize = 8;
+/// Revocations in one frame.
+const REVOCATIONS_PER_FRAME: usize = RECORDS_PER_FRAME / (limits::REVOCATION + 80);
 /// Entries or keys in one frame.
 pub(super) const ENTRIES_PER_FRAME: usize = 1_000;
 /// Bytes of records in one frame: leaves room for the framing.
@@ -54,6 +58,10 @@ pub(super) struct Dissemination {
     fresh: BTreeMap<NodeKey, Option<NodeKey>>,
     /// A bundle newer than what was held came in.
     fresh_bundle: bool,
+    /// A newer signers' time came in.
+    fresh_time: bool,
+    /// Revocations that are new here.
+    fresh_revocations: Vec<wire::SignedRevocation>,
     /// Nothing is told before this.
     rest: Option<Instant>,
     /// Asked for and not come yet.
@@ -74,9 +82,24 @@ impl Dissemination {
         self.fresh_bundle = true;
     }
 
+    /// A revocation is new here.
+    pub(super) fn add_revocation(&mut self, signed: wire::SignedRevocation) {
+        self.fresh_revocations.push(signed);
+    }
+
+    /// The signers' time is new here.
+    pub(super) fn add_time(&mut self) {
+        self.fresh_time = true;
+    }
+
     /// When there is something to tell.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.rest.filter(|_| !self.fresh.is_empty() || self.fresh_bundle)
+        self.rest.filter(|_| self.has_news())
+    }
+
+    fn has_news(&self) -> bool {
+        let small = self.fresh_bundle || self.fresh_time || !self.fresh_revocations.is_empty();
+        small || !self.fresh.is_empty()
     }
 
     /// What was asked for came, whatever became of it.
@@ -142,16 +165,21 @@ pub(super) fn entry(record: &Record) -> wire::RecordKey {
 impl Node {
     /// Tells others what is new. Everything that came in with one call goes out together.
     pub(super) fn flush_fresh(&mut self, now: Instant) {
-        let nothing = self.dissemination.fresh.is_empty() && !self.dissemination.fresh_bundle;
-        if nothing || self.dissemination.rest.is_some_and(|rest| rest > now) {
+        if !self.dissemination.has_news() || self.dissemination.rest.is_some_and(|rest| rest > now)
+        {
             return;
         }
         self.dissemination.rest = Some(now + PAUSE);
         let fresh = std::mem::take(&mut self.dissemination.fresh);
         let bundle = std::mem::take(&mut self.dissemination.fresh_bundle);
         let bundle = bundle.then(|| self.anchors.signed_bundle().clone());
+        let time = std::mem::take(&mut self.dissemination.fresh_time);
+        let revocations = std::mem::take(&mut self.dissemination.fresh_revocations);
         let alive = self.membership.members(Liveness::Alive);
-        let fanout = PUSH_TO + announce_to(self.directory.len());
+        let mut fanout = PUSH_TO + announce_to(self.directory.len());
+        if !revocations.is_empty() {
+            fanout = fanout.max(REVOCATIONS_TO);
+        }
         let mut targets = alive.sample(&mut self.rng, fanout);
         targets.shuffle(&mut self.rng);
         if targets.len() < PUSH_TO {
@@ -164,6 +192,10 @@ impl Node {
         }
         let few = fresh.len() <= PUSH_AT_ONCE;
         for (place, target) in targets.into_iter().enumerate() {
+            self.push_revocations(target, &revocations);
+            if time {
+                self.offer_time(target, 0);
+            }
             let records: Vec<SharedRecord> = fresh
                 .iter()
                 .filter(|(key, from)| **key != target && **from != Some(target))
@@ -180,6 +212,14 @@ impl Node {
         }
     }
 
+    /// Sends revocations, in as many frames as it takes.
+    pub(super) fn push_revocations(&mut self, to: NodeKey, revocations: &[wire::SignedRevocation]) {
+        for chunk in revocations.chunks(REVOCATIONS_PER_FRAME) {
+            let push = wire::Push { revocations: chunk.to_vec(), ..Default::default() };
+            self.send(to, wire::frame::Body::Push(push));
+        }
+    }
+
     /// Sends records, in as many frames as it takes.
     pub(super) fn push(
         &mut self,
@@ -192,17 +232,25 @@ impl Node {
         for record in records {
             let length = record.signed.encoded_len() + 8;
             if size + length > RECORDS_PER_FRAME && !frame.is_empty() {
-                let push =
-                    wire::Push { records: std::mem::take(&mut frame), bundle: bundle.take() };
-                self.send(to, wire::frame::Body::Push(push));
+                self.push_frame(to, std::mem::take(&mut frame), bundle.take());
                 size = 0;
             }
             size += length;
             frame.push(record.signed.clone());
         }
         if !frame.is_empty() || bundle.is_some() {
-            self.send(to, wire::frame::Body::Push(wire::Push { records: frame, bundle }));
+            self.push_frame(to, frame, bundle);
         }
+    }
+
+    fn push_frame(
+        &mut self,
+        to: NodeKey,
+        records: Vec<wire::SignedRecord>,
+        bundle: Option<wire::SignedBundle>,
+    ) {
+        let push = wire::Push { records, bundle, ..Default::default() };
+        self.send(to, wire::frame::Body::Push(push));
     }
 
     fn announce(&mut self, to: NodeKey, records: &[SharedRecord]) {
@@ -216,6 +264,10 @@ impl Node {
     pub(super) fn handle_push(&mut self, from: NodeKey, push: &wire::Push, now: Now) {
         if let Some(bundle) = &push.bundle {
             self.learn_bundle(from, bundle, now);
+        }
+        self.learn_revocations(from, &push.revocations, now);
+        if let Some(time) = &push.time {
+            self.learn_time(from, time, now);
         }
         for record in &push.records {
             self.learn_from(from, record, now);

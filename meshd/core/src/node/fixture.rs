@@ -52,6 +52,7 @@ pub(crate) fn record(i: u64, name: &str, version: u64) -> Arc<Record> {
         groups: Vec::new(),
         grants: Vec::new(),
         mesh_ipv4: None,
+        limits: Vec::new(),
         not_before: UnixTime(0),
         not_after: UnixTime(i64::MAX),
     };

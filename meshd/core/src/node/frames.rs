@@ -67,6 +67,10 @@ impl Node {
         if from == self.own.key() {
             return;
         }
+        if self.anchors.revocation(&from).is_some() {
+            // Its connection is being closed.
+            return self.refuse(from, Code::Revoked, "it is no member any more", now);
+        }
         if !self.budgets.of(&from, now.mono).work.take(1, now.mono) {
             return self.refuse(from, Code::RateLimited, "more frames than are allowed", now);
         }
@@ -91,7 +95,7 @@ impl Node {
             Some(Body::Push(push)) => self.handle_push(from, &push, now),
             Some(Body::Announce(announce)) => self.handle_announce(from, &announce.records, now),
             Some(Body::Pull(pull)) => self.handle_pull(from, &pull.identity_keys, now),
-            Some(Body::SyncRoot(root)) => self.handle_sync_root(from, &root),
+            Some(Body::SyncRoot(root)) => self.handle_sync_root(from, &root, now),
             Some(Body::SyncBuckets(buckets)) => self.handle_sync_buckets(from, &buckets, now),
             Some(Body::SyncEntries(entries)) => self.handle_sync_entries(from, &entries, now),
             Some(Body::SyncDone(done)) => self.handle_sync_done(from, done.exchange, now),
@@ -104,6 +108,9 @@ impl Node {
             }
             Some(Body::EnrolForwardReply(reply)) => {
                 let (id, reply) = (reply.id, reply.reply);
+                if self.hear_renewal(from, id, &reply, now) {
+                    return;
+                }
                 self.outputs.push_back(Output::EnrolReply { from, id, reply });
             }
             // A newer program's frame.
@@ -117,7 +124,11 @@ impl Node {
     }
 
     /// Answers [`Output::EnrolForward`].
-    pub fn reply_enrolment(&mut self, to: NodeKey, id: u64, reply: Bytes) {
+    pub fn reply_enrolment(&mut self, to: NodeKey, id: u64, reply: Bytes, now: Now) {
+        if to == self.own.key() {
+            self.hear_renewal(to, id, &reply, now);
+            return self.settle(now);
+        }
         self.send(to, Body::EnrolForwardReply(wire::EnrolForwardReply { id, reply }));
     }
 }

@@ -6,14 +6,16 @@
 //!
 //! | file | decides |
 //! |---|---|
-//! | `own` | when this node's record is signed, with which version; clones |
-//! | `records` | which records are held, refused, forgotten |
+//! | `own`, `renewal` | when this node's record is signed, with which version; clones; its next certificate |
+//! | `records`, `barred` | which records are held, refused, forgotten; who is out |
 //! | `dissemination` | whom a new record goes to |
 //! | `sync` | with whom directories are compared, and how |
 //! | `membership` | who is there |
+//! | `time` | what time it is by the signers |
 //! | `seeds`, `paths` | whom to try, and where |
 //! | `frames`, `budget` | what a peer may ask for |
 
+mod barred;
 mod budget;
 mod dissemination;
 mod frames;
@@ -21,8 +23,10 @@ mod membership;
 mod own;
 mod paths;
 mod records;
+mod renewal;
 mod seeds;
 mod sync;
+mod time;
 mod types;
 
 #[cfg(test)]
@@ -52,6 +56,7 @@ use self::{
     own::Own,
     paths::Paths,
     records::EventLimiter,
+    renewal::Renewals,
     seeds::Seeds,
     sync::Sync,
 };
@@ -79,11 +84,15 @@ pub struct Node {
     cache: SharedCache,
     rng: StdRng,
     directory: Directory,
+    barred: BTreeMap<NodeKey, SharedRecord>,
+    /// They are not as stored.
+    store_revocations: bool,
     refused: Refused,
     own: Own,
     membership: Membership,
     dissemination: Dissemination,
     sync: Sync,
+    renewals: Renewals,
     seeds: Seeds,
     paths: Paths,
     budgets: Budgets,
@@ -125,11 +134,14 @@ impl Node {
             anchors,
             cache: Arc::new(Mutex::new(VerifyCache::new(CACHED_VERDICTS))),
             directory: Directory::default(),
+            barred: BTreeMap::new(),
+            store_revocations: false,
             refused: Refused::default(),
             own,
             membership,
             dissemination: Dissemination::default(),
             sync: Sync::new(now.mono),
+            renewals: Renewals::new(&mut rng, now.mono),
             seeds: Seeds::default(),
             budgets: Budgets::default(),
             updates: Updates::default(),
@@ -168,7 +180,9 @@ impl Node {
     /// node itself, when a seed is: close that connection.
     pub fn handle_connected(&mut self, key: NodeKey, remote: SocketAddr, outgoing: bool, now: Now) {
         let sought = outgoing && self.seeds.answered(remote, key);
-        if key != self.own.key() {
+        if self.anchors.revocation(&key).is_some() {
+            self.outputs.push_back(Output::Disconnect { key });
+        } else if key != self.own.key() {
             self.paths.opened(key, remote, outgoing);
             self.send_hello(key, remote);
             let liveness = self.membership.liveness(&key).map(|(liveness, _)| liveness);
@@ -190,7 +204,9 @@ impl Node {
     /// A datagram on a connection to `from`.
     pub fn handle_datagram(&mut self, from: NodeKey, bytes: &[u8], now: Now) {
         self.counters.datagrams.receive(bytes.len());
-        if !self.budgets.of(&from, now.mono).datagrams.take(1, now.mono) {
+        if self.anchors.revocation(&from).is_some() {
+            self.counters.refuse(Code::Revoked);
+        } else if !self.budgets.of(&from, now.mono).datagrams.take(1, now.mono) {
             self.counters.refuse(Code::RateLimited);
         } else if let Err(refusal) = self.membership.handle_packet(&from, bytes, now.mono) {
             self.refused_record(from, &refusal, now);
@@ -220,9 +236,11 @@ impl Node {
         self.membership.handle_timeout(now.mono);
         self.handle_seed_timeout(now);
         self.handle_sync_timeout(now);
+        self.handle_renewal_timeout(now);
         if self.housekeeping <= now.mono {
             self.housekeeping = now.mono + HOUSEKEEPING;
             self.forget_the_gone(now);
+            self.heed_dates(now);
         }
         self.settle(now);
     }
@@ -233,12 +251,14 @@ impl Node {
         let publish = self.own.next_timeout().map(|at| (at, TimeoutReason::Publish));
         let spread = self.dissemination.next_timeout().map(|at| (at, TimeoutReason::Spread));
         let seeds = self.next_seed().map(|at| (at, TimeoutReason::Seeds));
+        let renewal = self.next_renewal().map(|at| (at, TimeoutReason::Renewal));
         self.membership
             .next_timeout()
             .into_iter()
             .chain(publish)
             .chain(spread)
             .chain(seeds)
+            .chain(renewal)
             .chain([
                 (self.sync.next_timeout(), TimeoutReason::Sync),
                 (self.housekeeping, TimeoutReason::Housekeeping),
@@ -294,6 +314,12 @@ impl Node {
     #[must_use]
     pub fn has_left(&self) -> bool {
         self.own.has_left()
+    }
+
+    /// True when others have ended this membership.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.own.is_revoked()
     }
 
     /// True after the first completed exchange of this start, or when there is nobody to ask.
@@ -357,6 +383,7 @@ impl Node {
         }
         self.clock = now;
         self.publish_if_due(now);
+        self.flush_revocations();
         self.flush_fresh(now.mono);
         while let Some((to, bytes)) = self.membership.poll_send() {
             self.counters.datagrams.send(bytes.len());

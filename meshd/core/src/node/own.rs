@@ -43,6 +43,7 @@ enum Stage {
     Present,
     Leaving,
     Left,
+    Revoked,
 }
 
 /// This node's own record.
@@ -109,6 +110,20 @@ impl Own {
         self.key
     }
 
+    pub(super) fn identity(&self) -> &NodeIdentity {
+        &self.identity
+    }
+
+    /// A new certificate: the record goes with it at once.
+    pub(super) fn set_identity(&mut self, identity: Arc<NodeIdentity>, now: Instant) {
+        self.identity = identity;
+        self.schedule(now);
+    }
+
+    pub(super) fn draft(&self) -> Option<&RecordDraft> {
+        self.draft.as_ref()
+    }
+
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
@@ -126,9 +141,13 @@ impl Own {
         &self.refusals
     }
 
-    /// True from the moment at which [`Node::leave`] was called.
+    /// True from the moment at which [`Node::leave`] was called, or others ended this membership.
     pub(super) fn has_left(&self) -> bool {
         self.stage != Stage::Present
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.stage == Stage::Revoked
     }
 
     /// When something is to be signed.
@@ -158,6 +177,9 @@ impl Node {
     /// a second; one that says nothing new is not published, nor is any after
     /// [`Self::leave`].
     pub fn update_self(&mut self, draft: RecordDraft, now: Now) {
+        if self.anchors.revocation(&self.own.key).is_some() {
+            self.end_own_membership();
+        }
         if self.own.draft.as_ref() != Some(&draft) && !self.own.has_left() {
             self.own.draft = Some(draft);
             self.own.schedule(now.mono);
@@ -286,7 +308,12 @@ impl Node {
         let own = &self.own;
         let signed =
             own.identity.sign_record(&draft, version, own.boot_id, own.generation, issued_at);
-        let context = AdmitContext { now: now.unix, held: None, forget_after_seconds: i64::MAX };
+        let context = AdmitContext {
+            anchors: &self.anchors,
+            now: now.unix,
+            held: None,
+            forget_after_seconds: i64::MAX,
+        };
         let verified = self.verify(&signed);
         if let Ok(record) = &verified {
             self.changed |= self.own.view.is_none();

@@ -79,6 +79,9 @@ impl Node {
             self.restore_own(&record);
             return Ok(());
         }
+        if self.restore_barred(&record, now) {
+            return Ok(());
+        }
         if self.directory.get(&record.key).is_some_and(|held| rank(held) >= rank(&record)) {
             return Ok(());
         }
@@ -152,6 +155,7 @@ impl Node {
             return Ok(record.key);
         }
         let context = AdmitContext {
+            anchors: &self.anchors,
             now: now.unix,
             held: held.map(|held| &**held),
             forget_after_seconds: seconds(self.config.longest_silence()),
@@ -184,6 +188,7 @@ impl Node {
         let bytes = record.signed.encode_to_vec().into();
         let left = record.left;
         let old = self.directory.insert(record);
+        self.barred.remove(&key);
         self.dissemination.add(key, from);
         self.outputs.push_back(Output::Store { key, bytes });
         self.changed = true;
@@ -218,7 +223,7 @@ impl Node {
             Ok(true) => {
                 self.outputs.push_back(Output::StoreBundle(bundle.encode_to_vec().into()));
                 self.dissemination.add_bundle();
-                self.changed = true;
+                self.heed_bundle(now);
             }
             Err(refusal) => self.refused_record(from, &refusal, now),
         }
@@ -284,11 +289,7 @@ impl Node {
         let keys: Vec<_> = self.directory.iter().filter(gone).map(|record| record.key).collect();
         for key in keys {
             let text = format!("{} is forgotten", self.directory.display_name(&key));
-            self.directory.remove(&key);
-            self.membership.remove(&key, now.mono);
-            self.paths.forget(&key);
-            self.handshakes.remove(&key);
-            self.changed = true;
+            self.drop_member(&key, now);
             self.outputs.push_back(Output::Forget { key });
             self.outputs.push_back(Output::Event(Event {
                 code: "member_forgotten",
@@ -297,12 +298,22 @@ impl Node {
                 text,
             }));
         }
+        self.forget_the_barred(now);
         self.dissemination.expire(now.mono);
         self.updates.expire(now.mono);
     }
+
+    /// Takes a member out of everything; gives its record.
+    pub(super) fn drop_member(&mut self, key: &NodeKey, now: Now) -> Option<SharedRecord> {
+        self.membership.remove(key, now.mono);
+        self.paths.forget(key);
+        self.handshakes.remove(key);
+        self.changed = true;
+        self.directory.remove(key)
+    }
 }
 
-fn seconds(duration: Duration) -> i64 {
+pub(super) fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 

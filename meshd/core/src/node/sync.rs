@@ -124,6 +124,8 @@ impl Node {
             root: bytes::Bytes::copy_from_slice(&self.directory.root_hash()),
             bundle_version: self.anchors.bundle_version(),
             records: u32::try_from(self.directory.len()).unwrap_or(u32::MAX),
+            revocations: self.anchors.revocations_hash(),
+            signer_time: self.time_held(),
         };
         self.send(peer, wire::frame::Body::SyncRoot(root));
     }
@@ -192,17 +194,29 @@ impl Node {
     }
 
     /// Another's directory in one hash.
-    pub(super) fn handle_sync_root(&mut self, from: NodeKey, root: &wire::SyncRoot) {
+    pub(super) fn handle_sync_root(&mut self, from: NodeKey, root: &wire::SyncRoot, now: Now) {
         let bundle_version = self.anchors.bundle_version();
+        let revocations = self.anchors.revocations_hash();
         self.offer_bundle(from, root.bundle_version);
+        self.offer_revocations(from, &root.revocations, now);
+        self.offer_time(from, root.signer_time);
+        let signer_time = self.time_held();
         let exchange = root.exchange;
         let body = if root.root == self.directory.root_hash()[..]
             && root.bundle_version <= bundle_version
+            && root.revocations == revocations
+            && root.signer_time <= signer_time
         {
             wire::frame::Body::SyncDone(wire::SyncDone { exchange })
         } else {
             let hashes = self.directory.bucket_hashes().into();
-            wire::frame::Body::SyncBuckets(wire::SyncBuckets { exchange, hashes, bundle_version })
+            wire::frame::Body::SyncBuckets(wire::SyncBuckets {
+                exchange,
+                hashes,
+                bundle_version,
+                revocations,
+                signer_time,
+            })
         };
         self.send(from, body);
     }
@@ -211,6 +225,21 @@ impl Node {
         if theirs < self.anchors.bundle_version() {
             let bundle = self.anchors.signed_bundle().clone();
             self.push(to, Vec::new(), Some(bundle));
+        }
+    }
+
+    /// Sends all revocations to who has others, as far as its budget reaches.
+    fn offer_revocations(&mut self, to: NodeKey, theirs: &[u8], now: Now) {
+        let ours = self.anchors.revocations_hash();
+        if ours.is_empty() || ours == theirs {
+            return;
+        }
+        let all: Vec<_> = self.anchors.all_revocations().map(|held| held.signed.clone()).collect();
+        let size = all.iter().map(prost::Message::encoded_len).sum::<usize>() as u64;
+        if self.budgets.of(&to, now.mono).bytes.take(size, now.mono) {
+            self.push_revocations(to, &all);
+        } else {
+            self.counters.refuse(Code::RateLimited);
         }
     }
 
@@ -236,6 +265,8 @@ impl Node {
             (0..=u8::MAX).zip(pairs).filter(|(_, (a, b))| a != b).map(|(i, _)| i).collect();
         exchange.open = Some(differ.clone());
         self.offer_bundle(from, theirs.bundle_version);
+        self.offer_revocations(from, &theirs.revocations, now);
+        self.offer_time(from, theirs.signer_time);
         self.send_entries(from, theirs.exchange, &differ, false, now);
         self.finish_exchange(theirs.exchange, now);
     }

@@ -6,11 +6,13 @@ use proptest::prelude::*;
 use prost::Message as _;
 use wire::frame::Body;
 
+mod barred;
+mod renewal;
 mod succession;
 
 use super::{fixture::Origin, *};
 use crate::trust::{
-    RecordDraft,
+    NodeIdentity, RecordDraft,
     fixture::{NOW, TestMesh},
 };
 
@@ -52,7 +54,7 @@ fn frame(body: Body) -> Vec<u8> {
 }
 
 fn push(records: Vec<wire::SignedRecord>) -> Vec<u8> {
-    frame(Body::Push(wire::Push { records, bundle: None }))
+    frame(Body::Push(wire::Push { records, ..Default::default() }))
 }
 
 fn events(outputs: &[Output], code: &str) -> usize {

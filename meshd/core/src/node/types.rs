@@ -100,7 +100,8 @@ pub enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Stable code: a refusal's, or one of `member_joined`, `member_left`, `member_down`,
-    /// `member_alive`, `member_forgotten`, `clone_suspected`, `outbid`, `own_record_refused`,
+    /// `member_alive`, `member_forgotten`, `member_revoked`, `revoked`,
+    /// `certificate_renewed`, `renewal_failed`, `clone_suspected`, `outbid`, `own_record_refused`,
     /// `synced`.
     pub code: &'static str,
     /// How much it matters.
@@ -144,6 +145,29 @@ pub enum Output {
     },
     /// Keep a bundle of intermediates for the next start: an encoded `SignedBundle`.
     StoreBundle(Bytes),
+    /// Keep the revocations for the next start, before anything else is done: all of them, encoded;
+    /// [`Anchors::restore_revocations`](crate::trust::Anchors::restore_revocations) takes them.
+    StoreRevocations(Bytes),
+    /// Keep the signers' time for the next start, encoded; [`Anchors::restore_time`](crate::trust::Anchors::restore_time) takes it.
+    StoreTime(Bytes),
+    /// Keep this node's new certificate for the next start, and show it to peers from now on.
+    Renewed {
+        /// It.
+        certificate: Arc<crate::trust::NodeCertificate>,
+    },
+    /// Ask some member as a stranger does, whoever answers, and call
+    /// [`handle_renewal_reply`](super::Node::handle_renewal_reply).
+    AskAtTheDoor {
+        /// To be given back with the reply.
+        id: u64,
+        /// An encoded `EnrolRequest`.
+        request: Bytes,
+    },
+    /// Close every connection with this node, and take no other: its membership was ended.
+    Disconnect {
+        /// Whom.
+        key: NodeKey,
+    },
     /// Delete a member's record and whatever else is kept of it.
     Forget {
         /// Whose.
@@ -163,7 +187,7 @@ pub enum Output {
         /// Whom it was sent to.
         to: Vec<NodeKey>,
     },
-    /// A member hands over a joiner's request; answer with
+    /// A member hands over a request for a certificate, or this node its own; answer with
     /// [`reply_enrolment`](super::Node::reply_enrolment).
     EnrolForward {
         /// Who forwards it.
@@ -220,6 +244,8 @@ pub enum TimeoutReason {
     Seeds,
     /// The own record is due to be signed.
     Publish,
+    /// The own certificate is due to be renewed.
+    Renewal,
     /// New records are told together.
     Spread,
     /// Forgetting what is long gone.

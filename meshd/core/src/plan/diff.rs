@@ -71,7 +71,13 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
         changes.extend(desired.rules.difference(&observed.rules).cloned().map(Change::AddRule));
         remove_rules(desired, observed, &mut changes);
     }
-    if !desired.additive {
+    if desired.additive {
+        let departed = |change: &Change| match change {
+            Change::RemovePeer { public_key, .. } => desired.departed.contains(public_key),
+            _ => false,
+        };
+        changes.extend(peers.iter().flat_map(PeerDiff::removals).filter(departed));
+    } else {
         changes.extend(routes.removals());
         changes.extend(peers.iter().flat_map(PeerDiff::removals));
     }

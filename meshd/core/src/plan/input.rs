@@ -31,6 +31,8 @@ pub struct PlanInput<'a> {
     /// All others, in any order. This node itself is passed over; of two with the same identity the
     /// record with the higher version counts.
     pub members: &'a [Member],
+    /// The last records of those who are members no more: what is theirs goes nowhere.
+    pub barred: &'a [Arc<Record>],
     /// False while members may be missing from `members` that were known before, as after a damaged
     /// store: nothing that stands in the kernel is taken away then.
     pub complete: bool,

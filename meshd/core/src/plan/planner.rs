@@ -75,6 +75,10 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
         };
         plan.desired.peers.insert(lane.public_key, peer);
     }
+    if plan.desired.additive {
+        plan.desired.departed = departed(input);
+        plan.desired.departed.retain(|key| !plan.desired.peers.contains_key(key));
+    }
     plan.desired.device = Some(device::device(input, any_v6));
     for blocked in plan.blocked.values_mut() {
         blocked.sort();
@@ -112,6 +116,12 @@ fn present_members<'a>(input: &PlanInput<'a>) -> BTreeMap<NodeKey, &'a Member> {
     }
     members.retain(|_, member| !member.record.left && member.liveness != Liveness::Left);
     members
+}
+
+/// WireGuard keys of those who are known to be members no more.
+fn departed(input: &PlanInput<'_>) -> BTreeSet<WgPublicKey> {
+    let left = input.members.iter().map(|member| &member.record).filter(|record| record.left);
+    left.chain(input.barred).flat_map(|record| &record.lanes).map(|lane| lane.public_key).collect()
 }
 
 fn settle_claims(input: &PlanInput<'_>, members: &BTreeMap<NodeKey, &Member>) -> Claims {
@@ -240,7 +250,27 @@ fn decide_destinations(
             plan.routed.entry(*key).or_default().insert(*prefix);
         }
     }
+    destinations.unreachable.extend(orphans(input, claims, &preflight));
     destinations
+}
+
+/// What belonged to those who are members no more, and is now nobody's: it is refused rather than sent in the
+/// clear, where that cuts off nothing else.
+fn orphans(input: &PlanInput<'_>, claims: &Claims, preflight: &Preflight) -> BTreeSet<IpNet> {
+    let won: PrefixMap<()> = claims.winners.keys().copied().collect();
+    let mut orphans = BTreeSet::new();
+    for record in input.barred {
+        let (liveness, record) = (Liveness::Down, record.clone());
+        let owner = Member { record, liveness, down_for: None, path: None, tunnel: None };
+        for prefix in owner.record.prefixes.iter().chain(&owner.record.mesh_addresses) {
+            let blocked = preflight.check(prefix, &owner);
+            let refused = blocked.is_none_or(|blocked| blocked.reason.is_unreachable());
+            if refused && won.covering(prefix).next().is_none() {
+                orphans.insert(*prefix);
+            }
+        }
+    }
+    orphans
 }
 
 /// Mesh addresses that their nodes hold by right, ours among them.

@@ -74,6 +74,8 @@ pub struct Desired {
     pub nat: Option<SourceNat>,
     /// Peers and routes that are not in here stay: they may belong to members that are not known again yet.
     pub additive: bool,
+    /// Peers that go even then: their members have left, or were revoked.
+    pub departed: BTreeSet<WgPublicKey>,
 }
 
 /// The WireGuard device of a lane.

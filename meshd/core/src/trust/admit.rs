@@ -14,6 +14,7 @@ use crate::{
 ///
 /// | rule | what it stops |
 /// |---|---|
+/// | not revoked | a stolen host |
 /// | the certificate is in date | a former member whose certificate was not renewed |
 /// | not dated more than 10 min ahead | a member that makes its record outlive every forgetting |
 /// | not held, and older than `forget_after` (a leave: 7 days) | the dead rising: a stored record that is played again after all have forgotten it |
@@ -24,7 +25,8 @@ use crate::{
 /// A record with a higher version may be dated before the held one: clocks are set back, and the
 /// version is what orders.
 pub fn admit(record: &Record, context: &AdmitContext<'_>) -> Result<(), Refusal> {
-    record.certificate.check_dates(context.now)?;
+    context.anchors.check_membership(&record.key)?;
+    record.certificate.check_dates(context.anchors.trust_time(context.now))?;
     let ahead = record.issued_at.since(context.now);
     if ahead > limits::CLOCK_SKEW_SECONDS {
         return Err(Refusal::new(

@@ -1,12 +1,12 @@
-//! What a node trusts: the root of its mesh and the intermediates in force.
+//! What a node trusts: the root of its mesh, the intermediates in force, and no more those who were revoked.
 //!
-//! Verifies chains and bundles. Who a certificate's holder is, is read in `certificate`; whether a
+//! Verifies chains and bundles; revocations in `revocation`. Who a certificate's holder is, is read in `certificate`; whether a
 //! record is believed, `verify` decides with the help of this module. Called for every TLS peer, for
 //! every record, and by a joiner when the signer has answered.
 
 use std::{sync::Arc, time::Duration};
 
-use meshd_proto::{MeshId, MeshName, wire};
+use meshd_proto::{MeshId, MeshName, NodeKey, wire};
 use prost::Message;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use sha2::{Digest, Sha256};
@@ -16,7 +16,9 @@ use super::{
     ca::{self, Intermediate, RootCa},
     certificate::{self, CaCertificate},
     record::NodeCertificate,
+    revocation::Revocations,
     signing::{self, Kind},
+    time::{SignerTime, TrustTime},
 };
 use crate::{
     limits,
@@ -31,6 +33,8 @@ pub struct Anchors {
     mesh_id: MeshId,
     root: Arc<CaCertificate>,
     bundle: Arc<Bundle>,
+    revocations: Arc<Revocations>,
+    time: SignerTime,
 }
 
 /// The intermediates in force, as the root signed them.
@@ -40,6 +44,12 @@ struct Bundle {
     /// 0 until one was installed.
     version: u64,
     intermediates: Vec<CaCertificate>,
+}
+
+impl Bundle {
+    fn holds(&self, key: &[u8; 32]) -> bool {
+        self.intermediates.iter().any(|intermediate| intermediate.key == *key)
+    }
 }
 
 impl Anchors {
@@ -63,7 +73,9 @@ impl Anchors {
             return Err(malformed("its path length is not 1"));
         }
         root.verify_issued_by(&root.key)?;
-        Ok(Self { mesh, mesh_id, root: Arc::new(root), bundle: Arc::default() })
+        let (root, bundle, revocations) = (Arc::new(root), Arc::default(), Arc::default());
+        let time = SignerTime::default();
+        Ok(Self { mesh, mesh_id, root, bundle, revocations, time })
     }
 
     /// The mesh's name.
@@ -156,6 +168,9 @@ impl Anchors {
         }
         self.bundle =
             Arc::new(Bundle { signed: signed.clone(), version: bundle.version, intermediates });
+        let (root, bundle) = (self.root.key, self.bundle.clone());
+        let counts = |signer: &[u8; 32]| *signer == root || bundle.holds(signer);
+        self.revocations_mut().retain_signers(counts);
         Ok(true)
     }
 
@@ -167,7 +182,23 @@ impl Anchors {
     /// True when the bundle holds an intermediate of this public key.
     #[must_use]
     pub fn has_intermediate(&self, key: &[u8; 32]) -> bool {
-        self.bundle.intermediates.iter().any(|intermediate| intermediate.key == *key)
+        self.bundle.holds(key)
+    }
+
+    pub(super) fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    pub(super) fn signer_time_ref(&self) -> &SignerTime {
+        &self.time
+    }
+
+    pub(super) fn signer_time_mut(&mut self) -> &mut SignerTime {
+        &mut self.time
+    }
+
+    pub(super) fn revocations_mut(&mut self) -> &mut Revocations {
+        Arc::make_mut(&mut self.revocations)
     }
 
     /// The intermediate that issued `certificate`, DER: what TLS sends after the leaf.
@@ -179,8 +210,8 @@ impl Anchors {
     /// Reads a node certificate and verifies that it is this mesh's: shape, mesh, issuer, signatures,
     /// fit for both ends of TLS.
     ///
-    /// With `now`, its dates are judged too. Without, the chain is checked at a time at which all of it
-    /// is valid, so that the verdict does not change with the clock.
+    /// With `now`, its dates are judged too, and whether it was revoked. Without, the chain is checked at a
+    /// time at which all of it is valid, so that the verdict does not change with the clock.
     pub fn check_chain(
         &self,
         leaf: &[u8],
@@ -196,9 +227,21 @@ impl Anchors {
         let issuer = self.issuer(leaf)?;
         self.verify_chain(&certificate, issuer)?;
         if let Some(now) = now {
-            certificate.check_dates(now)?;
+            self.check_membership(&certificate.key)?;
+            certificate.check_dates(self.trust_time(now))?;
         }
         Ok(Arc::new(certificate))
+    }
+
+    /// Judges whether the membership of `key` was ended.
+    pub fn check_membership(&self, key: &NodeKey) -> Result<(), Refusal> {
+        match self.revocation(key) {
+            None => Ok(()),
+            Some(revocation) => Err(Refusal::new(
+                Code::Revoked,
+                format!("the membership of {} ({key}) was ended", revocation.name),
+            )),
+        }
     }
 
     fn issuer(&self, leaf: &[u8]) -> Result<&CaCertificate, Refusal> {
@@ -247,16 +290,16 @@ impl Anchors {
 
 impl NodeCertificate {
     /// Judges the dates of validity.
-    pub fn check_dates(&self, now: UnixTime) -> Result<(), Refusal> {
-        if now < self.not_before {
-            let ahead = self.not_before.since(now);
+    pub fn check_dates(&self, now: TrustTime) -> Result<(), Refusal> {
+        if now.begins < self.not_before {
+            let ahead = self.not_before.since(now.begins);
             return Err(Refusal::new(
                 Code::CertificateNotYetValid,
                 format!("the certificate of {} is valid only in {ahead} s", self.name),
             ));
         }
-        if now > self.not_after {
-            let past = now.since(self.not_after);
+        if now.ends > self.not_after {
+            let past = now.ends.since(self.not_after);
             return Err(Refusal::new(
                 Code::CertificateExpired,
                 format!("the certificate of {} ended {past} s ago", self.name),

@@ -77,6 +77,8 @@ pub struct NodeTerms {
     pub grants: Vec<Grant>,
     /// IPv4 address inside the mesh; granted with the rest.
     pub mesh_ipv4: Option<Ipv4Addr>,
+    /// Limits of what is granted at renewal, in any order.
+    pub limits: Vec<IpNet>,
     /// First second of validity.
     pub not_before: UnixTime,
     /// Last second of validity; cut to the intermediate's.
@@ -267,6 +269,7 @@ fn node_params(terms: &NodeTerms, issuer: &CaCertificate) -> Result<CertificateP
         groups: terms.groups.clone(),
         grants,
         mesh_ipv4: terms.mesh_ipv4,
+        limits: sorted(&terms.limits),
     };
     let content = extension.encode();
     let (from, to) =
@@ -291,6 +294,11 @@ fn node_params(terms: &NodeTerms, issuer: &CaCertificate) -> Result<CertificateP
     ];
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+fn sorted(prefixes: &[IpNet]) -> Vec<IpNet> {
+    let sorted: std::collections::BTreeSet<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
+    sorted.into_iter().collect()
 }
 
 /// Never critical: webpki refuses critical extensions that it does not know.

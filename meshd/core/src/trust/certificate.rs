@@ -40,6 +40,18 @@ pub fn spiffe_id(mesh: &MeshName, node: &NodeName) -> String {
     format!("spiffe://{mesh}/node/{node}")
 }
 
+/// A moment at which all of a chain is valid, if there is one.
+#[must_use]
+pub fn valid_moment(chain: &[&[u8]]) -> Option<UnixTime> {
+    let mut common: Option<(UnixTime, UnixTime)> = None;
+    for der in chain {
+        let (begin, end) = Read::parse(der).ok()?.validity();
+        let (from, to) = common.unwrap_or((begin, end));
+        common = Some((from.max(begin), to.min(end)));
+    }
+    common.filter(|(from, to)| from <= to).map(|(from, _)| from)
+}
+
 /// What a CA certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CaCertificate {
@@ -90,6 +102,7 @@ impl NodeCertificate {
             groups: grants.groups,
             grants: grants.grants,
             mesh_ipv4: grants.mesh_ipv4,
+            limits: grants.limits,
             not_before,
             not_after,
         };

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use meshd_proto::{MeshId, wire};
 use prost::Message;
 
-use super::record::Grant;
+use super::{record::Grant, terms};
 use crate::{
     address, limits,
     refusal::{Code, Refusal},
@@ -28,6 +28,8 @@ pub(super) struct Grants {
     /// Sorted, each once.
     pub(super) grants: Vec<Grant>,
     pub(super) mesh_ipv4: Option<Ipv4Addr>,
+    /// Sorted, each once.
+    pub(super) limits: Vec<IpNet>,
 }
 
 impl Grants {
@@ -40,6 +42,7 @@ impl Grants {
             mesh_ipv4: self
                 .mesh_ipv4
                 .map_or_else(Bytes::new, |address| address.octets().to_vec().into()),
+            limits: self.limits.iter().map(address::prefix_to_wire).collect(),
         };
         yasna::construct_der(|writer| writer.write_bytes(&message.encode_to_vec()))
     }
@@ -77,7 +80,8 @@ impl Grants {
         if mesh_ipv4.is_some_and(|address| !grants.contains(&mesh_grant(address))) {
             return Err(malformed("the mesh address is not among its grants"));
         }
-        Ok(Self { mesh_id, enrolment_id, groups: message.groups, grants, mesh_ipv4 })
+        let limits = terms::read_prefixes(&message.limits)?;
+        Ok(Self { mesh_id, enrolment_id, groups: message.groups, grants, mesh_ipv4, limits })
     }
 }
 
@@ -148,6 +152,7 @@ mod tests {
                 grant("100.112.0.9/32", None),
             ],
             mesh_ipv4: Some(Ipv4Addr::new(100, 112, 0, 9)),
+            limits: vec!["10.128.0.0/9".parse().unwrap()],
         }
     }
 

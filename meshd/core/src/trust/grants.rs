@@ -112,6 +112,8 @@ pub(super) struct Asked<'a> {
     pub(super) allow: &'a [IpNet],
     /// What the joiner detected.
     pub(super) wanted: &'a [IpNet],
+    /// `exact` is held already, by right: whoever contests it, it stays.
+    pub(super) keep: bool,
 }
 
 /// Decides on prefixes: the grants, and what of `wanted` is not among them.
@@ -122,6 +124,9 @@ pub(super) fn decide(
     pool: &Ipv4Net,
 ) -> Result<(Vec<Grant>, Vec<IpNet>), EnrolRefusal> {
     for prefix in asked.exact {
+        if asked.keep {
+            continue;
+        }
         check_grantable(prefix, mesh, pool)?;
         if let Some((other, name)) = held.holder(prefix) {
             return Err(EnrolRefusal::new(

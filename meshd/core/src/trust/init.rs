@@ -78,7 +78,13 @@ pub fn init_mesh(
         name: &params.node,
         token: None,
         groups: &[],
-        asked: Asked { exact: &params.prefixes, allow: &params.allow, wanted: &params.wanted },
+        asked: Asked {
+            exact: &params.prefixes,
+            allow: &params.allow,
+            wanted: &params.wanted,
+            keep: false,
+        },
+        before: None,
     };
     let admitted = signer.admit(&admission, &[], &[], now, rng)?;
     Ok(MeshInit {

@@ -52,6 +52,11 @@ pub enum LedgerEvent {
         /// What it did not get.
         not_granted: Vec<IpNet>,
     },
+    /// What was left of a token's uses ended.
+    TokenRevoked {
+        /// Which.
+        id: TokenId,
+    },
     /// A node's signed leave was seen.
     Departed {
         /// Whose.
@@ -77,6 +82,9 @@ impl LedgerEntry {
                     certificate: certificate.der.clone(),
                     not_granted: not_granted.iter().map(address::prefix_to_wire).collect(),
                 })
+            }
+            LedgerEvent::TokenRevoked { id } => {
+                Event::TokenRevoked(wire::LedgerTokenRevoked { token_id: id.0.to_vec().into() })
             }
             LedgerEvent::Departed { key } => {
                 Event::Departed(wire::LedgerDeparted { identity_key: key.0.to_vec().into() })
@@ -109,13 +117,14 @@ impl LedgerEntry {
             Event::Enrolled(enrolled) => LedgerEvent::Enrolled {
                 token: match &enrolled.token_id[..] {
                     [] => None,
-                    id => Some(TokenId(
-                        id.try_into().map_err(|_| malformed("a token id that is not 16 bytes"))?,
-                    )),
+                    id => Some(token_id(id)?),
                 },
                 certificate: Arc::new(NodeCertificate::parse(&enrolled.certificate)?),
                 not_granted: terms::read_prefixes(&enrolled.not_granted)?,
             },
+            Event::TokenRevoked(revoked) => {
+                LedgerEvent::TokenRevoked { id: token_id(&revoked.token_id)? }
+            }
             Event::Departed(departed) => LedgerEvent::Departed {
                 key: NodeKey::try_from(&departed.identity_key[..])
                     .map_err(|error| malformed(&error.to_string()))?,
@@ -123,6 +132,10 @@ impl LedgerEntry {
         };
         Ok(Self { time: UnixTime(entry.time), event })
     }
+}
+
+fn token_id(bytes: &[u8]) -> Result<TokenId, Refusal> {
+    bytes.try_into().map(TokenId).map_err(|_| malformed("a token id that is not 16 bytes"))
 }
 
 fn malformed(why: &str) -> Refusal {

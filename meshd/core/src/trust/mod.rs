@@ -7,9 +7,10 @@
 //! |---|---|
 //! | [`signing`], `secret`, `lane` | keys, and signatures bound to their use and mesh |
 //! | `ca`, `certificate`, `extension`, `rfc3779` | making and reading certificates |
-//! | `anchors` | which certificates chain to the mesh's root |
+//! | `anchors`, `revocation`, `time` | which certificates chain to the mesh's root; whose count no more, and when |
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
 //! | `terms`, `token`, `request`, `reply` | joining: the token, what the joiner sends and believes |
+//! | `renewal` | what a member sends for its next certificate, and believes |
 //! | `grants`, `signer`, `ledger`, `init` | admitting: who gets what, and what is kept of it |
 
 mod admit;
@@ -26,8 +27,10 @@ mod init;
 mod lane;
 mod ledger;
 mod record;
+mod renewal;
 mod reply;
 mod request;
+mod revocation;
 mod rfc3779;
 mod secret;
 mod signer;
@@ -35,6 +38,7 @@ pub mod signing;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod time;
 mod token;
 mod verify;
 
@@ -42,17 +46,23 @@ pub use admit::admit;
 pub use anchors::{Anchors, root_from_key};
 pub use ca::{CaError, Intermediate, NodeTerms, RootCa};
 pub use cache::VerifyCache;
-pub use certificate::{server_name, spiffe_id};
+pub use certificate::{server_name, spiffe_id, valid_moment};
 pub use grants::EnrolRefusal;
 pub use identity::{NodeIdentity, RecordDraft};
 pub use init::{InitParams, MeshInit, init_mesh};
 pub use lane::{LaneKey, check as check_lane};
 pub use ledger::{LedgerEntry, LedgerEvent};
 pub use record::{AdmitContext, Grant, LaneInfo, NodeCertificate, Record};
+pub use renewal::{Renewed, accept_renewal, build_renewal};
 pub use reply::{EnrolError, Enrolment, accept_reply};
-pub use request::{build_request, enrol_grant_signer};
+pub use request::{Decider, build_request, decider};
+pub use revocation::{Revocation, RevocationTerms};
 pub use secret::IdentityKey;
 pub use signer::{Enrolled, Signer, SignerError, TokenInfo, TokenParams, TokenState};
 pub use terms::{TokenId, TokenTerms};
+pub use time::{Expiry, TrustTime};
 pub use token::{JoinToken, TokenError};
+/// What a member that may admit others, and renew, says of itself in its record.
+pub const SIGNER_CAPABILITY: &str = "signer";
+
 pub use verify::{LEAVE_VERSION, authenticate, authenticate_bytes};

@@ -8,6 +8,7 @@ use std::{
 use ipnet::IpNet;
 use meshd_proto::{BootId, MeshId, MeshName, NodeKey, NodeName, WgPublicKey, Zone, wire};
 
+use super::anchors::Anchors;
 use crate::now::UnixTime;
 
 /// What a certificate permits one node to claim.
@@ -42,6 +43,8 @@ pub struct NodeCertificate {
     pub grants: Vec<Grant>,
     /// The node's IPv4 address inside the mesh.
     pub mesh_ipv4: Option<Ipv4Addr>,
+    /// What the node detects within these is granted when the certificate is renewed.
+    pub limits: Vec<IpNet>,
     /// First second of validity.
     pub not_before: UnixTime,
     /// Last second of validity.
@@ -104,6 +107,8 @@ pub struct Record {
 /// What `admit` judges a record against.
 #[derive(Debug, Clone, Copy)]
 pub struct AdmitContext<'a> {
+    /// Who was revoked.
+    pub anchors: &'a Anchors,
     /// Wall clock.
     pub now: UnixTime,
     /// The record that is held for the same identity.

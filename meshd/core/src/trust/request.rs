@@ -11,6 +11,7 @@ use prost::Message;
 
 use super::{
     anchors::Anchors,
+    renewal,
     secret::IdentityKey,
     signing::{self, Kind},
     terms::{self, TokenTerms},
@@ -43,6 +44,8 @@ pub fn build_request(
         grant: Some(token.grant().clone()),
         nonce: nonce.to_vec().into(),
         issued_at: now.0,
+        certificate: bytes::Bytes::new(),
+        anyway: false,
     }
     .encode_to_vec();
     let token_signature = signing::sign(token.seed(), Kind::EnrolToken, token.mesh_id(), &body);
@@ -65,9 +68,22 @@ pub(super) struct Request {
     pub(super) issued_at: UnixTime,
 }
 
-/// Who signs for the token of a request, after all of it that any member can verify was verified.
-pub fn enrol_grant_signer(request: &[u8], anchors: &Anchors) -> Result<NodeKey, Refusal> {
-    open(request, anchors).map(|request| request.terms.signer)
+/// Who can decide on a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decider {
+    /// The signer of the token.
+    Signer(NodeKey),
+    /// Any: it is a renewal.
+    Any,
+}
+
+/// Who can decide on a request, after all of it that any member can verify was verified.
+pub fn decider(request: &[u8], anchors: &Anchors) -> Result<Decider, Refusal> {
+    if let Some(renewal) = renewal::open_renewal(request, anchors)? {
+        anchors.check_membership(&renewal.identity)?;
+        return Ok(Decider::Any);
+    }
+    open(request, anchors).map(|request| Decider::Signer(request.terms.signer))
 }
 
 /// Reads and verifies an encoded `EnrolRequest`.

@@ -24,17 +24,23 @@ pub enum Kind {
     EnrolIdentity,
     /// The intermediates in force, by the root.
     Bundle,
+    /// The end of a membership, by an intermediate's or the root's key.
+    Revocation,
+    /// The time, by an intermediate's key.
+    Time,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Record,
         Self::WgLane,
         Self::TokenGrant,
         Self::EnrolToken,
         Self::EnrolIdentity,
         Self::Bundle,
+        Self::Revocation,
+        Self::Time,
     ];
 
     /// The name inside the signed bytes.
@@ -47,6 +53,8 @@ impl Kind {
             Self::EnrolToken => "enrol-token",
             Self::EnrolIdentity => "enrol-identity",
             Self::Bundle => "bundle",
+            Self::Revocation => "revocation",
+            Self::Time => "time",
         }
     }
 }

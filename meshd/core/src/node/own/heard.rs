@@ -93,6 +93,23 @@ impl Node {
         }));
     }
 
+    /// A revocation of this node came in. Its kernel is left as it is: what goes into its tunnels is answered by
+    /// nobody, and leaves nowhere in the clear.
+    pub(in crate::node) fn end_own_membership(&mut self) {
+        if self.own.stage == Stage::Revoked {
+            return;
+        }
+        self.own.stage = Stage::Revoked;
+        self.own.due = None;
+        self.outputs.push_back(Output::Event(Event {
+            code: "revoked",
+            severity: Severity::Error,
+            subject: Some(self.own.key),
+            text: "a signer has ended this node's membership; `meshctl leave` here, then join with a new token"
+                .to_owned(),
+        }));
+    }
+
     /// An own record from the store: the next one must be higher.
     pub(in crate::node) fn restore_own(&mut self, record: &Record) {
         if record.left {

@@ -1,6 +1,7 @@
 //! Tests of planning as a whole: rules one by one, the order of changes, and random worlds.
 
 mod arbitrary;
+mod barred;
 mod order;
 mod properties;
 mod rules;

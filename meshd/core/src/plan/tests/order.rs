@@ -3,7 +3,7 @@
 use super::{super::*, worlds::*};
 
 /// Applies every change; returns them.
-fn converge(kernel: &mut Kernel, desired: &Desired) -> Vec<Change> {
+pub(super) fn converge(kernel: &mut Kernel, desired: &Desired) -> Vec<Change> {
     let changes = diff(desired, &kernel.state());
     for change in &changes {
         kernel.apply(change).unwrap();
@@ -12,7 +12,7 @@ fn converge(kernel: &mut Kernel, desired: &Desired) -> Vec<Change> {
     changes
 }
 
-fn programmed(world: &World) -> Kernel {
+pub(super) fn programmed(world: &World) -> Kernel {
     let mut kernel = Kernel::default();
     converge(&mut kernel, &world.plan().desired);
     kernel

@@ -62,6 +62,7 @@ pub(super) fn record(number: u8, prefixes: &[&str]) -> Record {
         groups: Vec::new(),
         grants: prefixes.iter().chain([&v4]).map(exact).collect(),
         mesh_ipv4: Some([100, 112, 0, number].into()),
+        limits: Vec::new(),
         not_before: UnixTime(0),
         not_after: UnixTime(i64::MAX),
     };
@@ -134,6 +135,7 @@ pub(super) struct World {
     pub(super) config: PlanConfig,
     pub(super) local: LocalNetwork,
     pub(super) members: Vec<Member>,
+    pub(super) barred: Vec<Arc<Record>>,
     pub(super) complete: bool,
 }
 
@@ -157,6 +159,7 @@ impl World {
                 ipv6: true,
             },
             members: members.into_iter().collect(),
+            barred: Vec::new(),
             complete: true,
         }
     }
@@ -168,6 +171,7 @@ impl World {
             config: &self.config,
             local: &self.local,
             members: &self.members,
+            barred: &self.barred,
             complete: self.complete,
         })
     }

@@ -27,6 +27,8 @@ pub(in crate::trust) struct Admission<'a> {
     pub(in crate::trust) token: Option<TokenId>,
     pub(in crate::trust) groups: &'a [String],
     pub(in crate::trust) asked: Asked<'a>,
+    /// The certificate that this renews.
+    pub(in crate::trust) before: Option<&'a Arc<NodeCertificate>>,
 }
 
 /// What a node got.
@@ -68,10 +70,15 @@ impl Signer {
         rng: &mut impl CryptoRng,
     ) -> Result<Admitted, EnrolRefusal> {
         let held = self.held_by_others(&admission.key, departures, members);
-        held.check_name(admission.name)?;
+        if admission.before.is_none() {
+            held.check_name(admission.name)?;
+        }
         let mesh = self.anchors.mesh_id();
-        let (grants, not_granted) = grants::decide(admission.asked, &held, mesh, &self.pool)?;
-        let before = self.holders.get(&admission.key).map(|holder| &holder.certificate);
+        let (mut grants, not_granted) = grants::decide(admission.asked, &held, mesh, &self.pool)?;
+        let pools = admission.before.into_iter().flat_map(|before| &before.grants);
+        grants.extend(pools.filter(|grant| grant.claim_len.is_some()).cloned());
+        let known = || self.holders.get(&admission.key).map(|holder| &holder.certificate);
+        let before = admission.before.or_else(known);
         let mesh_ipv4 = match before.and_then(|certificate| certificate.mesh_ipv4) {
             Some(address) if held.is_free(address) => address,
             _ => grants::allocate(&self.pool, mesh, &admission.key, &held)?,
@@ -86,6 +93,7 @@ impl Signer {
             groups: admission.groups.to_vec(),
             grants,
             mesh_ipv4: Some(mesh_ipv4),
+            limits: admission.asked.allow.to_vec(),
             not_before: now.plus(-limits::CERTIFICATE_BACKDATE_SECONDS),
             not_after: now.plus(limits::NODE_CERTIFICATE_SECONDS),
         };
@@ -110,7 +118,9 @@ impl Signer {
         let mut held = Held::default();
         let gone: BTreeSet<NodeKey> = departing(departures).collect();
         for (holder, what) in self.holders.iter().filter(|(holder, _)| *holder != key) {
-            held.add_certificate(&what.certificate, what.departed || gone.contains(holder));
+            let revoked = self.anchors.revocation(holder).is_some();
+            let departed = what.departed || revoked || gone.contains(holder);
+            held.add_certificate(&what.certificate, departed);
         }
         // A record that is older than its node's certificate says nothing that the ledger does not
         // know better.

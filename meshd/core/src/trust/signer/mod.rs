@@ -6,6 +6,7 @@
 //! request at a time.
 
 mod admission;
+mod renewals;
 mod tokens;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -25,7 +26,9 @@ use super::{
     grants::{Asked, EnrolRefusal},
     ledger::{LedgerEntry, LedgerEvent},
     record::{NodeCertificate, Record},
+    renewal::open_renewal,
     request::{self, Request},
+    revocation::RevocationTerms,
     terms::TokenId,
 };
 use crate::{
@@ -68,6 +71,8 @@ pub struct Enrolled {
     pub key: NodeKey,
     /// Empty when the same request was answered before.
     pub entries: Vec<LedgerEntry>,
+    /// It was a member before.
+    pub renewal: bool,
 }
 
 /// A host that may admit others.
@@ -142,6 +147,7 @@ impl Signer {
                     payload: grant.payload,
                     created_at: entry.time,
                     used_by: BTreeMap::new(),
+                    revoked: false,
                     terms: *terms,
                 };
                 self.tokens.entry(token.terms.id).or_insert(token);
@@ -154,6 +160,11 @@ impl Signer {
                 let holder = Holder { token, certificate, not_granted, departed: false };
                 self.holders.insert(key, holder);
             }
+            LedgerEvent::TokenRevoked { id } => {
+                if let Some(token) = self.tokens.get_mut(&id) {
+                    token.revoked = true;
+                }
+            }
             LedgerEvent::Departed { key } => {
                 if let Some(holder) = self.holders.get_mut(&key) {
                     holder.departed = true;
@@ -162,7 +173,35 @@ impl Signer {
         }
     }
 
-    /// Follows a newer bundle of intermediates.
+    /// Ends a membership. `certificate_end` is the end of the certificate that is known of it.
+    #[must_use]
+    pub fn revoke(
+        &self,
+        key: NodeKey,
+        name: NodeName,
+        certificate_end: Option<UnixTime>,
+        now: UnixTime,
+    ) -> wire::SignedRevocation {
+        // Another signer may renew it before it hears of this.
+        let latest = now.plus(limits::NODE_CERTIFICATE_SECONDS + limits::DAY_SECONDS);
+        let not_after = certificate_end.map_or(latest, |end| end.max(latest));
+        let terms = RevocationTerms { key, name, revoked_at: now, not_after };
+        self.intermediate.revoke(self.anchors.mesh_id(), &terms)
+    }
+
+    /// Signs that it is `now`.
+    #[must_use]
+    pub fn sign_time(&self, now: UnixTime) -> wire::SignedTime {
+        self.intermediate.sign_time(self.anchors.mesh_id(), now)
+    }
+
+    /// The name under which `key` was admitted here, if it was.
+    #[must_use]
+    pub fn name_of(&self, key: &NodeKey) -> Option<&NodeName> {
+        self.holders.get(key).map(|holder| &holder.certificate.name)
+    }
+
+    /// Follows a newer bundle of intermediates, and revocations.
     pub fn set_anchors(&mut self, anchors: Anchors) {
         self.anchors = anchors;
     }
@@ -185,8 +224,13 @@ impl Signer {
         now: UnixTime,
         rng: &mut impl CryptoRng,
     ) -> Result<Enrolled, EnrolRefusal> {
+        if let Some(renewal) = open_renewal(request, &self.anchors).map_err(explain)? {
+            self.anchors.check_membership(&renewal.identity).map_err(explain)?;
+            return self.renew(&renewal, members, own, now, rng);
+        }
         let request = request::open(request, &self.anchors).map_err(explain)?;
-        self.check_fresh(&request, now)?;
+        self.anchors.check_membership(&request.identity).map_err(explain)?;
+        self.check_fresh(request.issued_at, now, limits::CLOCK_SKEW_SECONDS)?;
         let token = self.known_token(&request)?;
         let mut entries = self.departures(members, now);
         if let Some(holder) = self.admitted_before(&request, &entries)
@@ -196,9 +240,10 @@ impl Signer {
             check_same_name(&request, &certificate)?;
             let reply = self.reply(&certificate, &holder.not_granted, own)?;
             let name = certificate.name.clone();
-            return Ok(Enrolled { reply, name, key: certificate.key, entries: Vec::new() });
+            let key = certificate.key;
+            return Ok(Enrolled { reply, name, key, entries: Vec::new(), renewal: false });
         }
-        token.check_usable(&request, now)?;
+        token.check_usable(&request, &self.anchors, now)?;
         let admission = Admission {
             key: request.identity,
             name: &request.name,
@@ -208,18 +253,26 @@ impl Signer {
                 exact: &token.terms.prefixes,
                 allow: &token.terms.allow,
                 wanted: &request.wanted,
+                keep: false,
             },
+            before: None,
         };
         let admitted = self.admit(&admission, &entries, members, now, rng)?;
         let reply = self.reply(&admitted.certificate, &admitted.not_granted, own)?;
         entries.push(admitted.entry);
-        Ok(Enrolled { reply, name: request.name, key: request.identity, entries })
+        let (name, key) = (request.name, request.identity);
+        Ok(Enrolled { reply, name, key, entries, renewal: false })
     }
 
-    fn check_fresh(&self, request: &Request, now: UnixTime) -> Result<(), EnrolRefusal> {
-        let age = now.since(request.issued_at);
+    fn check_fresh(
+        &self,
+        issued_at: UnixTime,
+        now: UnixTime,
+        oldest: i64,
+    ) -> Result<(), EnrolRefusal> {
+        let age = now.since(issued_at);
         let (code, when) = match age {
-            age if age > limits::CLOCK_SKEW_SECONDS => (Code::PastDate, format!("{age} s old")),
+            age if age > oldest => (Code::PastDate, format!("{age} s old")),
             age if age < -limits::CLOCK_SKEW_SECONDS => {
                 (Code::ClockSkew, format!("dated {} s ahead", -age))
             }
@@ -228,7 +281,7 @@ impl Signer {
         Err(EnrolRefusal::new(
             code,
             format!("the request is {when} by the signer's clock"),
-            "set the clock of the joining host, or the signer's, and try again",
+            "set the clock of the host that asks, or the signer's, and try again",
         ))
     }
 
@@ -298,6 +351,9 @@ fn explain(refusal: Refusal) -> EnrolRefusal {
     let fix = match refusal.code {
         Code::OtherMesh => "use a token of this mesh, or a seed of the token's mesh",
         Code::TooLarge => "ask for fewer prefixes",
+        Code::Revoked => {
+            "run `meshctl leave` on the joining host, which gives it a new identity, and try again"
+        }
         _ => "make a new token with `meshctl token create`",
     };
     EnrolRefusal { refusal, fix: fix.into() }

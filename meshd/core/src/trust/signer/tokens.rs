@@ -14,6 +14,7 @@ use crate::{
     now::UnixTime,
     refusal::{Code, Refusal},
     trust::{
+        anchors::Anchors,
         extension::is_group,
         grants::{self, EnrolRefusal},
         ledger::{LedgerEntry, LedgerEvent},
@@ -65,16 +66,19 @@ pub enum TokenState {
     Used,
     /// Its time is over.
     Expired,
+    /// It was revoked, or somebody who was admitted with it was.
+    Revoked,
 }
 
 impl TokenState {
-    /// `usable`, `used` or `expired`.
+    /// `usable`, `used`, `expired` or `revoked`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Usable => "usable",
             Self::Used => "used",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -85,6 +89,7 @@ pub(super) struct Token {
     pub(super) payload: bytes::Bytes,
     pub(super) created_at: UnixTime,
     pub(super) used_by: BTreeMap<NodeKey, NodeName>,
+    pub(super) revoked: bool,
 }
 
 impl Signer {
@@ -94,7 +99,7 @@ impl Signer {
             terms: token.terms.clone(),
             created_at: token.created_at,
             used_by: token.used_by.iter().map(|(key, name)| (*key, name.clone())).collect(),
-            state: token.state(now),
+            state: token.state(&self.anchors, now),
         })
     }
 
@@ -134,6 +139,26 @@ impl Signer {
         Ok((token, LedgerEntry { time: now, event }))
     }
 
+    /// Ends what is left of a token's uses; nothing when it has none left.
+    ///
+    /// # Errors
+    /// When there is no such token.
+    pub fn revoke_token(
+        &self,
+        id: &TokenId,
+        now: UnixTime,
+    ) -> Result<Option<LedgerEntry>, EnrolRefusal> {
+        let Some(token) = self.tokens.get(id) else {
+            return Err(EnrolRefusal::new(
+                Code::TokenUnknown,
+                format!("this signer has made no token {id}"),
+                "`meshctl token list` shows those that it has made",
+            ));
+        };
+        let entry = LedgerEntry { time: now, event: LedgerEvent::TokenRevoked { id: *id } };
+        Ok((!token.revoked).then_some(entry))
+    }
+
     fn check_params(&self, params: &TokenParams) -> Result<(), EnrolRefusal> {
         let refused = |why: &str, fix: &str| Err(EnrolRefusal::new(Code::BadTerms, why, fix));
         if !(1..=limits::TOKEN_SECONDS).contains(&params.ttl_seconds) {
@@ -170,8 +195,16 @@ impl Signer {
 }
 
 impl Token {
-    fn state(&self, now: UnixTime) -> TokenState {
-        if self.used_by.len() >= self.terms.uses as usize {
+    /// A host that was revoked ends the uses of the token that let it in: who stole the one may hold the
+    /// other.
+    fn is_revoked(&self, anchors: &Anchors) -> bool {
+        self.revoked || self.used_by.keys().any(|key| anchors.revocation(key).is_some())
+    }
+
+    fn state(&self, anchors: &Anchors, now: UnixTime) -> TokenState {
+        if self.is_revoked(anchors) {
+            TokenState::Revoked
+        } else if self.used_by.len() >= self.terms.uses as usize {
             TokenState::Used
         } else if now > self.terms.expires_at {
             TokenState::Expired
@@ -183,8 +216,15 @@ impl Token {
     pub(super) fn check_usable(
         &self,
         request: &Request,
+        anchors: &Anchors,
         now: UnixTime,
     ) -> Result<(), EnrolRefusal> {
+        if self.is_revoked(anchors) {
+            return Err(super::explain(Refusal::new(
+                Code::TokenRevoked,
+                format!("the token {} was revoked", self.terms.id),
+            )));
+        }
         if now > self.terms.expires_at {
             let ago = now.since(self.terms.expires_at);
             return Err(super::explain(Refusal::new(

@@ -81,6 +81,7 @@ fn a_mesh_address_outside_the_grants_is_refused() {
         groups: Vec::new(),
         grants: Vec::new(),
         mesh_ipv4: Some(address),
+        limits: Vec::new(),
     };
     let refusal = crate::trust::extension::Grants::decode(&grants.encode()).unwrap_err();
     assert_eq!(refusal.code, Code::Malformed);
@@ -134,7 +135,8 @@ fn ca_certificates_are_no_node_certificates_nor_the_other_way_round() {
 
 #[test]
 fn dates_are_judged_at_the_given_time_only() {
-    let mesh = TestMesh::new(1);
+    let mut mesh = TestMesh::new(1);
+    mesh.anchors.set_expiry(crate::trust::Expiry::Hard);
     let leaf = mesh.node("a", &[]).certificate.der.clone();
     let code = |at: Option<UnixTime>| mesh.anchors.check_chain(&leaf, at).map_err(|r| r.code).err();
     assert_eq!(code(None), None);

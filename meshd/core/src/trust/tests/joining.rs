@@ -10,8 +10,8 @@ use crate::{
     address,
     refusal::Code,
     trust::{
-        IdentityKey, InitParams, Intermediate, LedgerEntry, NodeIdentity, RecordDraft, RootCa,
-        Signer, SignerError, TokenParams, authenticate, enrol_grant_signer,
+        Decider, IdentityKey, InitParams, Intermediate, LedgerEntry, NodeIdentity, RecordDraft,
+        RootCa, Signer, SignerError, TokenParams, authenticate, decider,
         fixture::{NOW, TestMesh},
         init_mesh,
     },
@@ -192,6 +192,7 @@ fn what_other_signers_gave_out_is_seen_in_the_directory() {
             claim_len: Some(24),
         }],
         mesh_ipv4: None,
+        limits: Vec::new(),
         not_before: NOW.plus(-60),
         not_after: NOW.plus(60),
     };
@@ -273,7 +274,9 @@ fn any_member_can_tell_whom_to_hand_a_request_to() {
     let mut world = World::new();
     let token = world.token(open_token());
     let request = world.request(&token, "a", &[]).encode_to_vec();
-    let signer = enrol_grant_signer(&request, &world.init.anchors).unwrap();
+    let Decider::Signer(signer) = decider(&request, &world.init.anchors).unwrap() else {
+        panic!("a token names its signer")
+    };
     assert_eq!(signer, TestMesh::key("signer").public());
     // Nothing in it is a secret that a carrier could use.
     let line = token.encode();

@@ -4,5 +4,6 @@ mod certificates;
 mod joining;
 mod records;
 mod refused;
+mod renewal;
 mod tokens;
 mod world;

@@ -9,7 +9,8 @@ use crate::{
     now::UnixTime,
     refusal::Code,
     trust::{
-        AdmitContext, NodeIdentity, Record, RecordDraft, admit, authenticate, authenticate_bytes,
+        AdmitContext, Expiry, NodeIdentity, Record, RecordDraft, admit, authenticate,
+        authenticate_bytes,
         fixture::{NOW, TestMesh},
     },
 };
@@ -292,7 +293,10 @@ fn record(mesh: &TestMesh, node: &NodeIdentity, version: u64, issued_at: UnixTim
 }
 
 fn verdict(record: &Record, held: Option<&Record>, now: UnixTime) -> Result<(), Code> {
-    let context = AdmitContext { now, held, forget_after_seconds: 7 * 24 * 3600 };
+    let mut anchors = TestMesh::new(1).anchors;
+    anchors.set_expiry(Expiry::Hard);
+    let anchors = &anchors;
+    let context = AdmitContext { anchors, now, held, forget_after_seconds: 7 * 24 * 3600 };
     admit(record, &context).map_err(|refusal| refusal.code)
 }
 

@@ -1,0 +1,30 @@
+//! `cert renew`.
+
+use std::{io::Write as _, path::Path};
+
+use meshd_proto::control::RenewCertificateRequest;
+
+use super::list;
+use crate::{
+    cli::Cert,
+    connection::{CHANGE, connect},
+    failure::Failure,
+    output::Output,
+    views::CertificateView,
+};
+
+pub(crate) async fn run(socket: &Path, output: Output, verb: Cert) -> Result<(), Failure> {
+    match verb {
+        Cert::Renew => renew(socket, output).await,
+    }
+}
+
+async fn renew(socket: &Path, output: Output) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(CHANGE)).await?;
+    let reply = client.renew_certificate(RenewCertificateRequest {}).await?.into_inner();
+    let certificate = CertificateView::from(reply);
+    output.print(&certificate, |_, to| {
+        writeln!(to, "this host's certificate is valid until {}", certificate.not_after)?;
+        writeln!(to, "  grants  {}", list(&certificate.prefixes))
+    })
+}

@@ -1,0 +1,88 @@
+//! `node list` and `node revoke`.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::Path,
+};
+
+use meshd_proto::control::{ListNodesRequest, RevokeNodeRequest};
+
+use super::{confirmed, short_list};
+use crate::{
+    cli::{Node, NodeRevoke},
+    connection::{CHANGE, LOOK, connect},
+    failure::Failure,
+    output::{Output, remark},
+    table::{Cell, Table},
+    text::count,
+    views::{NodeView, RevokedView},
+};
+
+pub(crate) async fn run(socket: &Path, output: Output, verb: Node) -> Result<(), Failure> {
+    match verb {
+        Node::List => show_list(socket, output).await,
+        Node::Revoke(arguments) => revoke(socket, output, arguments).await,
+    }
+}
+
+async fn show_list(socket: &Path, output: Output) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(LOOK)).await?;
+    let reply = client.list_nodes(ListNodesRequest {}).await?.into_inner();
+    let nodes: Vec<NodeView> = reply.nodes.into_iter().map(NodeView::from).collect();
+    output.print(&nodes, |paint, to| table(&nodes, output.is_wide()).print(paint, to))
+}
+
+fn table(nodes: &[NodeView], wide: bool) -> Table {
+    let mut header =
+        vec!["NAME", "STATE", "GOSSIP", "ZONE", "GROUPS", "PREFIXES", "CERTIFICATE UNTIL"];
+    if wide {
+        header.extend(["REVOKED", "ADDRESSES", "VERSION", "ID"]);
+    }
+    let mut table = Table::new(header);
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    for node in nodes {
+        let name =
+            if node.is_self { format!("{} (this host)", node.name) } else { node.name.clone() };
+        let mut row = vec![
+            Cell::text(name),
+            Cell::state(&node.state),
+            node.gossip.as_deref().map_or_else(|| Cell::text("-"), Cell::state),
+            Cell::text(or_dash(&node.zone)),
+            Cell::text(short_list(&node.groups, wide)),
+            Cell::text(short_list(&node.prefixes, wide)),
+            Cell::text(or_dash(&node.certificate_not_after)),
+        ];
+        if wide {
+            row.extend([
+                Cell::text(or_dash(&node.revoked_at)),
+                Cell::text(short_list(&node.mesh_addresses, true)),
+                Cell::text(or_dash(&node.version)),
+                Cell::text(&*node.id),
+            ]);
+        }
+        table.row(row);
+    }
+    table
+}
+
+async fn revoke(socket: &Path, output: Output, arguments: NodeRevoke) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(CHANGE)).await?;
+    if !arguments.yes && io::stdin().is_terminal() {
+        let question = format!(
+            "{} is cut off by every member, for good: it needs a new identity and a new token to come \
+             back, and the token that let it in admits nobody else.\nRevoke? [y/N] ",
+            arguments.node
+        );
+        confirmed(&question, "the revocation was not confirmed")?;
+    }
+    let request = RevokeNodeRequest { node: arguments.node };
+    let revoked = RevokedView::from(client.revoke_node(request).await?.into_inner());
+    if revoked.before && !output.is_for_programs() {
+        remark("it had been revoked before; nothing changed");
+    }
+    output.print(&revoked, |_, to| {
+        writeln!(to, "revoked {} ({})", revoked.name, revoked.id)?;
+        let members = count(u64::from(revoked.members), "other member hears", "other members hear");
+        writeln!(to, "  cut off here; {members} of it now, the rest when they are back")
+    })
+}

@@ -1,0 +1,275 @@
+//! This node's next certificate: when it is asked for, whom, and what becomes of the answer.
+//!
+//! ```text
+//! resting ── two thirds of the life are over, or a detected prefix is not granted ──► asking
+//!    ▲                                                                                  │
+//!    ├── a later certificate for this node: taken over, the record is signed anew ◄─────┤
+//!    └── silence, or a refusal: again after a pause that grows to an hour ◄─────────────┘
+//! ```
+//! Asked is any signer that is there; every second time also through the door of strangers, which needs no
+//! valid certificate.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use meshd_proto::{NodeKey, wire};
+use prost::Message as _;
+use rand::{RngExt, seq::IteratorRandom};
+
+use super::{
+    Node,
+    sync::jitter,
+    types::{Event, Liveness, Output, Severity},
+};
+use crate::{
+    now::{Now, UnixTime},
+    refusal::{Code, Refusal},
+    trust::{NodeIdentity, SIGNER_CAPABILITY, accept_renewal, build_renewal},
+};
+
+/// An answer that has not come by then does not come.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Pauses between attempts.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(3600));
+/// When it is looked again whether the time has come: a clock may be set.
+const LOOK_AGAIN: i64 = 3600;
+/// Thousandths of a certificate's life after which the next one is asked for: not all at once.
+const SHARE: std::ops::Range<i64> = 600..700;
+
+#[derive(Debug)]
+struct Asked {
+    id: u64,
+    /// Nobody in particular: through the door of strangers.
+    of: Option<NodeKey>,
+    until: Instant,
+}
+
+/// How this node comes to its next certificate.
+#[derive(Debug)]
+pub(super) struct Renewals {
+    share: i64,
+    next: Instant,
+    pause: Duration,
+    asked: Option<Asked>,
+    attempts: u32,
+    /// Detected, within the limits, and not granted: somebody else has it.
+    denied: BTreeSet<IpNet>,
+    problem: Option<Refusal>,
+}
+
+impl Renewals {
+    pub(super) fn new(rng: &mut impl RngExt, now: Instant) -> Self {
+        Self {
+            share: rng.random_range(SHARE),
+            next: now,
+            pause: PAUSE.0,
+            asked: None,
+            attempts: 0,
+            denied: BTreeSet::new(),
+            problem: None,
+        }
+    }
+}
+
+impl Node {
+    /// True while an answer is waited for.
+    #[must_use]
+    pub fn is_renewing(&self) -> bool {
+        self.renewals.asked.is_some()
+    }
+
+    /// Why the certificate that is due was not renewed yet.
+    #[must_use]
+    pub fn renewal_problem(&self) -> Option<&Refusal> {
+        self.renewals.problem.as_ref()
+    }
+
+    /// When this node's certificate is due to be renewed.
+    #[must_use]
+    pub fn renewal_due(&self) -> UnixTime {
+        let certificate = &self.own.identity().certificate;
+        let life = certificate.not_after.since(certificate.not_before);
+        certificate.not_before.plus(life / 1000 * self.renewals.share)
+    }
+
+    /// Asks for the next certificate now, whether or not it is due.
+    pub fn renew_now(&mut self, now: Now) {
+        self.renewals.next = now.mono;
+        self.renewals.asked = None;
+        self.renewals.problem = None;
+        self.ask_for_renewal(true, now);
+        self.settle(now);
+    }
+
+    /// The answer to [`Output::AskAtTheDoor`]; `None`: nobody answered.
+    pub fn handle_renewal_reply(&mut self, id: u64, reply: Option<&[u8]>, now: Now) {
+        if self.renewals.asked.as_ref().is_some_and(|asked| asked.id == id && asked.of.is_none()) {
+            match reply {
+                Some(reply) => self.take_renewal(reply, now),
+                None => self.renewal_failed(silent(), now),
+            }
+        }
+        self.settle(now);
+    }
+
+    /// A reply that a member sent; false when it is to something else.
+    pub(super) fn hear_renewal(&mut self, from: NodeKey, id: u64, reply: &[u8], now: Now) -> bool {
+        let ours = |asked: &Asked| asked.id == id && asked.of == Some(from);
+        if !self.renewals.asked.as_ref().is_some_and(ours) {
+            return false;
+        }
+        self.take_renewal(reply, now);
+        true
+    }
+
+    pub(super) fn handle_renewal_timeout(&mut self, now: Now) {
+        if self.renewals.asked.as_ref().is_some_and(|asked| asked.until <= now.mono) {
+            self.renewal_failed(silent(), now);
+        }
+        if self.needs_renewal(now)
+            && self.renewals.asked.is_none()
+            && self.renewals.next <= now.mono
+        {
+            self.ask_for_renewal(false, now);
+        }
+    }
+
+    pub(super) fn next_renewal(&self) -> Option<Instant> {
+        if self.own.has_left() || self.own.draft().is_none() {
+            return None;
+        }
+        if let Some(asked) = &self.renewals.asked {
+            return Some(asked.until);
+        }
+        if self.needs_renewal(self.clock) {
+            return Some(self.renewals.next);
+        }
+        let begins = self.anchors.trust_time(self.clock.unix).begins;
+        let seconds = self.renewal_due().since(begins).clamp(1, LOOK_AGAIN);
+        Some(self.clock.mono + Duration::from_secs(seconds.unsigned_abs()))
+    }
+
+    fn needs_renewal(&self, now: Now) -> bool {
+        // A clock that is behind must not keep a node from it.
+        let begins = self.anchors.trust_time(now.unix).begins;
+        !self.own.has_left() && (begins >= self.renewal_due() || self.lacks_a_grant())
+    }
+
+    fn lacks_a_grant(&self) -> bool {
+        let certificate = &self.own.identity().certificate;
+        let Some(draft) = self.own.draft() else { return false };
+        draft.prefixes.iter().any(|prefix| {
+            !certificate.grants.iter().any(|grant| grant.covers(prefix))
+                && certificate.limits.iter().any(|limit| limit.contains(prefix))
+                && !self.renewals.denied.contains(prefix)
+        })
+    }
+
+    fn ask_for_renewal(&mut self, anyway: bool, now: Now) {
+        let Some(draft) = self.own.draft() else { return };
+        let wanted = draft.prefixes.clone();
+        let issued_at = self.anchors.trust_time(now.unix).begins;
+        let request =
+            build_renewal(self.own.identity(), &wanted, anyway, self.rng.random(), issued_at);
+        let request: Bytes = request.encode_to_vec().into();
+        let id = self.rng.random();
+        self.renewals.attempts += 1;
+        let of = self.a_signer().filter(|_| self.renewals.attempts % 2 == 1);
+        self.renewals.asked = Some(Asked { id, of, until: now.mono + PATIENCE });
+        match of {
+            Some(signer) if signer == self.own.key() => {
+                self.outputs.push_back(Output::EnrolForward { from: signer, id, request });
+            }
+            Some(signer) => self.forward_enrolment(signer, id, request),
+            None => self.outputs.push_back(Output::AskAtTheDoor { id, request }),
+        }
+    }
+
+    /// A member that says it signs: this node itself, or one that is there rather than one that is not.
+    pub fn a_signer(&mut self) -> Option<NodeKey> {
+        let signs = |key: &&NodeKey| {
+            let record = self.directory.get(key);
+            record.is_some_and(|r| !r.left && r.capabilities.iter().any(|c| c == SIGNER_CAPABILITY))
+        };
+        let own = self.own.key();
+        if self.own.draft().is_some_and(|d| d.capabilities.iter().any(|c| c == SIGNER_CAPABILITY)) {
+            return Some(own);
+        }
+        let all: Vec<NodeKey> = self.directory.iter().map(|record| record.key).collect();
+        let signers: Vec<NodeKey> = all.iter().filter(signs).copied().collect();
+        let there =
+            |key: &&NodeKey| matches!(self.membership.liveness(key), Some((Liveness::Alive, _)));
+        let alive = signers.iter().filter(there).choose(&mut self.rng);
+        alive.or_else(|| signers.iter().choose(&mut self.rng)).copied()
+    }
+
+    fn take_renewal(&mut self, reply: &[u8], now: Now) {
+        let mut anchors = self.anchors.clone();
+        let current = self.own.identity().certificate.clone();
+        let renewed = wire::EnrolReply::decode(reply)
+            .map_err(|_| Refusal::new(Code::Malformed, "renewal: the answer is not decodable"))
+            .and_then(|reply| accept_renewal(&reply, &current, &mut anchors));
+        let renewed = match renewed {
+            Ok(renewed) => renewed,
+            Err(refusal) => return self.renewal_failed(refusal, now),
+        };
+        if let Some(bundle) = &renewed.bundle {
+            self.anchors = anchors;
+            self.outputs.push_back(Output::StoreBundle(bundle.encode_to_vec().into()));
+            self.dissemination.add_bundle();
+            self.heed_bundle(now);
+        }
+        let renewals = &mut self.renewals;
+        renewals.asked = None;
+        renewals.attempts = 0;
+        renewals.pause = PAUSE.0;
+        renewals.problem = None;
+        renewals.denied = renewed.not_granted.into_iter().collect();
+        renewals.share = self.rng.random_range(SHARE);
+        // A signer that gives the same again does so for a reason; it is not asked in a loop.
+        renewals.next = now.mono + jitter(PAUSE.0, &mut self.rng);
+        if renewed.certificate.hash == current.hash {
+            return;
+        }
+        let certificate = renewed.certificate;
+        let key = self.own.identity().key.clone();
+        let identity = NodeIdentity { key, certificate: certificate.clone() };
+        self.own.set_identity(Arc::new(identity), now.mono);
+        self.changed = true;
+        self.outputs.push_back(Output::Renewed { certificate: certificate.clone() });
+        self.outputs.push_back(Output::Event(Event {
+            code: "certificate_renewed",
+            severity: Severity::Info,
+            subject: Some(self.own.key()),
+            text: format!("this node has a new certificate, {} s long", {
+                certificate.not_after.since(certificate.not_before)
+            }),
+        }));
+    }
+
+    fn renewal_failed(&mut self, why: Refusal, now: Now) {
+        let renewals = &mut self.renewals;
+        renewals.asked = None;
+        renewals.next = now.mono + jitter(renewals.pause, &mut self.rng);
+        renewals.pause = (renewals.pause * 2).min(PAUSE.1);
+        // One attempt that fails is no news: the next asks somebody else.
+        if renewals.attempts == 2 {
+            self.outputs.push_back(Output::Event(Event {
+                code: "renewal_failed",
+                severity: Severity::Warning,
+                subject: Some(self.own.key()),
+                text: format!("this node's certificate is not renewed: {why}"),
+            }));
+        }
+        self.renewals.problem = Some(why);
+    }
+}
+
+fn silent() -> Refusal {
+    Refusal::new(Code::NoSigner, "no signer answered")
+}

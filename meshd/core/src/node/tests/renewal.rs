@@ -1,0 +1,151 @@
+//! A node and its next certificate.
+
+use super::*;
+use crate::trust::{NodeTerms, SIGNER_CAPABILITY};
+
+const DAY: u64 = 24 * 3600;
+
+/// A node with 30 days, that knows a signer.
+fn world(now: Now) -> (TestMesh, Node) {
+    let mesh = TestMesh::new(1);
+    let us = mesh.node_of("us", &terms(&mesh, 0));
+    let config = NodeConfig::default();
+    let anchors = mesh.anchors.clone();
+    let mut node = Node::new(config, Arc::new(us), anchors, [1; 32], BLOCK, BootId([9; 16]), now);
+    let signer = mesh.node("signer", &[]);
+    let mut draft = mesh.draft(&signer, &[]);
+    draft.capabilities = vec![SIGNER_CAPABILITY.to_owned()];
+    node.handle_frame(peer("signer"), &push(vec![mesh.sign(&signer, &draft, 1)]), now);
+    node.update_self(mesh.draft(&mesh.node("us", &[]), &["10.1.0.0/24"]), now);
+    outputs(&mut node);
+    (mesh, node)
+}
+
+fn terms(mesh: &TestMesh, days: i64) -> NodeTerms {
+    let from = NOW.plus(days * 24 * 3600);
+    NodeTerms {
+        not_before: from,
+        not_after: from.plus(30 * 24 * 3600),
+        limits: vec!["10.1.0.0/16".parse().unwrap()],
+        ..mesh.terms("us", &["10.1.0.0/24"])
+    }
+}
+
+fn request(outputs: &[Output]) -> Option<(NodeKey, u64, Bytes)> {
+    frames(outputs).into_iter().find_map(|(to, body)| match body {
+        Body::EnrolForward(forward) => Some((to, forward.id, forward.request)),
+        _ => None,
+    })
+}
+
+fn reply(mesh: &TestMesh, terms: &NodeTerms) -> Bytes {
+    let certificate = mesh.intermediate.issue_node(terms).unwrap().der;
+    let accepted = wire::EnrolAccepted {
+        certificate,
+        root: Bytes::copy_from_slice(mesh.anchors.root_der()),
+        bundle: Some(mesh.anchors.signed_bundle().clone()),
+        records: Vec::new(),
+        not_granted: Vec::new(),
+    };
+    let result = Some(wire::enrol_reply::Result::Accepted(accepted));
+    wire::EnrolReply { result }.encode_to_vec().into()
+}
+
+fn answer(id: u64, reply: Bytes) -> Vec<u8> {
+    frame(Body::EnrolForwardReply(wire::EnrolForwardReply { id, reply }))
+}
+
+/// What comes out when time has come.
+fn at(node: &mut Node, now: Now) -> Vec<Output> {
+    node.handle_timeout(now);
+    outputs(node)
+}
+
+#[test]
+fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
+    let now = start();
+    let (mesh, mut us) = world(now);
+    let young = now.after(Duration::from_secs(17 * DAY));
+    assert!(request(&at(&mut us, young)).is_none());
+    let old = now.after(Duration::from_secs(21 * DAY + 7200));
+    let (to, id, _) = request(&at(&mut us, old)).unwrap();
+    assert_eq!(to, peer("signer"));
+    // Nobody else may answer, and not with anything else.
+    us.handle_frame(peer("x"), &answer(id, reply(&mesh, &terms(&mesh, 21))), old);
+    assert_eq!(us.own_record().unwrap().certificate.not_before, NOW);
+    us.handle_frame(peer("signer"), &answer(id, reply(&mesh, &terms(&mesh, 21))), old);
+    let done = outputs(&mut us);
+    assert!(done.iter().any(|output| matches!(output, Output::Renewed { .. })));
+    let later = old.after(Duration::from_secs(5));
+    us.handle_timeout(later);
+    let record = us.own_record().unwrap();
+    assert_eq!(record.certificate.not_before, NOW.plus(21 * 24 * 3600));
+    assert!(us.renewal_problem().is_none());
+}
+
+#[test]
+fn a_prefix_within_the_limits_is_asked_for_at_once_and_only_once() {
+    let now = start();
+    let (mesh, mut us) = world(now);
+    let draft = |prefixes: &[&str]| mesh.draft(&mesh.node("us", &[]), prefixes);
+    us.update_self(draft(&["10.1.0.0/24", "172.16.0.0/24"]), now);
+    us.handle_timeout(now);
+    assert!(request(&outputs(&mut us)).is_none(), "outside the limits nobody grants it");
+    us.update_self(draft(&["10.1.0.0/24", "10.1.7.0/24"]), now);
+    us.handle_timeout(now);
+    let (_, id, _) = request(&outputs(&mut us)).unwrap();
+    let mut more = terms(&mesh, 0);
+    more.grants = mesh.terms("us", &["10.1.0.0/24", "10.1.7.0/24"]).grants;
+    more.not_before = NOW.plus(1);
+    us.handle_frame(peer("signer"), &answer(id, reply(&mesh, &more)), now);
+    us.handle_timeout(now.after(Duration::from_secs(2)));
+    let prefixes = &us.own_record().unwrap().prefixes;
+    assert_eq!(prefixes.len(), 2, "{prefixes:?}");
+    // One that the signer does not give is not asked for again and again.
+    let now = now.after(Duration::from_secs(60));
+    us.update_self(draft(&["10.1.0.0/24", "10.1.7.0/24", "10.1.8.0/24"]), now);
+    us.handle_timeout(now);
+    let (_, id, _) = request(&outputs(&mut us)).unwrap();
+    let mut denied = wire::EnrolReply::decode(reply(&mesh, &more)).unwrap();
+    if let Some(wire::enrol_reply::Result::Accepted(accepted)) = &mut denied.result {
+        let prefix = "10.1.8.0/24".parse().unwrap();
+        accepted.not_granted = vec![crate::address::prefix_to_wire(&prefix)];
+    }
+    us.handle_frame(peer("signer"), &answer(id, denied.encode_to_vec().into()), now);
+    let day = now.after(Duration::from_secs(DAY));
+    assert!(request(&at(&mut us, day)).is_none());
+}
+
+#[test]
+fn without_a_signer_it_is_tried_for_ever_by_both_doors_and_said() {
+    let now = start();
+    let (_, mut us) = world(now);
+    let mut time = now.after(Duration::from_secs(22 * DAY));
+    let (mut forwarded, mut doors) = (0, 0);
+    for _ in 0..400 {
+        let out = at(&mut us, time);
+        forwarded += usize::from(request(&out).is_some());
+        for output in &out {
+            if let Output::AskAtTheDoor { id, .. } = output {
+                doors += 1;
+                us.handle_renewal_reply(*id, None, time);
+            }
+        }
+        time = time.after(Duration::from_secs(600));
+    }
+    assert!((10..100).contains(&forwarded) && (10..100).contains(&doors), "{forwarded} {doors}");
+    assert!(us.renewal_problem().is_some());
+}
+
+#[test]
+fn a_clock_that_stands_still_goes_by_the_signers() {
+    let now = start();
+    let (mesh, mut us) = world(now);
+    let late = NOW.plus(22 * 24 * 3600);
+    // The host's clock was right when this came, and is set back then.
+    let right = Now { unix: late, ..now };
+    let time = mesh.intermediate.sign_time(&mesh.mesh_id, late);
+    assert_eq!(us.take_time(&time, right), Ok(true));
+    us.handle_timeout(now);
+    assert!(request(&outputs(&mut us)).is_some());
+}

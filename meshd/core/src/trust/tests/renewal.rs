@@ -1,0 +1,206 @@
+//! The next certificate of a member.
+
+use prost::Message;
+
+use super::world::{World, open_token};
+use crate::{
+    limits,
+    now::UnixTime,
+    refusal::{Code, Refusal},
+    trust::{
+        Decider, EnrolRefusal, Enrolled, NodeIdentity, Renewed, TokenParams, accept_renewal,
+        build_renewal, decider,
+        fixture::{NOW, TestMesh},
+    },
+};
+use std::sync::Arc;
+
+const DAY: i64 = 24 * 3600;
+
+fn joined(world: &mut World, name: &str, wanted: &[&str]) -> NodeIdentity {
+    let token = world.token(open_token());
+    let certificate = Arc::new(world.join(&token, name, wanted).unwrap().certificate);
+    NodeIdentity::new(TestMesh::key(name), certificate).unwrap()
+}
+
+fn ask(
+    world: &mut World,
+    node: &NodeIdentity,
+    wanted: &[&str],
+    now: UnixTime,
+) -> Result<Enrolled, EnrolRefusal> {
+    let wanted: Vec<_> = wanted.iter().map(|text| text.parse().unwrap()).collect();
+    world.decide(&build_renewal(node, &wanted, false, [3; 16], now), now)
+}
+
+fn renewed(
+    world: &mut World,
+    node: &NodeIdentity,
+    wanted: &[&str],
+    now: UnixTime,
+) -> Result<Renewed, Refusal> {
+    let enrolled = ask(world, node, wanted, now).map_err(|refused| refused.refusal)?;
+    assert!(enrolled.renewal);
+    world.persist(enrolled.entries);
+    accept_renewal(&enrolled.reply, &node.certificate, &mut world.init.anchors.clone())
+}
+
+fn grants(renewed: &Renewed) -> Vec<String> {
+    renewed.certificate.grants.iter().map(|grant| grant.prefix.to_string()).collect()
+}
+
+#[test]
+fn a_member_gets_the_same_again_and_what_it_detects_now() {
+    let mut world = World::new();
+    let node = joined(&mut world, "db-1", &["10.200.1.0/24"]);
+    let before = node.certificate.clone();
+    let later = NOW.plus(20 * DAY);
+    let next = renewed(&mut world, &node, &["10.200.2.0/24", "192.168.0.0/24"], later).unwrap();
+    let after = &next.certificate;
+    assert_eq!((after.key, &after.name), (before.key, &before.name));
+    assert_eq!(after.enrolment_id, before.enrolment_id);
+    assert_eq!(after.mesh_ipv4, before.mesh_ipv4);
+    assert_eq!(after.limits, before.limits);
+    assert_eq!(after.not_after.since(later), limits::NODE_CERTIFICATE_SECONDS);
+    let v4 = format!("{}/32", before.mesh_ipv4.unwrap());
+    assert_eq!(grants(&next), ["10.200.2.0/24", &v4]);
+    assert_eq!(next.not_granted.len(), 1, "outside the limits");
+    // Its ledger says the same after a restart.
+    world.restart();
+    let node = NodeIdentity::new(TestMesh::key("db-1"), next.certificate.clone()).unwrap();
+    let again = renewed(&mut world, &node, &["10.200.2.0/24"], later.plus(60)).unwrap();
+    assert_eq!(
+        again.certificate.hash, next.certificate.hash,
+        "who asks too often gets what it has"
+    );
+}
+
+#[test]
+fn what_a_token_granted_exactly_stays_though_others_contest_it() {
+    let mut world = World::new();
+    let params = TokenParams {
+        prefixes: vec!["10.77.0.0/16".parse().unwrap()],
+        ttl_seconds: 3600,
+        uses: 1,
+        ..TokenParams::default()
+    };
+    let token = world.token(params);
+    let certificate = Arc::new(world.join(&token, "edge", &[]).unwrap().certificate);
+    let node = NodeIdentity::new(TestMesh::key("edge"), certificate).unwrap();
+    let next = renewed(&mut world, &node, &[], NOW.plus(20 * DAY)).unwrap();
+    assert!(grants(&next).contains(&"10.77.0.0/16".to_owned()));
+}
+
+#[test]
+fn any_signer_renews_what_another_has_issued() {
+    let mut world = World::new();
+    let node = joined(&mut world, "db-1", &["10.200.1.0/24"]);
+    // One that knows nothing but the anchors.
+    let other = world.init.root.issue_intermediate(&[42; 32], NOW).unwrap();
+    let mut anchors = world.init.anchors.clone();
+    let both =
+        world.init.root.sign_bundle(anchors.mesh_id(), 2, &[&world.init.intermediate, &other]);
+    anchors.install_bundle(&both).unwrap();
+    let ledger = [world.disk[0].clone()];
+    let signer = crate::trust::Signer::open(
+        anchors.clone(),
+        other.der(),
+        &other.seed(),
+        TestMesh::key("second").public(),
+        ledger.iter().map(Vec::as_slice),
+    )
+    .unwrap();
+    let later = NOW.plus(20 * DAY);
+    let request = build_renewal(&node, &["10.200.1.0/24".parse().unwrap()], false, [3; 16], later);
+    let bytes = request.encode_to_vec();
+    assert_eq!(decider(&bytes, &anchors), Ok(Decider::Any));
+    let enrolled = signer.enrol(&bytes, &[], &[], later, &mut world.rng).unwrap();
+    let mut held = world.init.anchors.clone();
+    let next = accept_renewal(&enrolled.reply, &node.certificate, &mut held).unwrap();
+    assert!(next.bundle.is_some() && held.bundle_version() == 2, "the new bundle comes with it");
+    assert!(held.issuer_of(&next.certificate).is_some_and(|der| der == other.der()));
+    assert_eq!(next.certificate.mesh_ipv4, node.certificate.mesh_ipv4);
+}
+
+#[test]
+fn who_was_off_for_weeks_comes_back_and_who_was_off_for_long_does_not() {
+    let mut world = World::new();
+    let node = joined(&mut world, "db-1", &[]);
+    assert!(renewed(&mut world, &node, &[], NOW.plus(60 * DAY)).is_ok());
+    let mut world = World::new();
+    let node = joined(&mut world, "db-1", &[]);
+    let refused = ask(&mut world, &node, &[], NOW.plus(130 * DAY)).unwrap_err();
+    assert_eq!(refused.refusal.code, Code::CertificateExpired);
+}
+
+#[test]
+fn a_revoked_node_one_that_left_and_a_thief_of_a_certificate_get_nothing() {
+    let mut world = World::new();
+    let node = joined(&mut world, "db-1", &[]);
+    let later = NOW.plus(20 * DAY);
+    // Somebody else's key under its certificate.
+    let mut stolen = build_renewal(&node, &[], false, [3; 16], later);
+    let thief = joined(&mut world, "thief", &[]);
+    stolen.identity_signature =
+        build_renewal(&thief, &[], false, [3; 16], later).identity_signature;
+    let refused = world.decide(&stolen, later).unwrap_err();
+    assert_eq!(refused.refusal.code, Code::BadSignature);
+
+    let mut anchors = world.init.anchors.clone();
+    let signed = world.signer.revoke(node.public(), node.certificate.name.clone(), None, NOW);
+    anchors.revoke(&signed).unwrap();
+    world.signer.set_anchors(anchors.clone());
+    assert_eq!(ask(&mut world, &node, &[], later).unwrap_err().refusal.code, Code::Revoked);
+    let request = build_renewal(&node, &[], false, [3; 16], later).encode_to_vec();
+    assert_eq!(decider(&request, &anchors).unwrap_err().code, Code::Revoked);
+
+    // The name and what it had are free for the host's next identity.
+    let token = world.token(open_token());
+    let key = crate::trust::IdentityKey::from_seed(&[99; 32]);
+    let again = world.request_of(&token, &key, "db-1", &[]);
+    assert!(world.decide(&again, NOW).is_ok());
+}
+
+#[test]
+fn a_token_whose_node_was_revoked_admits_nobody_else() {
+    let mut world = World::new();
+    let token = world.token(open_token());
+    let enrolment = world.join(&token, "db-1", &[]).unwrap();
+    let certificate = enrolment.certificate;
+    let signed = world.signer.revoke(certificate.key, certificate.name.clone(), None, NOW);
+    let mut anchors = world.init.anchors.clone();
+    anchors.revoke(&signed).unwrap();
+    world.signer.set_anchors(anchors);
+    let refused = world.join(&token, "db-2", &[]).unwrap_err();
+    assert_eq!(refused.refusal.code, Code::TokenRevoked);
+    let refused = world.join(&token, "db-1", &[]).unwrap_err();
+    assert_eq!(refused.refusal.code, Code::Revoked);
+}
+
+#[test]
+fn a_revoked_token_admits_nobody_also_after_a_restart() {
+    let mut world = World::new();
+    let token = world.token(open_token());
+    world.join(&token, "db-1", &[]).unwrap();
+    let id = token.terms().id;
+    let entry = world.signer.revoke_token(&id, NOW).unwrap().unwrap();
+    world.persist(vec![entry]);
+    assert_eq!(world.signer.revoke_token(&id, NOW), Ok(None));
+    world.restart();
+    assert_eq!(world.join(&token, "db-2", &[]).unwrap_err().refusal.code, Code::TokenRevoked);
+    assert!(world.join(&token, "db-1", &[]).is_ok(), "who lost the answer was admitted before");
+}
+
+#[test]
+fn an_answer_for_somebody_else_is_not_taken() {
+    let mut world = World::new();
+    let (a, b) = (joined(&mut world, "a", &[]), joined(&mut world, "b", &[]));
+    let later = NOW.plus(20 * DAY);
+    let for_b = ask(&mut world, &b, &[], later).unwrap();
+    let mut anchors = world.init.anchors.clone();
+    let refused = accept_renewal(&for_b.reply, &a.certificate, &mut anchors).unwrap_err();
+    assert_eq!(refused.code, Code::IdentityMismatch);
+    let other = World::with(&super::world::params(), 2);
+    let mut foreign = other.init.anchors.clone();
+    assert!(accept_renewal(&for_b.reply, &b.certificate, &mut foreign).is_err());
+}

@@ -1,0 +1,146 @@
+//! Who belongs to the mesh, and how a signer ends that.
+
+use std::sync::Arc;
+
+use meshd_core::{node::Liveness, trust::Record};
+use meshd_proto::{
+    NodeKey, NodeName,
+    control::{ListNodesReply, NodeInfo, RevokeNodeReply, RevokeNodeRequest},
+};
+
+use super::{
+    Daemon, clock,
+    requests::{no_such_peer, not_a_member, not_a_signer, one_of},
+    running::Running,
+    status::rfc3339,
+};
+use crate::control::ControlError;
+
+impl Daemon {
+    /// `node list`.
+    pub(super) fn nodes(&self) -> Result<ListNodesReply, ControlError> {
+        let running = self.running.as_ref().ok_or_else(|| not_a_member("list nodes"))?;
+        let held = running.node.directory().iter().map(|record| running.node_info(record));
+        let mut nodes: Vec<NodeInfo> = held.chain(running.revoked_nodes()).collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.id.cmp(&b.id)));
+        Ok(ListNodesReply { nodes })
+    }
+
+    /// `node revoke`: on disk here before it is answered; the next turn of the loop tells the others.
+    pub(super) fn revoke_node(
+        &mut self,
+        request: &RevokeNodeRequest,
+    ) -> Result<RevokeNodeReply, ControlError> {
+        let running = self.running.as_mut().ok_or_else(|| not_a_member("revoke a node"))?;
+        let target = running.target(&request.node)?;
+        if target.key == running.node.key() {
+            return Err(ControlError::new(
+                "bad_request",
+                format!("cannot revoke {}", request.node),
+                "that is this host",
+                "`meshctl leave` ends this host's membership",
+            ));
+        }
+        let now = clock::now();
+        let before = running.node.anchors().revocation(&target.key).is_some();
+        if !before {
+            let signer = running.signer.as_ref().ok_or_else(|| not_a_signer("revoke a node"))?;
+            let signed = signer.revoke(
+                target.key,
+                target.name.clone(),
+                target.record.as_ref().map(|record| record.certificate.not_after),
+                now.unix,
+            );
+            let failed = |why: String| {
+                let what = format!("cannot revoke {}", request.node);
+                ControlError::new("revocation", what, why, "see the journal")
+            };
+            running.node.revoke(&signed, now).map_err(|refusal| failed(refusal.to_string()))?;
+            // What is said to be done survives a crash.
+            self.state
+                .save_revocations(&running.node.anchors().encode_revocations())
+                .map_err(|error| failed(error.to_string()))?;
+        }
+        let own = running.node.key();
+        let present = running
+            .node
+            .directory()
+            .iter()
+            .filter(|record| record.key != own)
+            .filter(|record| {
+                let liveness = running.node.liveness(&record.key);
+                matches!(liveness, Some((Liveness::Alive | Liveness::Suspect, _)))
+            })
+            .count();
+        Ok(RevokeNodeReply {
+            name: target.name.to_string(),
+            id: target.key.to_string(),
+            members: u32::try_from(present).unwrap_or(u32::MAX),
+            before,
+        })
+    }
+}
+
+/// Whom a revocation means.
+struct Target {
+    key: NodeKey,
+    name: NodeName,
+    record: Option<Arc<Record>>,
+}
+
+impl Running {
+    fn target(&self, text: &str) -> Result<Target, ControlError> {
+        let directory = self.node.directory();
+        if let Ok(key) = text.parse::<NodeKey>() {
+            let record = directory.get(&key).cloned();
+            let known = record.as_ref().map(|record| record.name.clone());
+            let admitted = || self.signer.as_ref().and_then(|signer| signer.name_of(&key)).cloned();
+            let revoked = || self.node.anchors().revocation(&key).map(|r| r.name.clone());
+            let name = known.or_else(admitted).or_else(revoked);
+            let name = name.ok_or_else(|| no_such_peer(text))?;
+            return Ok(Target { key, name, record });
+        }
+        let found = directory.by_name(text);
+        if found.is_empty()
+            && let Some(revocation) =
+                self.node.anchors().all_revocations().find(|one| one.name.as_str() == text)
+        {
+            return Ok(Target { key: revocation.key, name: revocation.name.clone(), record: None });
+        }
+        let record = one_of(&found, text)?.clone();
+        Ok(Target { key: record.key, name: record.name.clone(), record: Some(record) })
+    }
+
+    fn node_info(&self, record: &Record) -> NodeInfo {
+        let own = record.key == self.node.key();
+        let liveness = self.node.liveness(&record.key).map_or(Liveness::Suspect, |(l, _)| l);
+        NodeInfo {
+            name: self.node.directory().display_name(&record.key),
+            id: record.key.to_string(),
+            state: if record.left { "left" } else { "member" }.to_owned(),
+            gossip: (!own).then(|| liveness.as_str().to_owned()),
+            zone: record.zone.to_string(),
+            groups: record.certificate.groups.clone(),
+            mesh_addresses: record.mesh_addresses.iter().map(|a| a.addr().to_string()).collect(),
+            prefixes: record.prefixes.iter().map(ToString::to_string).collect(),
+            certificate_not_after: rfc3339(record.certificate.not_after),
+            revoked_at: None,
+            self_: own,
+            version: record.software_version.clone(),
+        }
+    }
+
+    /// Each once, though several signers may have revoked it.
+    fn revoked_nodes(&self) -> impl Iterator<Item = NodeInfo> {
+        let mut last = None;
+        let all = self.node.anchors().all_revocations();
+        let each = all.filter(move |one| last.replace(one.key) != Some(one.key));
+        each.map(|revocation| NodeInfo {
+            name: revocation.name.to_string(),
+            id: revocation.key.to_string(),
+            state: "revoked".to_owned(),
+            revoked_at: rfc3339(revocation.revoked_at),
+            ..NodeInfo::default()
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! This node's certificate: renewed through a signer, and shown to peers from then on.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use meshd_core::trust::{NodeCertificate, NodeIdentity};
+use meshd_proto::control::RenewCertificateReply;
+
+use super::{
+    Daemon, bridge::Answer, clock, done::Done, requests::not_a_member, resolve, running::Running,
+    start::tls_identity, status::rfc3339,
+};
+use crate::{control::ControlError, state::StateDir, transport::Transport};
+
+/// Members that are asked as a stranger does, one after the other.
+const DOORS: usize = 8;
+
+impl Running {
+    /// A newer certificate is on disk before it is shown to anybody.
+    pub(super) fn renewed(
+        &mut self,
+        certificate: &Arc<NodeCertificate>,
+        state: &StateDir,
+        transport: &mut Transport,
+    ) {
+        if let Err(error) = state.save_certificate(certificate) {
+            self.store_failed(&error.to_string());
+        }
+        let key = self.identity.key.clone();
+        self.identity = Arc::new(NodeIdentity { key, certificate: certificate.clone() });
+        self.follow_anchors();
+        let check = Arc::new(self.anchors.clone());
+        let name = self.anchors.get().server_name();
+        let shown =
+            tls_identity(self).and_then(|tls| Ok(transport.become_member(&tls, name, check)?));
+        if let Err(error) = shown {
+            tracing::error!("the new certificate is not shown to peers; {error}");
+        }
+    }
+
+    /// A signer says what time it is.
+    pub(super) fn sign_time_if_due(&mut self) {
+        let now = clock::now();
+        let Some(signer) = &self.signer else { return };
+        if !self.node.wants_time(now) {
+            return;
+        }
+        let signed = signer.sign_time(now.unix);
+        if let Err(refusal) = self.node.take_time(&signed, now) {
+            tracing::warn!(%refusal, "this signer's time is not taken");
+        }
+    }
+}
+
+/// A person who waits for this node's next certificate.
+pub(super) struct Waiter {
+    to: Answer<RenewCertificateReply>,
+    /// Hash of the certificate before.
+    before: [u8; 32],
+}
+
+impl Daemon {
+    /// `cert renew`: answered by [`Self::tell_renewal`].
+    pub(super) fn renew(&mut self, to: Answer<RenewCertificateReply>) {
+        let Some(running) = &mut self.running else {
+            // An answer whose caller went away is nobody's loss.
+            let _ = to.send(Err(not_a_member("renew a certificate")));
+            return;
+        };
+        self.waiter = Some(Waiter { to, before: running.identity.certificate.hash });
+        running.node.renew_now(clock::now());
+    }
+
+    /// Answers who waits, as soon as it is known.
+    pub(super) fn tell_renewal(&mut self) {
+        let Some(running) = &self.running else { return };
+        let Some(waiter) = self.waiter.take_if(|waiter| {
+            let changed = running.identity.certificate.hash != waiter.before;
+            changed || !running.node.is_renewing()
+        }) else {
+            return;
+        };
+        let certificate = &running.identity.certificate;
+        let problem = running.node.renewal_problem();
+        let answer = match problem.filter(|_| certificate.hash == waiter.before) {
+            Some(refusal) => Err(ControlError::new(
+                refusal.code.as_str(),
+                "the certificate was not renewed",
+                refusal.detail.clone(),
+                "start a signer, or check that this host reaches one",
+            )),
+            // It was renewed moments ago, and the same certificate came again.
+            None => Ok(RenewCertificateReply {
+                not_before: rfc3339(certificate.not_before).unwrap_or_default(),
+                not_after: rfc3339(certificate.not_after).unwrap_or_default(),
+                prefixes: certificate.grants.iter().map(|g| g.prefix.to_string()).collect(),
+            }),
+        };
+        let _ = waiter.to.send(answer);
+    }
+
+    /// Asks seeds and members for this node's certificate as a stranger does, until one answers.
+    pub(super) fn ask_at_the_door(&self, id: u64, request: Bytes) {
+        let Some(running) = &self.running else { return };
+        let mut names: Vec<String> =
+            self.config.gossip.seeds.iter().map(ToString::to_string).collect();
+        names.extend(running.seeds.iter().cloned());
+        let own = running.node.key();
+        let members: BTreeSet<SocketAddr> = running
+            .node
+            .directory()
+            .iter()
+            .filter(|record| record.key != own && !record.left)
+            .filter_map(|record| record.endpoints.first().copied())
+            .collect();
+        let anchors = running.anchors.get();
+        let (client, done) = (self.transport.enrol_client(), self.done.clone());
+        tokio::spawn(async move {
+            let mut addresses = resolve::resolve(&names).await.addresses;
+            addresses.extend(members);
+            let (root, name) = (anchors.trust_anchor(), anchors.server_name());
+            let mut answer = None;
+            for address in addresses.into_iter().take(DOORS) {
+                match client.renew(address, &root, &name, request.clone()).await {
+                    Ok(reply) => {
+                        answer = Some(reply);
+                        break;
+                    }
+                    Err(error) => tracing::debug!(%error, "not renewed there"),
+                }
+            }
+            // The loop only goes away with the process.
+            let _ = done.send(Done::Renewal(id, answer)).await;
+        });
+    }
+}
