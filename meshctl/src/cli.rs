@@ -57,6 +57,9 @@ pub(crate) enum Verb {
     /// The hosts that belong to the mesh
     #[command(subcommand)]
     Node(Node),
+    /// The hosts that may admit, renew and revoke
+    #[command(subcommand)]
+    Signer(Signer),
     /// This host's certificate
     #[command(subcommand)]
     Cert(Cert),
@@ -113,6 +116,34 @@ pub(crate) enum Node {
     List,
     /// End a node's membership: every member cuts it off at once
     Revoke(NodeRevoke),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Signer {
+    /// The signers of the mesh
+    List,
+    /// Make a member a signer too; on the host that holds the mesh's root key
+    Add {
+        /// The member's name
+        node: String,
+    },
+    /// End that a host is a signer: its nodes get certificates from another first
+    Revoke(SignerRevoke),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SignerRevoke {
+    /// The signer's name, or its key
+    pub(crate) signer: String,
+    /// It was stolen: do not wait until its nodes have other certificates
+    #[arg(long)]
+    pub(crate) now: bool,
+    /// What it revoked is void: a thief may have revoked good nodes
+    #[arg(long)]
+    pub(crate) drop_revocations: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -42,6 +42,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Leave(arguments) => commands::membership::leave(&socket, output, arguments).await,
         Verb::Token(verb) => commands::tokens::run(&socket, output, verb).await,
         Verb::Node(verb) => commands::nodes::run(&socket, output, verb).await,
+        Verb::Signer(verb) => commands::signers::run(&socket, output, verb).await,
         Verb::Cert(verb) => commands::certificate::run(&socket, output, verb).await,
         Verb::Status(arguments) => commands::status::run(&socket, output, arguments).await,
         Verb::Peers(verb) => commands::peers::run(&socket, output, verb).await,

@@ -38,12 +38,11 @@ impl Paint {
 /// What the state of a peer, a host or a health line means.
 pub(crate) fn tone_of(state: &str) -> Tone {
     match state {
-        "running" | "alive" | "up" | "usable" | "member" => Tone::Good,
-        "waiting" | "joining" | "degraded" | "suspect" | "stale" | "never" | "warning" => {
-            Tone::Doubtful
-        }
+        "running" | "alive" | "up" | "usable" | "member" | "active" => Tone::Good,
+        "waiting" | "joining" | "retiring" | "degraded" | "suspect" | "stale" | "never"
+        | "warning" => Tone::Doubtful,
         "down" | "blocked" | "error" | "expired" | "revoked" | "stopping" => Tone::Bad,
-        "left" | "used" | "info" => Tone::Faint,
+        "left" | "used" | "gone" | "info" => Tone::Faint,
         _ => Tone::Plain,
     }
 }

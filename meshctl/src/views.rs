@@ -331,6 +331,43 @@ impl From<wire::RevokeNodeReply> for RevokedView {
     }
 }
 
+/// An element of `meshctl signer list`, and `meshctl signer add`.
+#[derive(Debug, Serialize)]
+pub(crate) struct SignerView {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) key: String,
+    pub(crate) state: String,
+    #[serde(rename = "self")]
+    pub(crate) is_self: bool,
+}
+
+impl From<wire::SignerInfo> for SignerView {
+    fn from(signer: wire::SignerInfo) -> Self {
+        Self {
+            name: safe(&signer.name),
+            id: safe(&signer.id),
+            key: safe(&signer.key),
+            state: safe(&signer.state),
+            is_self: signer.self_,
+        }
+    }
+}
+
+/// `meshctl signer revoke`.
+#[derive(Debug, Serialize)]
+pub(crate) struct RevokedSignerView {
+    #[serde(flatten)]
+    pub(crate) signer: SignerView,
+    pub(crate) users: u32,
+}
+
+impl From<wire::RevokeSignerReply> for RevokedSignerView {
+    fn from(reply: wire::RevokeSignerReply) -> Self {
+        Self { signer: reply.signer.unwrap_or_default().into(), users: reply.users }
+    }
+}
+
 /// `meshctl cert renew`.
 #[derive(Debug, Serialize)]
 pub(crate) struct CertificateView {

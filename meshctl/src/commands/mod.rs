@@ -9,6 +9,7 @@ pub(crate) mod membership;
 pub(crate) mod nodes;
 pub(crate) mod peers;
 pub(crate) mod ping;
+pub(crate) mod signers;
 pub(crate) mod status;
 pub(crate) mod tokens;
 

@@ -52,6 +52,16 @@ fn each<T: Send + 'static>(items: Vec<T>) -> ReplyStream<T> {
     stream::iter(items.into_iter().map(Ok)).boxed()
 }
 
+fn signer(state: &str) -> SignerInfo {
+    SignerInfo {
+        name: "db-1".into(),
+        id: "abcd".into(),
+        key: "00ff".into(),
+        state: state.into(),
+        self_: false,
+    }
+}
+
 impl ControlBackend for Fake {
     fn status(&self) -> Reply<'_, StatusReply> {
         self.answer("status".into(), |s| s.status.clone())
@@ -122,6 +132,18 @@ impl ControlBackend for Fake {
             id: "abcd".into(),
             members: 3,
             before: false,
+        })
+    }
+    fn signers(&self) -> Reply<'_, ListSignersReply> {
+        self.answer("signers".into(), |_| ListSignersReply { signers: vec![signer("active")] })
+    }
+    fn add_signer(&self, request: AddSignerRequest) -> Reply<'_, SignerInfo> {
+        self.answer(format!("{request:?}"), |_| signer("active"))
+    }
+    fn revoke_signer(&self, request: RevokeSignerRequest) -> Reply<'_, RevokeSignerReply> {
+        self.answer(format!("{request:?}"), |_| RevokeSignerReply {
+            signer: Some(signer("retiring")),
+            users: 2,
         })
     }
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {

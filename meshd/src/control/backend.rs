@@ -2,10 +2,11 @@
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use meshd_proto::control::{
-    CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest, JoinProgress,
-    JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListTokensReply, PingReply,
-    PingRequest, RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeTokenReply,
-    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, StatusReply,
+    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
+    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
+    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
+    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
 };
 
 use super::ControlError;
@@ -62,6 +63,15 @@ pub trait ControlBackend: Send + Sync + 'static {
 
     /// Ends a node's membership.
     fn revoke_node(&self, request: RevokeNodeRequest) -> Reply<'_, RevokeNodeReply>;
+
+    /// Who may admit, renew and revoke.
+    fn signers(&self) -> Reply<'_, ListSignersReply>;
+
+    /// Makes a member a signer.
+    fn add_signer(&self, request: AddSignerRequest) -> Reply<'_, SignerInfo>;
+
+    /// Ends that somebody is one.
+    fn revoke_signer(&self, request: RevokeSignerRequest) -> Reply<'_, RevokeSignerReply>;
 
     /// Asks a signer for this node's next certificate, and waits for it.
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply>;

@@ -15,12 +15,13 @@ use std::{
 
 use futures::{Stream, StreamExt, future::ready, stream};
 use meshd_proto::control::{
-    CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
-    JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply, ListNodesRequest,
-    ListPeersReply, ListPeersRequest, ListTokensReply, ListTokensRequest, PingReply, PingRequest,
-    RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest,
-    RevokeTokenReply, RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, StatusReply,
-    StatusRequest,
+    AddSignerRequest, CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest,
+    InitReply, InitRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
+    ListNodesRequest, ListPeersReply, ListPeersRequest, ListSignersReply, ListSignersRequest,
+    ListTokensReply, ListTokensRequest, PingReply, PingRequest, RenewCertificateReply,
+    RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, ShowPeerReply, ShowPeerRequest,
+    SignerInfo, StatusReply, StatusRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::{
@@ -336,6 +337,30 @@ impl Control for Service {
     ) -> Result<Response<RevokeNodeReply>, Status> {
         let request = changer(request, "revoke a node")?;
         Ok(Response::new(self.backend.revoke_node(request).await?))
+    }
+
+    async fn list_signers(
+        &self,
+        request: Request<ListSignersRequest>,
+    ) -> Result<Response<ListSignersReply>, Status> {
+        reader(request)?;
+        Ok(Response::new(self.backend.signers().await?))
+    }
+
+    async fn add_signer(
+        &self,
+        request: Request<AddSignerRequest>,
+    ) -> Result<Response<SignerInfo>, Status> {
+        let request = changer(request, "add a signer")?;
+        Ok(Response::new(self.backend.add_signer(request).await?))
+    }
+
+    async fn revoke_signer(
+        &self,
+        request: Request<RevokeSignerRequest>,
+    ) -> Result<Response<RevokeSignerReply>, Status> {
+        let request = changer(request, "revoke a signer")?;
+        Ok(Response::new(self.backend.revoke_signer(request).await?))
     }
 
     async fn renew_certificate(

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use meshd_proto::control::{
-    CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest, JoinProgress,
-    JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListTokensReply, PingReply,
-    PingRequest, RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeTokenReply,
-    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, StatusReply,
+    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
+    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
+    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
+    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,6 +36,9 @@ pub(super) enum Request {
     Nodes(Answer<ListNodesReply>),
     RevokeNode(RevokeNodeRequest, Answer<RevokeNodeReply>),
     Renew(Answer<RenewCertificateReply>),
+    Signers(Answer<ListSignersReply>),
+    AddSigner(AddSignerRequest, Answer<SignerInfo>),
+    RevokeSigner(RevokeSignerRequest, Answer<RevokeSignerReply>),
 }
 
 /// How often a watch looks; the server leaves out what did not change.
@@ -140,6 +144,18 @@ impl ControlBackend for Bridge {
 
     fn revoke_node(&self, request: RevokeNodeRequest) -> Reply<'_, RevokeNodeReply> {
         self.ask(|answer| Request::RevokeNode(request, answer))
+    }
+
+    fn signers(&self) -> Reply<'_, ListSignersReply> {
+        self.ask(Request::Signers)
+    }
+
+    fn add_signer(&self, request: AddSignerRequest) -> Reply<'_, SignerInfo> {
+        self.ask(|answer| Request::AddSigner(request, answer))
+    }
+
+    fn revoke_signer(&self, request: RevokeSignerRequest) -> Reply<'_, RevokeSignerReply> {
+        self.ask(|answer| Request::RevokeSigner(request, answer))
     }
 
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use meshd_core::{
     refusal::{Code, Refusal},
-    trust::{Decider, EnrolRefusal, Enrolled, LedgerEntry, Signer, decider},
+    trust::{Decider, EnrolRefusal, Enrolled, Known, LedgerEntry, Signer, decider},
 };
 use meshd_proto::{NodeKey, wire};
 use prost::Message;
@@ -164,10 +164,12 @@ impl Running {
     fn decide(&mut self, request: &[u8], state: &StateDir) -> Result<Enrolled, EnrolRefusal> {
         let own: Vec<_> = self.own_record().iter().map(|record| record.signed.clone()).collect();
         let members: Vec<_> = self.node.directory().iter().cloned().collect();
+        let barred: Vec<_> = self.node.barred().cloned().collect();
+        let known = Known { members: &members, barred: &barred };
         let Some(signer) = &mut self.signer else {
             return Err(EnrolRefusal { refusal: no_signer(), fix: ASK_ANOTHER.to_owned() });
         };
-        let enrolled = signer.enrol(request, &members, &own, clock::unix(), &mut rand::rng())?;
+        let enrolled = signer.enrol(request, known, &own, clock::unix(), &mut rand::rng())?;
         record(signer, &enrolled.entries, state)?;
         Ok(enrolled)
     }

@@ -145,7 +145,7 @@ impl Daemon {
         self.state.set_authority_aside()?;
         self.state.append_ledger(&made.ledger)?;
         self.state.save_authority(&Authority {
-            root_seed: made.root.seed(),
+            root_seed: Some(made.root.seed()),
             intermediate: made.intermediate.der().to_vec(),
             intermediate_seed: made.intermediate.seed(),
         })?;

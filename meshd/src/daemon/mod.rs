@@ -28,6 +28,7 @@ mod renewing;
 mod requests;
 mod resolve;
 mod running;
+mod signers;
 mod start;
 mod status;
 mod systemd;
@@ -56,6 +57,7 @@ use self::{
     own::{Found, Own},
     renewing::Waiter,
     running::{Running, Wants},
+    signers::Inviting,
     systemd::Notifier,
     upkeep::Flush,
 };
@@ -110,6 +112,10 @@ struct Daemon {
     notices: Vec<HealthLine>,
     joining: Option<Joining>,
     stopping: bool,
+    /// A member that was asked to become a signer.
+    inviting: Option<Inviting>,
+    /// When it is looked after signers again.
+    signers_due: Instant,
     /// Who waits for this node's next certificate.
     waiter: Option<Waiter>,
     /// Why an unattended join did not succeed yet.
@@ -253,6 +259,12 @@ impl Daemon {
         for (id, request) in wants.doors {
             self.ask_at_the_door(id, request);
         }
+        if wants.signership {
+            self.follow_signership();
+        }
+        for (from, offer) in wants.offers {
+            self.take_offer(from, &offer);
+        }
         self.tell_renewal();
     }
 
@@ -345,6 +357,7 @@ impl Daemon {
             running.note_departures(&self.state);
             running.plan_when_complete(Instant::now());
         }
+        self.tend_signers();
         let line = self.status_line();
         self.notifier.alive(&line);
     }

@@ -69,6 +69,12 @@ impl Daemon {
                 answer(to, revoked);
             }
             Request::Renew(to) => self.renew(to),
+            Request::Signers(to) => answer(to, self.signers()),
+            Request::AddSigner(request, to) => self.add_signer(&request, to),
+            Request::RevokeSigner(request, to) => {
+                let revoked = self.revoke_signer(&request);
+                answer(to, revoked);
+            }
             Request::Join(request, to) => self.join(&request, to),
             Request::Leave(to) => {
                 let left = self.leave().await;

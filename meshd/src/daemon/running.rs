@@ -20,7 +20,7 @@ use meshd_core::{
         Signer,
     },
 };
-use meshd_proto::NodeKey;
+use meshd_proto::{NodeKey, wire};
 use prost::Message as _;
 use rustls_pki_types::CertificateDer;
 
@@ -82,6 +82,10 @@ pub(super) struct Wants {
     pub(super) requests: Vec<(NodeKey, u64, Bytes)>,
     /// Requests of this node that go through the door of strangers.
     pub(super) doors: Vec<(u64, Bytes)>,
+    /// Answers to an invitation.
+    pub(super) offers: Vec<(NodeKey, wire::SignerOffer)>,
+    /// The bundle is another.
+    pub(super) signership: bool,
 }
 
 /// The anchors that connections are checked against.
@@ -166,7 +170,10 @@ impl Running {
                         self.store_failed(&why);
                     }
                 }
+                Output::SignerInvite { from, invite } => self.answer_invite(from, &invite, state),
+                Output::SignerOffer { from, offer } => wants.offers.push((from, offer)),
                 Output::StoreBundle(bytes) => {
+                    wants.signership = true;
                     self.follow_anchors();
                     if let Err(error) = state.save_bundle(&bytes) {
                         self.store_failed(&error.to_string());

@@ -117,6 +117,8 @@ impl Daemon {
             notices,
             joining: None,
             waiter: None,
+            inviting: None,
+            signers_due: Instant::now(),
             join_error: None,
             reload_error: None,
             stopping: false,
@@ -240,6 +242,8 @@ impl Daemon {
                 }
             }
         }
+        // A crash may have come between the bundle and what it says of this host.
+        running.follow_signership(&self.state)?;
         let tls = tls_identity(&running)?;
         let name = running.anchors.get().server_name();
         let certificate = running.identity.certificate.clone();
@@ -269,16 +273,14 @@ impl Daemon {
     }
 
     fn open_signer(&self, membership: &Membership) -> anyhow::Result<Option<Signer>> {
-        let Some(authority) = self.state.authority()? else { return Ok(None) };
-        let ledger = self.state.read_ledger()?;
-        let signer = Signer::open(
-            membership.anchors.clone(),
-            &authority.intermediate,
-            &authority.intermediate_seed,
-            membership.certificate.key,
-            ledger.iter().map(Vec::as_slice),
-        )
-        .map_err(|error| anyhow!("cannot act as signer; {error}; restore pki/ from a backup"))?;
+        if self.state.authority()?.is_none() {
+            return Ok(None);
+        }
+        let key = membership.certificate.key;
+        let signer = self
+            .state
+            .open_signer(&membership.anchors, key)
+            .map_err(|error| anyhow!("cannot act as signer; {error}"))?;
         Ok(Some(signer))
     }
 }

@@ -27,8 +27,8 @@ pub struct Membership {
 
 /// What lets a host admit others.
 pub struct Authority {
-    /// Seed of the root's key.
-    pub root_seed: Zeroizing<[u8; 32]>,
+    /// Seed of the root's key, on the host that made the mesh.
+    pub root_seed: Option<Zeroizing<[u8; 32]>>,
     /// The intermediate's certificate, DER.
     pub intermediate: Vec<u8>,
     /// Seed of the intermediate's key.
@@ -36,8 +36,14 @@ pub struct Authority {
 }
 
 /// What a leave keeps of a signer, and nothing else.
-const AUTHORITY: [&str; 4] =
-    ["pki/root.key", "pki/intermediate.crt", "pki/intermediate.key", "pki/ledger"];
+const AUTHORITY: [&str; 6] = [
+    "pki/root.key",
+    "pki/intermediate.crt",
+    "pki/intermediate.key",
+    "pki/pending.key",
+    "pki/pending.pool",
+    "pki/ledger",
+];
 const MEMBERSHIP: [&str; 8] = [
     "pki/node.crt",
     "pki/bundle",
@@ -168,13 +174,15 @@ impl StateDir {
         let path = self.file("pki/intermediate.crt");
         let intermediate = pem::decode(&self.need("pki/intermediate.crt")?)
             .map_err(|why| StateError::damaged(&path, why))?;
-        let root_seed = self.need_seed("pki/root.key")?;
+        let root_seed = self.read_seed("pki/root.key")?;
         Ok(Some(Authority { root_seed, intermediate, intermediate_seed }))
     }
 
     /// Keeps an authority. Comes before [`StateDir::save_membership`].
     pub fn save_authority(&self, authority: &Authority) -> Result<(), StateError> {
-        self.write_seed("pki/root.key", &authority.root_seed)?;
+        if let Some(root_seed) = &authority.root_seed {
+            self.write_seed("pki/root.key", root_seed)?;
+        }
         let text = pem::encode(&authority.intermediate);
         durable::write(&self.file("pki/intermediate.crt"), text.as_bytes())?;
         self.write_seed("pki/intermediate.key", &authority.intermediate_seed)
@@ -224,7 +232,7 @@ impl StateDir {
         Ok(Some(aside))
     }
 
-    fn need(&self, name: &str) -> Result<Vec<u8>, StateError> {
+    pub(super) fn need(&self, name: &str) -> Result<Vec<u8>, StateError> {
         let path = self.file(name);
         durable::read(&path, SMALL)?.ok_or_else(|| StateError::damaged(&path, "it is missing"))
     }
@@ -233,7 +241,7 @@ impl StateDir {
         self.read_seed(name)?.ok_or_else(|| StateError::damaged(&self.file(name), "it is missing"))
     }
 
-    fn read_seed(&self, name: &str) -> Result<Option<Zeroizing<[u8; 32]>>, StateError> {
+    pub(super) fn read_seed(&self, name: &str) -> Result<Option<Zeroizing<[u8; 32]>>, StateError> {
         let path = self.file(name);
         let Some(text) = durable::read(&path, SMALL)?.map(Zeroizing::new) else { return Ok(None) };
         let bytes = HEX
@@ -245,7 +253,7 @@ impl StateDir {
         Ok(Some(Zeroizing::new(seed)))
     }
 
-    fn write_seed(&self, name: &str, seed: &[u8; 32]) -> Result<(), StateError> {
+    pub(super) fn write_seed(&self, name: &str, seed: &[u8; 32]) -> Result<(), StateError> {
         let text = Zeroizing::new(format!("{}\n", HEX.encode(seed)));
         Ok(durable::write(&self.file(name), text.as_bytes())?)
     }

@@ -11,7 +11,9 @@
 //! pki/revocations    whose membership was ended
 //! pki/time           the newest time that a signer has signed
 //! pki/seeds          where to ask first, from the token
-//! pki/root.key, pki/intermediate.{crt,key}, pki/ledger      on a signer only
+//! pki/root.key       on the host that made the mesh
+//! pki/intermediate.{crt,key}, pki/ledger      on a signer
+//! pki/pending.{key,pool}      on a host that is becoming one
 //! db/                sled: the records of all members, a cache
 //! ```
 //!
@@ -21,6 +23,7 @@ pub mod durable;
 mod ledger;
 mod membership;
 mod pem;
+mod signership;
 pub mod store;
 
 use std::{

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use meshd_core::{
     node::{Event, Node, NodeConfig, VersionBlock},
     now::Now,
-    trust::{Anchors, NodeIdentity, RecordDraft, Signer},
+    trust::{Anchors, Known, NodeIdentity, RecordDraft, Signer},
 };
 use meshd_proto::{BootId, NodeKey, wire};
 use prost::Message as _;
@@ -134,9 +134,12 @@ impl Host {
 
     /// The signer's decision on a request.
     pub(super) fn decide(&mut self, request: &[u8], now: Now, rng: &mut StdRng) -> Option<Bytes> {
-        let members: Vec<_> = self.node.as_ref()?.directory().iter().cloned().collect();
+        let node = self.node.as_ref()?;
+        let members: Vec<_> = node.directory().iter().cloned().collect();
+        let barred: Vec<_> = node.barred().cloned().collect();
+        let known = Known { members: &members, barred: &barred };
         let signer = self.signer.as_mut()?;
-        let result = match signer.enrol(request, &members, &[], now.unix, rng) {
+        let result = match signer.enrol(request, known, &[], now.unix, rng) {
             Ok(enrolled) => {
                 enrolled.entries.into_iter().for_each(|entry| signer.apply(entry));
                 return Some(enrolled.reply.encode_to_vec().into());

@@ -130,7 +130,10 @@ impl World {
                 }
             }
             Output::AskAtTheDoor { id, request } => self.ask_at_the_door(host, id, &request),
-            Output::Changed | Output::EnrolReply { .. } => {}
+            Output::Changed
+            | Output::EnrolReply { .. }
+            | Output::SignerInvite { .. }
+            | Output::SignerOffer { .. } => {}
         }
     }
 

@@ -80,7 +80,12 @@ impl Node {
         self.membership.heard(&from, now.mono);
         let cost = match &body {
             Some(Body::SyncRoot(_) | Body::SyncBuckets(_) | Body::SyncEntries(_)) => DIGEST_COST,
-            Some(Body::EnrolForward(_) | Body::EnrolForwardReply(_)) => ENROL_COST,
+            Some(
+                Body::EnrolForward(_)
+                | Body::EnrolForwardReply(_)
+                | Body::SignerInvite(_)
+                | Body::SignerOffer(_),
+            ) => ENROL_COST,
             _ => 0,
         };
         if !self.budgets.of(&from, now.mono).work.take(cost, now.mono) {
@@ -113,6 +118,12 @@ impl Node {
                 }
                 self.outputs.push_back(Output::EnrolReply { from, id, reply });
             }
+            Some(Body::SignerInvite(invite)) => {
+                self.outputs.push_back(Output::SignerInvite { from, invite });
+            }
+            Some(Body::SignerOffer(offer)) => {
+                self.outputs.push_back(Output::SignerOffer { from, offer });
+            }
             // A newer program's frame.
             None => {}
         }
@@ -121,6 +132,16 @@ impl Node {
     /// Hands a joiner's request to the signer `to`; [`Output::EnrolReply`] with `id` may follow.
     pub fn forward_enrolment(&mut self, to: NodeKey, id: u64, request: Bytes) {
         self.send(to, Body::EnrolForward(wire::EnrolForward { id, request }));
+    }
+
+    /// Asks `to` to become a signer; [`Output::SignerOffer`] may follow.
+    pub fn send_invite(&mut self, to: NodeKey, invite: wire::SignerInvite) {
+        self.send(to, Body::SignerInvite(invite));
+    }
+
+    /// Answers [`Output::SignerInvite`].
+    pub fn send_offer(&mut self, to: NodeKey, offer: wire::SignerOffer) {
+        self.send(to, Body::SignerOffer(offer));
     }
 
     /// Answers [`Output::EnrolForward`].

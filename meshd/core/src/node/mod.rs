@@ -217,7 +217,10 @@ impl Node {
     /// A dial or a send failed.
     pub fn handle_unreachable(&mut self, target: impl Into<Unreachable>, now: Now) {
         match target.into() {
-            Unreachable::Member(key) => self.drop_exchanges(&key),
+            Unreachable::Member(key) => {
+                self.drop_exchanges(&key);
+                self.lose_signer(&key, now);
+            }
             Unreachable::Address(addr) => self.paths.failed(addr, &mut self.rng, now.mono),
         }
         self.settle(now);

@@ -218,15 +218,38 @@ impl Node {
             self.counters.refuse(Code::RateLimited);
             return;
         }
-        match self.anchors.install_bundle(bundle) {
-            Ok(false) => {}
-            Ok(true) => {
-                self.outputs.push_back(Output::StoreBundle(bundle.encode_to_vec().into()));
-                self.dissemination.add_bundle();
-                self.heed_bundle(now);
-            }
-            Err(refusal) => self.refused_record(from, &refusal, now),
+        if let Err(refusal) = self.take_bundle(bundle, now) {
+            self.refused_record(from, &refusal, now);
         }
+    }
+
+    /// A bundle that the holder of the root has signed here. False when it is no news.
+    ///
+    /// # Errors
+    /// Why it is not believed.
+    pub fn install_bundle(
+        &mut self,
+        bundle: &wire::SignedBundle,
+        now: Now,
+    ) -> Result<bool, Refusal> {
+        let news = self.take_bundle(bundle, now);
+        self.settle(now);
+        news
+    }
+
+    pub(super) fn take_bundle(
+        &mut self,
+        bundle: &wire::SignedBundle,
+        now: Now,
+    ) -> Result<bool, Refusal> {
+        let news = self.anchors.install_bundle(bundle)?;
+        if news {
+            self.outputs.push_back(Output::StoreBundle(bundle.encode_to_vec().into()));
+            self.dissemination.add_bundle();
+            self.heed_bundle(now);
+            self.spread_renewal(now);
+        }
+        Ok(news)
     }
 
     fn room_for(&self, key: &NodeKey) -> Result<(), Refusal> {

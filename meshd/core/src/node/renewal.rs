@@ -6,8 +6,8 @@
 //!    ├── a later certificate for this node: taken over, the record is signed anew ◄─────┤
 //!    └── silence, or a refusal: again after a pause that grows to an hour ◄─────────────┘
 //! ```
-//! Asked is any signer that is there; every second time also through the door of strangers, which needs no
-//! valid certificate.
+//! An attempt asks signer after signer, those that are there first, and in the end some member as a stranger
+//! does, which needs no valid certificate.
 
 use std::{
     collections::BTreeSet,
@@ -32,12 +32,18 @@ use crate::{
     trust::{NodeIdentity, SIGNER_CAPABILITY, accept_renewal, build_renewal},
 };
 
-/// An answer that has not come by then does not come.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// A signer's answer that has not come by then does not come.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// At the door, seed after seed is tried.
+const DOOR_PATIENCE: Duration = Duration::from_secs(45);
+/// Signers that one attempt asks.
+const SIGNERS: usize = 4;
 /// Pauses between attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(3600));
 /// When it is looked again whether the time has come: a clock may be set.
 const LOOK_AGAIN: i64 = 3600;
+/// All whose issuer retires have asked for another certificate by then.
+const ORPHANS_WITHIN: Duration = Duration::from_secs(10);
 /// Thousandths of a certificate's life after which the next one is asked for: not all at once.
 const SHARE: std::ops::Range<i64> = 600..700;
 
@@ -56,10 +62,18 @@ pub(super) struct Renewals {
     next: Instant,
     pause: Duration,
     asked: Option<Asked>,
+    /// Who was asked in this attempt.
+    tried: BTreeSet<NodeKey>,
+    /// What one of them said.
+    said: Option<Refusal>,
+    /// A person waits for this attempt.
+    anyway: bool,
     attempts: u32,
     /// Detected, within the limits, and not granted: somebody else has it.
     denied: BTreeSet<IpNet>,
     problem: Option<Refusal>,
+    /// The bundle does not hold its certificate's issuer.
+    orphan: bool,
 }
 
 impl Renewals {
@@ -69,9 +83,13 @@ impl Renewals {
             next: now,
             pause: PAUSE.0,
             asked: None,
+            tried: BTreeSet::new(),
+            said: None,
+            anyway: false,
             attempts: 0,
             denied: BTreeSet::new(),
             problem: None,
+            orphan: false,
         }
     }
 }
@@ -100,9 +118,11 @@ impl Node {
     /// Asks for the next certificate now, whether or not it is due.
     pub fn renew_now(&mut self, now: Now) {
         self.renewals.next = now.mono;
-        self.renewals.asked = None;
         self.renewals.problem = None;
-        self.ask_for_renewal(true, now);
+        self.renewals.anyway = true;
+        self.renewals.tried.clear();
+        self.renewals.said = None;
+        self.ask_for_renewal(now);
         self.settle(now);
     }
 
@@ -111,7 +131,7 @@ impl Node {
         if self.renewals.asked.as_ref().is_some_and(|asked| asked.id == id && asked.of.is_none()) {
             match reply {
                 Some(reply) => self.take_renewal(reply, now),
-                None => self.renewal_failed(silent(), now),
+                None => self.end_attempt(silent(), now),
             }
         }
         self.settle(now);
@@ -127,6 +147,13 @@ impl Node {
         true
     }
 
+    /// Nothing can be sent to `key`: it need not be waited for.
+    pub(super) fn lose_signer(&mut self, key: &NodeKey, now: Now) {
+        if self.renewals.asked.as_ref().is_some_and(|asked| asked.of == Some(*key)) {
+            self.renewal_failed(silent(), now);
+        }
+    }
+
     pub(super) fn handle_renewal_timeout(&mut self, now: Now) {
         if self.renewals.asked.as_ref().is_some_and(|asked| asked.until <= now.mono) {
             self.renewal_failed(silent(), now);
@@ -135,7 +162,8 @@ impl Node {
             && self.renewals.asked.is_none()
             && self.renewals.next <= now.mono
         {
-            self.ask_for_renewal(false, now);
+            self.renewals.tried.clear();
+            self.ask_for_renewal(now);
         }
     }
 
@@ -157,7 +185,26 @@ impl Node {
     fn needs_renewal(&self, now: Now) -> bool {
         // A clock that is behind must not keep a node from it.
         let begins = self.anchors.trust_time(now.unix).begins;
-        !self.own.has_left() && (begins >= self.renewal_due() || self.lacks_a_grant())
+        let due = begins >= self.renewal_due() || self.lacks_a_grant() || self.is_orphaned();
+        !self.own.has_left() && due
+    }
+
+    /// Its certificate's issuer is retiring, or gone.
+    fn is_orphaned(&self) -> bool {
+        let certificate = &self.own.identity().certificate;
+        self.anchors.is_from_retiring(certificate) || self.renewals.orphan
+    }
+
+    /// A new bundle: all whose issuer it takes away renew soon, and not all at once.
+    pub(super) fn spread_renewal(&mut self, now: Now) {
+        let certificate = &self.own.identity().certificate;
+        self.renewals.orphan = self.anchors.issuer_of(certificate).is_none();
+        if self.is_orphaned() {
+            let wait = self.rng.random_range(0..ORPHANS_WITHIN.as_millis());
+            let wait = Duration::from_millis(u64::try_from(wait).unwrap_or(0));
+            self.renewals.next = now.mono + wait;
+            self.renewals.pause = PAUSE.0;
+        }
     }
 
     fn lacks_a_grant(&self) -> bool {
@@ -170,17 +217,24 @@ impl Node {
         })
     }
 
-    fn ask_for_renewal(&mut self, anyway: bool, now: Now) {
+    /// Asks the next one of this attempt.
+    fn ask_for_renewal(&mut self, now: Now) {
         let Some(draft) = self.own.draft() else { return };
         let wanted = draft.prefixes.clone();
         let issued_at = self.anchors.trust_time(now.unix).begins;
-        let request =
-            build_renewal(self.own.identity(), &wanted, anyway, self.rng.random(), issued_at);
+        let request = build_renewal(
+            self.own.identity(),
+            &wanted,
+            self.renewals.anyway,
+            self.rng.random(),
+            issued_at,
+        );
         let request: Bytes = request.encode_to_vec().into();
         let id = self.rng.random();
-        self.renewals.attempts += 1;
-        let of = self.a_signer().filter(|_| self.renewals.attempts % 2 == 1);
-        self.renewals.asked = Some(Asked { id, of, until: now.mono + PATIENCE });
+        let of = self.untried_signer();
+        self.renewals.tried.extend(of);
+        let patience = if of.is_some() { PATIENCE } else { DOOR_PATIENCE };
+        self.renewals.asked = Some(Asked { id, of, until: now.mono + patience });
         match of {
             Some(signer) if signer == self.own.key() => {
                 self.outputs.push_back(Output::EnrolForward { from: signer, id, request });
@@ -190,18 +244,33 @@ impl Node {
         }
     }
 
+    fn untried_signer(&mut self) -> Option<NodeKey> {
+        if self.renewals.tried.len() >= SIGNERS {
+            return None;
+        }
+        let tried = self.renewals.tried.clone();
+        self.signer_besides(&tried)
+    }
+
     /// A member that says it signs: this node itself, or one that is there rather than one that is not.
     pub fn a_signer(&mut self) -> Option<NodeKey> {
+        self.signer_besides(&BTreeSet::new())
+    }
+
+    fn signer_besides(&mut self, tried: &BTreeSet<NodeKey>) -> Option<NodeKey> {
         let signs = |key: &&NodeKey| {
             let record = self.directory.get(key);
             record.is_some_and(|r| !r.left && r.capabilities.iter().any(|c| c == SIGNER_CAPABILITY))
         };
         let own = self.own.key();
-        if self.own.draft().is_some_and(|d| d.capabilities.iter().any(|c| c == SIGNER_CAPABILITY)) {
+        let draft = self.own.draft();
+        let is_one = draft.is_some_and(|d| d.capabilities.iter().any(|c| c == SIGNER_CAPABILITY));
+        if is_one && !tried.contains(&own) {
             return Some(own);
         }
         let all: Vec<NodeKey> = self.directory.iter().map(|record| record.key).collect();
-        let signers: Vec<NodeKey> = all.iter().filter(signs).copied().collect();
+        let signers: Vec<NodeKey> =
+            all.iter().filter(signs).filter(|key| !tried.contains(key)).copied().collect();
         let there =
             |key: &&NodeKey| matches!(self.membership.liveness(key), Some((Liveness::Alive, _)));
         let alive = signers.iter().filter(there).choose(&mut self.rng);
@@ -218,14 +287,14 @@ impl Node {
             Ok(renewed) => renewed,
             Err(refusal) => return self.renewal_failed(refusal, now),
         };
-        if let Some(bundle) = &renewed.bundle {
-            self.anchors = anchors;
-            self.outputs.push_back(Output::StoreBundle(bundle.encode_to_vec().into()));
-            self.dissemination.add_bundle();
-            self.heed_bundle(now);
+        if let Some(bundle) = &renewed.bundle
+            && let Err(refusal) = self.take_bundle(bundle, now)
+        {
+            return self.renewal_failed(refusal, now);
         }
         let renewals = &mut self.renewals;
         renewals.asked = None;
+        renewals.anyway = false;
         renewals.attempts = 0;
         renewals.pause = PAUSE.0;
         renewals.problem = None;
@@ -237,6 +306,7 @@ impl Node {
             return;
         }
         let certificate = renewed.certificate;
+        self.renewals.orphan = false;
         let key = self.own.identity().key.clone();
         let identity = NodeIdentity { key, certificate: certificate.clone() };
         self.own.set_identity(Arc::new(identity), now.mono);
@@ -252,9 +322,26 @@ impl Node {
         }));
     }
 
+    /// One did not answer, or refused: the next is asked.
     fn renewal_failed(&mut self, why: Refusal, now: Now) {
+        let at_the_door = self.renewals.asked.as_ref().is_some_and(|asked| asked.of.is_none());
+        if at_the_door {
+            return self.end_attempt(why, now);
+        }
+        if why.code != Code::NoSigner {
+            // What a signer says is worth more than that another is silent.
+            self.renewals.said = Some(why);
+        }
+        self.ask_for_renewal(now);
+    }
+
+    fn end_attempt(&mut self, why: Refusal, now: Now) {
+        let said = self.renewals.said.take();
+        let why = said.filter(|_| why.code == Code::NoSigner).unwrap_or(why);
         let renewals = &mut self.renewals;
         renewals.asked = None;
+        renewals.anyway = false;
+        renewals.attempts += 1;
         renewals.next = now.mono + jitter(renewals.pause, &mut self.rng);
         renewals.pause = (renewals.pause * 2).min(PAUSE.1);
         // One attempt that fails is no news: the next asks somebody else.

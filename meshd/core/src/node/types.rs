@@ -163,6 +163,21 @@ pub enum Output {
         /// An encoded `EnrolRequest`.
         request: Bytes,
     },
+    /// The holder of the root, or who says so, asks this node to become a signer; answer with
+    /// [`send_offer`](super::Node::send_offer).
+    SignerInvite {
+        /// Who passed it on.
+        from: NodeKey,
+        /// As received.
+        invite: meshd_proto::wire::SignerInvite,
+    },
+    /// The answer to [`send_invite`](super::Node::send_invite).
+    SignerOffer {
+        /// Whose.
+        from: NodeKey,
+        /// As received.
+        offer: meshd_proto::wire::SignerOffer,
+    },
     /// Close every connection with this node, and take no other: its membership was ended.
     Disconnect {
         /// Whom.

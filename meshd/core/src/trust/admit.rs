@@ -15,6 +15,7 @@ use crate::{
 /// | rule | what it stops |
 /// |---|---|
 /// | not revoked | a stolen host |
+/// | a retiring signer's certificate only where it is held already | what a stolen signer issues after that was seen |
 /// | the certificate is in date | a former member whose certificate was not renewed |
 /// | not dated more than 10 min ahead | a member that makes its record outlive every forgetting |
 /// | not held, and older than `forget_after` (a leave: 7 days) | the dead rising: a stored record that is played again after all have forgotten it |
@@ -26,6 +27,7 @@ use crate::{
 /// version is what orders.
 pub fn admit(record: &Record, context: &AdmitContext<'_>) -> Result<(), Refusal> {
     context.anchors.check_membership(&record.key)?;
+    check_issuer(record, context)?;
     record.certificate.check_dates(context.anchors.trust_time(context.now))?;
     let ahead = record.issued_at.since(context.now);
     if ahead > limits::CLOCK_SKEW_SECONDS {
@@ -38,6 +40,17 @@ pub fn admit(record: &Record, context: &AdmitContext<'_>) -> Result<(), Refusal>
         None => check_age(record, context),
         Some(held) => check_succession(record, held),
     }
+}
+
+fn check_issuer(record: &Record, context: &AdmitContext<'_>) -> Result<(), Refusal> {
+    let known = context.held.is_some_and(|held| held.certificate.hash == record.certificate.hash);
+    if !known && context.anchors.is_from_retiring(&record.certificate) {
+        return Err(Refusal::new(
+            Code::UnknownIssuer,
+            format!("the certificate of {} is from a signer that is retiring", record.name),
+        ));
+    }
+    Ok(())
 }
 
 fn check_age(record: &Record, context: &AdmitContext<'_>) -> Result<(), Refusal> {

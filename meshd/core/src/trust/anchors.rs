@@ -4,9 +4,9 @@
 //! record is believed, `verify` decides with the help of this module. Called for every TLS peer, for
 //! every record, and by a joiner when the signer has answered.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use meshd_proto::{MeshId, MeshName, NodeKey, wire};
+use meshd_proto::{MeshId, MeshName, NodeKey, NodeName, wire};
 use prost::Message;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use sha2::{Digest, Sha256};
@@ -17,6 +17,7 @@ use super::{
     certificate::{self, CaCertificate},
     record::NodeCertificate,
     revocation::Revocations,
+    signership,
     signing::{self, Kind},
     time::{SignerTime, TrustTime},
 };
@@ -44,11 +45,16 @@ struct Bundle {
     /// 0 until one was installed.
     version: u64,
     intermediates: Vec<CaCertificate>,
+    /// Who holds them.
+    infos: Vec<([u8; 32], NodeKey, NodeName)>,
+    /// Those that sign nothing any more.
+    retiring: BTreeSet<[u8; 32]>,
 }
 
 impl Bundle {
     fn holds(&self, key: &[u8; 32]) -> bool {
-        self.intermediates.iter().any(|intermediate| intermediate.key == *key)
+        !self.retiring.contains(key)
+            && self.intermediates.iter().any(|intermediate| intermediate.key == *key)
     }
 }
 
@@ -166,8 +172,13 @@ impl Anchors {
             intermediate.verify_issued_by(&self.root.key)?;
             intermediates.push(intermediate);
         }
-        self.bundle =
-            Arc::new(Bundle { signed: signed.clone(), version: bundle.version, intermediates });
+        self.bundle = Arc::new(Bundle {
+            signed: signed.clone(),
+            version: bundle.version,
+            intermediates,
+            infos: signership::read_infos(&bundle)?,
+            retiring: signership::read_retiring(&bundle)?,
+        });
         let (root, bundle) = (self.root.key, self.bundle.clone());
         let counts = |signer: &[u8; 32]| *signer == root || bundle.holds(signer);
         self.revocations_mut().retain_signers(counts);
@@ -179,10 +190,32 @@ impl Anchors {
         self.bundle.intermediates.iter().map(|intermediate| &intermediate.der[..])
     }
 
-    /// True when the bundle holds an intermediate of this public key.
+    /// True when the bundle holds an intermediate of this public key, and it is not retiring.
     #[must_use]
     pub fn has_intermediate(&self, key: &[u8; 32]) -> bool {
         self.bundle.holds(key)
+    }
+
+    pub(super) fn intermediates_with_keys(&self) -> impl Iterator<Item = (&[u8; 32], &[u8])> {
+        self.bundle.intermediates.iter().map(|one| (&one.key, &one.der[..]))
+    }
+
+    pub(super) fn signer_infos(&self) -> &[([u8; 32], NodeKey, NodeName)] {
+        &self.bundle.infos
+    }
+
+    pub(super) fn retiring(&self) -> &BTreeSet<[u8; 32]> {
+        &self.bundle.retiring
+    }
+
+    /// Public key of the intermediate that issued `certificate`, if the bundle holds it.
+    #[must_use]
+    pub fn issuer_public(&self, certificate: &NodeCertificate) -> Option<[u8; 32]> {
+        self.issuer_key(certificate)
+    }
+
+    pub(super) fn issuer_key(&self, certificate: &NodeCertificate) -> Option<[u8; 32]> {
+        self.issuer(&certificate.der).ok().map(|issuer| issuer.key)
     }
 
     pub(super) fn revocations(&self) -> &Revocations {
@@ -337,6 +370,7 @@ impl RootCa {
             mesh_id: mesh_id.0.to_vec().into(),
             version,
             certificates: intermediates.iter().map(|one| one.der().to_vec().into()).collect(),
+            ..wire::IntermediateBundle::default()
         };
         let payload = bundle.encode_to_vec();
         let signature = signing::sign(self.key(), Kind::Bundle, mesh_id, &payload);

@@ -127,15 +127,19 @@ impl RootCa {
         now: UnixTime,
     ) -> Result<Intermediate, CaError> {
         let key = SigningKey::from_bytes(seed);
-        let public = key.verifying_key().to_bytes();
+        let der = self.certify_signer(&key.verifying_key().to_bytes(), now)?;
+        Ok(Intermediate(CaKey { certificate: CaCertificate::parse(&der)?, key }))
+    }
+
+    /// Issues the certificate of an intermediate whose key is elsewhere, DER.
+    pub fn certify_signer(&self, public: &[u8; 32], now: UnixTime) -> Result<Vec<u8>, CaError> {
         let hash = data_encoding::HEXLOWER.encode(&Sha256::digest(public)[..16]);
         let subject = vec![
             (ORGANIZATION, self.0.certificate.organization.clone()),
             (COMMON_NAME, format!("{INTERMEDIATE_NAME}{hash}")),
         ];
-        let params = ca_params(subject, 0, &public, &self.0.certificate.key, now);
-        let der = self.0.issue(&params, &public)?;
-        Ok(Intermediate(CaKey { certificate: CaCertificate::parse(&der)?, key }))
+        let params = ca_params(subject, 0, public, &self.0.certificate.key, now);
+        self.0.issue(&params, public)
     }
 
     /// The certificate, DER.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
-use meshd_proto::{MeshId, MeshName, NodeName};
+use meshd_proto::{MeshId, MeshName, NodeKey, NodeName};
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
@@ -15,6 +15,7 @@ use super::{
     record::NodeCertificate,
     secret::IdentityKey,
     signer::{Admission, Signer},
+    signership::SignerEntry,
 };
 use crate::{now::UnixTime, refusal::Code};
 
@@ -67,9 +68,10 @@ pub fn init_mesh(
     let mut mesh_id = MeshId([0; 16]);
     rng.fill_bytes(&mut mesh_id.0);
     params.allow.iter().try_for_each(|prefix| grants::check_allowed(prefix, &mesh_id))?;
-    let (anchors, root, intermediate) = authority(&params.mesh, &mesh_id, now, rng)?;
-
     let key = params.identity.public();
+    let (anchors, root, intermediate) =
+        authority(&params.mesh, &mesh_id, (&key, &params.node), now, rng)?;
+
     let founded =
         LedgerEntry { time: now, event: LedgerEvent::Founded { ipv4_pool: params.ipv4_pool } };
     let signer = Signer::found(anchors.clone(), intermediate.clone(), key, params.ipv4_pool);
@@ -100,6 +102,7 @@ pub fn init_mesh(
 fn authority(
     mesh: &MeshName,
     mesh_id: &MeshId,
+    (node, name): (&NodeKey, &NodeName),
     now: UnixTime,
     rng: &mut impl CryptoRng,
 ) -> Result<(Anchors, RootCa, Intermediate), EnrolRefusal> {
@@ -111,7 +114,14 @@ fn authority(
     let root = RootCa::create(&seed, mesh, mesh_id, now).map_err(|error| failed(&error))?;
     rng.fill_bytes(&mut *seed);
     let intermediate = root.issue_intermediate(&seed, now).map_err(|error| failed(&error))?;
-    let bundle = root.sign_bundle(mesh_id, 1, &[&intermediate]);
+    let first = SignerEntry {
+        key: intermediate.public(),
+        node: *node,
+        name: name.clone(),
+        certificate: intermediate.der().to_vec().into(),
+        retiring: false,
+    };
+    let bundle = root.sign_signers(mesh_id, 1, &[first]);
     let anchors = Anchors::from_root(root.der())
         .and_then(|mut anchors| anchors.install_bundle(&bundle).map(|_| anchors))
         .map_err(|refusal| failed(&CaError::Unusable(refusal)))?;

@@ -11,6 +11,7 @@
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
 //! | `terms`, `token`, `request`, `reply` | joining: the token, what the joiner sends and believes |
 //! | `renewal` | what a member sends for its next certificate, and believes |
+//! | `signership` | becoming a signer, and ceasing to be one |
 //! | `grants`, `signer`, `ledger`, `init` | admitting: who gets what, and what is kept of it |
 
 mod admit;
@@ -34,6 +35,7 @@ mod revocation;
 mod rfc3779;
 mod secret;
 mod signer;
+mod signership;
 pub mod signing;
 mod terms;
 #[cfg(test)]
@@ -58,7 +60,8 @@ pub use reply::{EnrolError, Enrolment, accept_reply};
 pub use request::{Decider, build_request, decider};
 pub use revocation::{Revocation, RevocationTerms};
 pub use secret::IdentityKey;
-pub use signer::{Enrolled, Signer, SignerError, TokenInfo, TokenParams, TokenState};
+pub use signer::{Enrolled, Known, Signer, SignerError, TokenInfo, TokenParams, TokenState};
+pub use signership::{Invitation, SignerEntry, build_offer, open_invite, open_offer, public_of};
 pub use terms::{TokenId, TokenTerms};
 pub use time::{Expiry, TrustTime};
 pub use token::{JoinToken, TokenError};

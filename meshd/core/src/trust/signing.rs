@@ -28,11 +28,15 @@ pub enum Kind {
     Revocation,
     /// The time, by an intermediate's key.
     Time,
+    /// An invitation to become a signer, by the root.
+    SignerInvite,
+    /// The answer, by the identity and by the new intermediate's key.
+    SignerOffer,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Record,
         Self::WgLane,
         Self::TokenGrant,
@@ -41,6 +45,8 @@ impl Kind {
         Self::Bundle,
         Self::Revocation,
         Self::Time,
+        Self::SignerInvite,
+        Self::SignerOffer,
     ];
 
     /// The name inside the signed bytes.
@@ -55,6 +61,8 @@ impl Kind {
             Self::Bundle => "bundle",
             Self::Revocation => "revocation",
             Self::Time => "time",
+            Self::SignerInvite => "signer-invite",
+            Self::SignerOffer => "signer-offer",
         }
     }
 }

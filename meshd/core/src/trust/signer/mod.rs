@@ -59,6 +59,16 @@ pub enum SignerError {
     NotInBundle,
 }
 
+/// What a signer's host knows of others.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known<'a> {
+    /// The admitted records of the directory: names and prefixes that other signers gave out, and who has
+    /// left.
+    pub members: &'a [Arc<Record>],
+    /// Those who are members no more, some of them only because their signer is none any more.
+    pub barred: &'a [Arc<Record>],
+}
+
 /// A node that is admitted once `entries` are on disk and applied.
 #[derive(Debug, Clone)]
 #[must_use]
@@ -206,6 +216,12 @@ impl Signer {
         self.anchors = anchors;
     }
 
+    /// Public key of this signer's intermediate.
+    #[must_use]
+    pub fn public(&self) -> [u8; 32] {
+        self.intermediate.public()
+    }
+
     /// Addresses of nodes inside the mesh.
     #[must_use]
     pub fn ipv4_pool(&self) -> Ipv4Net {
@@ -214,23 +230,23 @@ impl Signer {
 
     /// Decides on an encoded `EnrolRequest`.
     ///
-    /// `members` are the admitted records of the directory: names and prefixes that other signers gave
-    /// out, and who has left. `own` are this host's records, for the joiner to start from.
+    /// `own` are this host's records, for the joiner to start from.
     pub fn enrol(
         &self,
         request: &[u8],
-        members: &[Arc<Record>],
+        known: Known<'_>,
         own: &[wire::SignedRecord],
         now: UnixTime,
         rng: &mut impl CryptoRng,
     ) -> Result<Enrolled, EnrolRefusal> {
         if let Some(renewal) = open_renewal(request, &self.anchors).map_err(explain)? {
             self.anchors.check_membership(&renewal.identity).map_err(explain)?;
-            return self.renew(&renewal, members, own, now, rng);
+            return self.renew(&renewal, known, own, now, rng);
         }
         let request = request::open(request, &self.anchors).map_err(explain)?;
         self.anchors.check_membership(&request.identity).map_err(explain)?;
         self.check_fresh(request.issued_at, now, limits::CLOCK_SKEW_SECONDS)?;
+        let members = known.members;
         let token = self.known_token(&request)?;
         let mut entries = self.departures(members, now);
         if let Some(holder) = self.admitted_before(&request, &entries)

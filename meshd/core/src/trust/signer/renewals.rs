@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use meshd_proto::wire;
 use rand::CryptoRng;
 
-use super::{Enrolled, Holder, Signer, admission::Admission, explain};
+use super::{Enrolled, Holder, Known, Signer, admission::Admission, explain};
 use crate::{
     limits,
     now::UnixTime,
@@ -24,7 +24,7 @@ impl Signer {
     pub(super) fn renew(
         &self,
         request: &Renewal,
-        members: &[Arc<Record>],
+        known: Known<'_>,
         own: &[wire::SignedRecord],
         now: UnixTime,
         rng: &mut impl CryptoRng,
@@ -32,7 +32,9 @@ impl Signer {
         // Who goes by the signers' time, because its own clock is behind, is an hour late.
         let oldest = 2 * limits::SIGNER_TIME_EVERY_SECONDS;
         self.check_fresh(request.issued_at, now, oldest)?;
-        let record = members.iter().find(|record| record.key == request.identity);
+        let members = known.members;
+        let mut both = members.iter().chain(known.barred);
+        let record = both.find(|record| record.key == request.identity);
         let holder = self.holders.get(&request.identity);
         if record.is_some_and(|record| record.left) || holder.is_some_and(|holder| holder.departed)
         {
@@ -88,7 +90,9 @@ impl Signer {
         record: Option<&Arc<Record>>,
     ) -> Result<Arc<NodeCertificate>, EnrolRefusal> {
         let shown = &request.certificate;
-        let in_ledger = holder.is_some_and(|holder| holder.certificate.hash == shown.hash);
+        // What a signer that is none any more has issued counts where it was seen while it still counted.
+        let in_ledger = holder.is_some_and(|holder| holder.certificate.hash == shown.hash)
+            || record.is_some_and(|record| record.certificate.hash == shown.hash);
         let chained = self.anchors.check_chain(&shown.der, None);
         let mut newest = match chained {
             Ok(certificate) => certificate,

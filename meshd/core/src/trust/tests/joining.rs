@@ -10,8 +10,8 @@ use crate::{
     address,
     refusal::Code,
     trust::{
-        Decider, IdentityKey, InitParams, Intermediate, LedgerEntry, NodeIdentity, RecordDraft,
-        RootCa, Signer, SignerError, TokenParams, authenticate, decider,
+        Decider, IdentityKey, InitParams, Intermediate, Known, LedgerEntry, NodeIdentity,
+        RecordDraft, RootCa, Signer, SignerError, TokenParams, authenticate, decider,
         fixture::{NOW, TestMesh},
         init_mesh,
     },
@@ -295,7 +295,8 @@ fn the_signers_records_come_along_while_they_fit() {
     let request = world.request(&token, "a", &[]).encode_to_vec();
     for (given, want) in [(1, 1), (100, 1)] {
         let own = vec![record.clone(); given];
-        let enrolled = world.signer.enrol(&request, &[], &own, NOW, &mut world.rng).unwrap();
+        let enrolled =
+            world.signer.enrol(&request, Known::default(), &own, NOW, &mut world.rng).unwrap();
         assert!(enrolled.reply.encoded_len() <= crate::limits::ENROL_MESSAGE);
         assert!(accept(&enrolled.reply, &token, "a").unwrap().records.len() >= want);
     }

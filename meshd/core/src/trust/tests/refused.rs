@@ -9,7 +9,7 @@ use crate::{
     limits,
     refusal::Code,
     trust::{
-        EnrolError, IdentityKey, JoinToken, TokenParams, build_request, decider,
+        EnrolError, IdentityKey, JoinToken, Known, TokenParams, build_request, decider,
         fixture::{NOW, TestMesh},
         signing::{self, Kind},
     },
@@ -269,7 +269,7 @@ proptest! {
         let mut bytes = world.request(&token, "a", &["10.200.1.0/24"]).encode_to_vec();
         let index = ((bytes.len() - 1) as f64 * position) as usize;
         bytes[index] ^= 1 << bit;
-        let verdict = world.signer.enrol(&bytes, &[], &[], NOW, &mut world.rng);
+        let verdict = world.signer.enrol(&bytes, Known::default(), &[], NOW, &mut world.rng);
         prop_assert!(verdict.is_err(), "byte {}", index);
     }
 
@@ -299,7 +299,7 @@ proptest! {
     ) {
         let mut world = World::new();
         let token = world.token(open_token());
-        prop_assert!(world.signer.enrol(&bytes, &[], &[], NOW, &mut world.rng).is_err());
+        prop_assert!(world.signer.enrol(&bytes, Known::default(), &[], NOW, &mut world.rng).is_err());
         let _ = crate::trust::LedgerEntry::decode(&bytes, token.mesh_id());
         if let Ok(reply) = wire::EnrolReply::decode(&bytes[..]) {
             prop_assert!(accept(&reply, &token, "a").is_err());

@@ -8,7 +8,7 @@ use crate::{
     now::UnixTime,
     refusal::{Code, Refusal},
     trust::{
-        Decider, EnrolRefusal, Enrolled, NodeIdentity, Renewed, TokenParams, accept_renewal,
+        Decider, EnrolRefusal, Enrolled, Known, NodeIdentity, Renewed, TokenParams, accept_renewal,
         build_renewal, decider,
         fixture::{NOW, TestMesh},
     },
@@ -114,7 +114,7 @@ fn any_signer_renews_what_another_has_issued() {
     let request = build_renewal(&node, &["10.200.1.0/24".parse().unwrap()], false, [3; 16], later);
     let bytes = request.encode_to_vec();
     assert_eq!(decider(&bytes, &anchors), Ok(Decider::Any));
-    let enrolled = signer.enrol(&bytes, &[], &[], later, &mut world.rng).unwrap();
+    let enrolled = signer.enrol(&bytes, Known::default(), &[], later, &mut world.rng).unwrap();
     let mut held = world.init.anchors.clone();
     let next = accept_renewal(&enrolled.reply, &node.certificate, &mut held).unwrap();
     assert!(next.bundle.is_some() && held.bundle_version() == 2, "the new bundle comes with it");

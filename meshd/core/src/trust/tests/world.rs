@@ -9,7 +9,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use crate::{
     now::UnixTime,
     trust::{
-        EnrolError, EnrolRefusal, Enrolled, Enrolment, IdentityKey, InitParams, JoinToken,
+        EnrolError, EnrolRefusal, Enrolled, Enrolment, IdentityKey, InitParams, JoinToken, Known,
         LedgerEntry, MeshInit, Record, Signer, TokenParams, accept_reply, build_request,
         fixture::{NOW, TestMesh},
         init_mesh,
@@ -105,7 +105,8 @@ impl World {
         now: UnixTime,
     ) -> Result<Enrolled, EnrolRefusal> {
         let bytes = request.encode_to_vec();
-        self.signer.enrol(&bytes, &self.members, &[], now, &mut self.rng)
+        let known = Known { members: &self.members, barred: &[] };
+        self.signer.enrol(&bytes, known, &[], now, &mut self.rng)
     }
 
     /// Joins as the host `name` from start to end.

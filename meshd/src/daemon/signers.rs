@@ -1,0 +1,351 @@
+//! Who may admit, renew and revoke: the holder of the root adds signers and takes them out.
+
+use std::time::{Duration, Instant};
+
+use meshd_core::trust::{
+    self, LedgerEntry, LedgerEvent, RevocationTerms, RootCa, SignerEntry, build_offer, open_invite,
+    open_offer,
+};
+use meshd_proto::{
+    NodeKey, NodeName,
+    control::{
+        AddSignerRequest, ListSignersReply, RevokeSignerReply, RevokeSignerRequest, SignerInfo,
+    },
+    wire,
+};
+
+use super::{
+    Daemon,
+    bridge::Answer,
+    clock,
+    requests::{not_a_member, one_of},
+    running::Running,
+};
+use crate::{control::ControlError, state::StateDir};
+
+/// A member that was invited answers within this.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is looked whether a retiring signer is needed by nobody any more.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A member that was asked to become a signer.
+pub(super) struct Inviting {
+    node: NodeKey,
+    name: NodeName,
+    nonce: [u8; 16],
+    until: Instant,
+    to: Answer<SignerInfo>,
+}
+
+fn failed(what: &str, why: impl Into<String>, fix: impl Into<String>) -> ControlError {
+    ControlError::new("signer", what.to_owned(), why, fix)
+}
+
+fn no_root(what: &str) -> ControlError {
+    failed(
+        what,
+        "the mesh's root key is not on this host",
+        "do it on the host where `meshctl init` was run, or restore pki/root.key there",
+    )
+}
+
+fn info(entry: &SignerEntry, own: Option<NodeKey>) -> SignerInfo {
+    SignerInfo {
+        name: entry.name.to_string(),
+        id: entry.node.to_string(),
+        key: data_encoding::HEXLOWER.encode(&entry.key[..8]),
+        state: if entry.retiring { "retiring" } else { "active" }.to_owned(),
+        self_: own == Some(entry.node),
+    }
+}
+
+impl Running {
+    /// Signs and installs the next bundle.
+    fn next_bundle(
+        &mut self,
+        root: &RootCa,
+        signers: &[SignerEntry],
+        what: &str,
+    ) -> Result<(), ControlError> {
+        let anchors = self.node.anchors();
+        let version = anchors.bundle_version().saturating_add(1);
+        let bundle = root.sign_signers(anchors.mesh_id(), version, signers);
+        let installed = self.node.install_bundle(&bundle, clock::now());
+        installed.map(drop).map_err(|refusal| failed(what, refusal.to_string(), "see the journal"))
+    }
+
+    /// The root asks this node to become a signer: its key is on disk before its public half goes out.
+    pub(super) fn answer_invite(
+        &mut self,
+        from: NodeKey,
+        invite: &wire::SignerInvite,
+        state: &StateDir,
+    ) {
+        let key = self.node.key();
+        let invitation = match open_invite(invite, self.node.anchors(), &key, clock::unix()) {
+            Ok(invitation) => invitation,
+            Err(refusal) => {
+                tracing::warn!(node = %from, code = refusal.code.as_str(),
+                    "an invitation to become a signer is refused: {}", refusal.detail);
+                return;
+            }
+        };
+        let seed = match state.pending_signer(&rand::random(), invitation.ipv4_pool) {
+            Ok(seed) => seed,
+            Err(error) => {
+                tracing::error!("cannot become a signer; {error}");
+                return;
+            }
+        };
+        let mesh = *self.node.anchors().mesh_id();
+        let offer = build_offer(&self.identity.key, &mesh, &invitation.nonce, &seed);
+        self.node.send_offer(from, offer);
+    }
+
+    /// The bundle names this node's new intermediate, or an old one no more.
+    pub(super) fn follow_signership(&mut self, state: &StateDir) -> Result<bool, anyhow::Error> {
+        let anchors = self.node.anchors().clone();
+        if let Some(signer) = &self.signer
+            && !anchors.has_intermediate(&signer.public())
+        {
+            tracing::warn!("this host is no signer any more");
+            self.signer = None;
+            state.forget_intermediate()?;
+            return Ok(true);
+        }
+        if self.signer.is_some() {
+            return Ok(false);
+        }
+        let Some((seed, pool)) = state.read_pending_signer()? else { return Ok(false) };
+        let public = trust::public_of(&seed);
+        let entry = anchors.signers().into_iter().find(|entry| entry.key == public);
+        let Some(entry) = entry.filter(|entry| !entry.retiring) else { return Ok(false) };
+        let founded = LedgerEvent::Founded { ipv4_pool: pool };
+        let first = LedgerEntry { time: clock::unix(), event: founded }.encode();
+        state.become_signer(&entry.certificate, &seed, &first)?;
+        self.signer = Some(state.open_signer(&anchors, self.node.key())?);
+        tracing::info!("this host is a signer now");
+        Ok(true)
+    }
+}
+
+impl Daemon {
+    /// The bundle is another: this host may be a signer now, or none any more.
+    pub(super) fn follow_signership(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        match running.follow_signership(&self.state) {
+            // Others learn of it from the record.
+            Ok(true) => self.announce(),
+            Ok(false) => {}
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// `signer list`.
+    pub(super) fn signers(&self) -> Result<ListSignersReply, ControlError> {
+        let running = self.running.as_ref().ok_or_else(|| not_a_member("list signers"))?;
+        let own = running.node.key();
+        let all = running.node.anchors().signers();
+        Ok(ListSignersReply { signers: all.iter().map(|one| info(one, Some(own))).collect() })
+    }
+
+    /// `signer add`: answered when the member's key is in the bundle.
+    pub(super) fn add_signer(&mut self, request: &AddSignerRequest, to: Answer<SignerInfo>) {
+        match self.invite(request) {
+            Ok((node, name, nonce)) => {
+                let until = Instant::now() + PATIENCE;
+                self.inviting = Some(Inviting { node, name, nonce, until, to });
+            }
+            // An answer whose caller went away is nobody's loss.
+            Err(error) => drop(to.send(Err(error))),
+        }
+    }
+
+    fn invite(
+        &mut self,
+        request: &AddSignerRequest,
+    ) -> Result<(NodeKey, NodeName, [u8; 16]), ControlError> {
+        let what = "cannot add a signer";
+        if self.inviting.is_some() {
+            return Err(failed(what, "another one is being added", "try again in a moment"));
+        }
+        let root = self.root(what)?;
+        let running = self.running.as_mut().ok_or_else(|| not_a_member("add a signer"))?;
+        let pool = running.signer.as_ref().map(trust::Signer::ipv4_pool).ok_or_else(|| {
+            failed(what, "this host is no signer itself", "do it on a host that is")
+        })?;
+        let record =
+            one_of(&running.node.directory().by_name(&request.node), &request.node)?.clone();
+        let all = running.node.anchors().signers();
+        if let Some(there) = all.iter().find(|entry| entry.node == record.key) {
+            let fix = if there.retiring {
+                "wait until it is gone from `meshctl signer list`"
+            } else {
+                "nothing is to be done"
+            };
+            return Err(failed(what, format!("{} is one", request.node), fix));
+        }
+        let nonce = rand::random();
+        let now = clock::now();
+        let mesh = *running.node.anchors().mesh_id();
+        let invite = root.invite(&mesh, &record.key, &pool, nonce, now.unix);
+        running.node.send_invite(record.key, invite);
+        Ok((record.key, record.name.clone(), nonce))
+    }
+
+    /// A member's answer to the invitation that is open.
+    pub(super) fn take_offer(&mut self, from: NodeKey, offer: &wire::SignerOffer) {
+        let Some(inviting) = self.inviting.take_if(|inviting| inviting.node == from) else {
+            return;
+        };
+        let added = self.admit_signer(&inviting, offer);
+        let _ = inviting.to.send(added);
+    }
+
+    fn admit_signer(
+        &mut self,
+        inviting: &Inviting,
+        offer: &wire::SignerOffer,
+    ) -> Result<SignerInfo, ControlError> {
+        let what = "cannot add a signer";
+        let refused = |why: String| failed(what, why, "see the journal of that host");
+        let root = self.root(what)?;
+        let running = self.running.as_mut().ok_or_else(|| not_a_member("add a signer"))?;
+        let anchors = running.node.anchors();
+        let key = open_offer(offer, anchors.mesh_id(), &inviting.node, &inviting.nonce)
+            .map_err(|refusal| refused(refusal.to_string()))?;
+        let certificate = root
+            .certify_signer(&key, clock::unix())
+            .map_err(|error| refused(error.to_string()))?
+            .into();
+        let (node, name) = (inviting.node, inviting.name.clone());
+        let entry = SignerEntry { key, node, name, certificate, retiring: false };
+        let mut all = anchors.signers();
+        all.push(entry.clone());
+        running.next_bundle(&root, &all, what)?;
+        tracing::info!(node = %entry.node, "{} is a signer now", entry.name);
+        Ok(info(&entry, Some(running.node.key())))
+    }
+
+    /// `signer revoke`.
+    pub(super) fn revoke_signer(
+        &mut self,
+        request: &RevokeSignerRequest,
+    ) -> Result<RevokeSignerReply, ControlError> {
+        let what = "cannot revoke a signer";
+        let root = self.root(what)?;
+        let running = self.running.as_mut().ok_or_else(|| not_a_member("revoke a signer"))?;
+        let mut all = running.node.anchors().signers();
+        let meant: Vec<usize> = (0..all.len())
+            .filter(|i| {
+                let shown = info(&all[*i], None);
+                [&shown.name, &shown.id, &shown.key].contains(&&request.signer)
+            })
+            .collect();
+        let [place] = meant[..] else {
+            let why = match meant.len() {
+                0 => "no signer has that name, id or key".to_owned(),
+                n => format!("{n} signers have that name"),
+            };
+            return Err(failed(what, why, "name it by its key, which `meshctl signer list` shows"));
+        };
+        if !all.iter().enumerate().any(|(i, entry)| i != place && !entry.retiring) {
+            return Err(failed(
+                what,
+                "it is the only one: nobody could admit or renew any more",
+                "add another with `meshctl signer add NODE`",
+            ));
+        }
+        let gone = all[place].clone();
+        // What it revoked rightly stays so; what a thief revoked can be dropped.
+        if !request.drop_revocations {
+            running.sign_revocations_again(&root, &gone.key);
+        }
+        if request.now || gone.retiring {
+            all.remove(place);
+        } else {
+            all[place].retiring = true;
+        }
+        running.next_bundle(&root, &all, what)?;
+        let users = running.users_of(&gone.key);
+        tracing::warn!(node = %gone.node, "the signer {} was revoked", gone.name);
+        let state = if request.now || gone.retiring { "gone" } else { "retiring" };
+        let info = SignerInfo { state: state.to_owned(), ..info(&gone, Some(running.node.key())) };
+        Ok(RevokeSignerReply { signer: Some(info), users })
+    }
+
+    /// Takes out retiring signers whose certificates nobody shows any more; gives up on invited members.
+    pub(super) fn tend_signers(&mut self) {
+        let now = Instant::now();
+        if let Some(late) = self.inviting.take_if(|inviting| inviting.until <= now) {
+            let _ = late.to.send(Err(failed(
+                "cannot add a signer",
+                format!("{} did not answer", late.name),
+                "check that it runs this version of meshd and is `alive` in `meshctl peers list`",
+            )));
+        }
+        if self.signers_due > now {
+            return;
+        }
+        self.signers_due = now + LOOK_EVERY;
+        let Some(running) = &mut self.running else { return };
+        let mut all = running.node.anchors().signers();
+        let before = all.len();
+        all.retain(|entry| !entry.retiring || running.users_of(&entry.key) > 0);
+        if all.len() == before {
+            return;
+        }
+        // Only the holder of the root can say so.
+        let Ok(root) = self.root("") else { return };
+        if let Some(running) = &mut self.running
+            && let Err(error) = running.next_bundle(&root, &all, "cannot retire a signer")
+        {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn root(&self, what: &str) -> Result<RootCa, ControlError> {
+        let read = self.state.root().map_err(|error| {
+            failed(what, error.to_string(), "restore pki/root.key from a backup")
+        })?;
+        read.ok_or_else(|| no_root(what))
+    }
+}
+
+impl Running {
+    /// How many members show a certificate of this issuer.
+    fn users_of(&self, key: &[u8; 32]) -> u32 {
+        let anchors = self.node.anchors();
+        let issued = |certificate: &trust::NodeCertificate| {
+            anchors.issuer_public(certificate).is_some_and(|issuer| issuer == *key)
+        };
+        let others = self.node.directory().iter().filter(|record| !record.left);
+        let count = others.filter(|record| issued(&record.certificate)).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    fn sign_revocations_again(&mut self, root: &RootCa, of: &[u8; 32]) {
+        let anchors = self.node.anchors();
+        let mesh = *anchors.mesh_id();
+        let again: Vec<_> = anchors
+            .all_revocations()
+            .filter(|revocation| revocation.signer == *of)
+            .map(|revocation| {
+                root.revoke(
+                    &mesh,
+                    &RevocationTerms {
+                        key: revocation.key,
+                        name: revocation.name.clone(),
+                        revoked_at: revocation.revoked_at,
+                        not_after: revocation.not_after,
+                    },
+                )
+            })
+            .collect();
+        for signed in again {
+            if let Err(refusal) = self.node.revoke(&signed, clock::now()) {
+                tracing::error!(%refusal, "a revocation is not signed again");
+            }
+        }
+    }
+}
