@@ -230,7 +230,7 @@ impl From<wire::InitReply> for MemberView {
             id: safe(&reply.id),
             mesh_addresses: safe_all(&reply.mesh_addresses),
             prefixes: safe_all(&reply.prefixes),
-            not_granted: Vec::new(),
+            not_granted: safe_all(&reply.not_granted),
             peers: 0,
             synced: true,
         }
@@ -374,6 +374,7 @@ pub(crate) struct CertificateView {
     pub(crate) not_before: String,
     pub(crate) not_after: String,
     pub(crate) prefixes: Vec<String>,
+    pub(crate) renewed: bool,
 }
 
 impl From<wire::RenewCertificateReply> for CertificateView {
@@ -382,6 +383,7 @@ impl From<wire::RenewCertificateReply> for CertificateView {
             not_before: safe(&reply.not_before),
             not_after: safe(&reply.not_after),
             prefixes: safe_all(&reply.prefixes),
+            renewed: reply.renewed,
         }
     }
 }

@@ -24,7 +24,12 @@ async fn renew(socket: &Path, output: Output) -> Result<(), Failure> {
     let reply = client.renew_certificate(RenewCertificateRequest {}).await?.into_inner();
     let certificate = CertificateView::from(reply);
     output.print(&certificate, |_, to| {
-        writeln!(to, "this host's certificate is valid until {}", certificate.not_after)?;
+        let what = if certificate.renewed { "renewed" } else { "still new, and left as it is" };
+        writeln!(
+            to,
+            "this host's certificate is {what}; it is valid until {}",
+            certificate.not_after
+        )?;
         writeln!(to, "  grants  {}", list(&certificate.prefixes))
     })
 }

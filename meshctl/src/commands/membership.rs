@@ -38,6 +38,14 @@ pub(crate) async fn init(socket: &Path, output: Output, arguments: Init) -> Resu
             member.mesh, member.node
         )?;
         print_member(&member, to)?;
+        if !member.not_granted.is_empty() {
+            writeln!(
+                to,
+                "  not granted, so not reachable through the mesh: {}\n  fix: `meshctl leave`, then \
+                 `meshctl init` with --allow CIDR that covers them",
+                list(&member.not_granted)
+            )?;
+        }
         writeln!(to, "next: `meshctl token create` here, `meshctl join TOKEN` on other hosts")
     })
 }

@@ -67,7 +67,14 @@ fn table(nodes: &[NodeView], wide: bool) -> Table {
 
 async fn revoke(socket: &Path, output: Output, arguments: NodeRevoke) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
-    if !arguments.yes && io::stdin().is_terminal() {
+    if !arguments.yes && !io::stdin().is_terminal() {
+        return Err(Failure::local(
+            "nothing was done",
+            "a revocation cannot be taken back",
+            "use --yes to revoke where nobody can be asked",
+        ));
+    }
+    if !arguments.yes {
         let question = format!(
             "{} is cut off by every member, for good: it needs a new identity and a new token to come \
              back, and the token that let it in admits nobody else.\nRevoke? [y/N] ",

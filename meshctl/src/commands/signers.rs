@@ -60,7 +60,14 @@ async fn add(socket: &Path, output: Output, node: String) -> Result<(), Failure>
 
 async fn revoke(socket: &Path, output: Output, arguments: SignerRevoke) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
-    if !arguments.yes && io::stdin().is_terminal() {
+    if !arguments.yes && !io::stdin().is_terminal() {
+        return Err(Failure::local(
+            "nothing was done",
+            "a revocation cannot be taken back",
+            "use --yes to revoke where nobody can be asked",
+        ));
+    }
+    if !arguments.yes {
         let how = if arguments.now {
             "Nodes that have its certificates are cut off until another signer renews them, which they \
              ask for by themselves."

@@ -128,12 +128,15 @@ fn node_list_tells_members_from_those_who_were_revoked() {
 #[test]
 fn revoking_and_renewing_say_what_happened() {
     let daemon = Daemon::start(Script { tokens: vec![token()], ..Script::default() });
-    let out = stdout(&daemon.meshctl(&["node", "revoke", "bad"]));
+    let unasked = daemon.meshctl(&["node", "revoke", "bad"]);
+    assert_eq!(unasked.status.code(), Some(1));
+    assert!(stderr(&unasked).contains("--yes"), "{}", stderr(&unasked));
+    let out = stdout(&daemon.meshctl(&["node", "revoke", "bad", "--yes"]));
     assert_eq!(
         out,
         "revoked bad (abcd)\n  cut off here; 3 other members hear of it now, the rest when they are back\n"
     );
-    let out = stdout(&daemon.meshctl(&["token", "revoke", "ab"]));
+    let out = stdout(&daemon.meshctl(&["token", "revoke", "abcd"]));
     assert!(out.contains("admits nobody any more"), "{out}");
     let out = stdout(&daemon.meshctl(&["cert", "renew"]));
     assert!(out.contains("valid until 2026-01-31T00:00:00Z"), "{out}");

@@ -98,6 +98,7 @@ impl ControlBackend for Fake {
             id: "abcd".into(),
             mesh_addresses: vec!["100.112.0.1".into()],
             prefixes: Vec::new(),
+            not_granted: Vec::new(),
         })
     }
     fn create_token(&self, request: CreateTokenRequest) -> Reply<'_, CreateTokenReply> {
@@ -151,6 +152,7 @@ impl ControlBackend for Fake {
             not_before: "2026-01-01T00:00:00Z".into(),
             not_after: "2026-01-31T00:00:00Z".into(),
             prefixes: vec!["10.1.0.0/24".into()],
+            renewed: true,
         })
     }
 }

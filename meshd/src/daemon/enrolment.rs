@@ -8,7 +8,9 @@ use std::{
 use bytes::Bytes;
 use meshd_core::{
     refusal::{Code, Refusal},
-    trust::{Decider, EnrolRefusal, Enrolled, Known, LedgerEntry, Signer, decider},
+    trust::{
+        Decider, EnrolRefusal, Enrolled, Known, LedgerEntry, NodeCertificate, Signer, decider,
+    },
 };
 use meshd_proto::{NodeKey, wire};
 use prost::Message;
@@ -69,7 +71,7 @@ impl Forwarded {
 }
 
 fn no_signer() -> Refusal {
-    Refusal::new(Code::NoSigner, "the signer of this token cannot be reached from here")
+    Refusal::new(Code::NoSigner, "no signer that could decide is reached from here")
 }
 
 /// A refusal as the joiner gets it.
@@ -101,7 +103,13 @@ impl Running {
             ticket.answer(encode_refusal(&refusal, "try again in a few seconds"));
             return;
         }
-        let signer = match decider(&ticket.request, &self.anchors.get()) {
+        let known = |certificate: &NodeCertificate| {
+            let held = self.node.directory().get(&certificate.key);
+            let mut all = held.into_iter().chain(self.node.barred());
+            all.any(|record| record.certificate.hash == certificate.hash)
+        };
+        let decider = decider(&ticket.request, self.node.anchors(), known);
+        let signer = match decider {
             Ok(Decider::Signer(signer)) => signer,
             // Itself, if it is one.
             Ok(Decider::Any) => self.node.a_signer().unwrap_or(self.node.key()),

@@ -31,6 +31,8 @@ impl Daemon {
         if self.is_joining_by_hand() {
             return Err(failed("already_joining", "a join is in progress", "wait for it"));
         }
+        // A CNI that was set up a moment ago counts.
+        self.look_at_host();
         let params = self.init_params(request)?;
         self.stop_unattended();
         let made = self.found(params);
@@ -74,6 +76,7 @@ impl Daemon {
                 .map(|a| a.addr().to_string())
                 .collect(),
             prefixes: text(granted.copied().collect()),
+            not_granted: text(made.not_granted),
         })
     }
 

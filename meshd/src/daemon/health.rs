@@ -78,9 +78,13 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
     }
     for refusal in running.node.own_refusals() {
         let fix = match refusal.code {
+            Code::PrefixNotGranted if running.signer.is_some() => {
+                "this host is a signer, which must not leave lightly: `meshctl signer add` another, then \
+                 `meshctl leave` here and join with a token that grants it"
+            }
             Code::PrefixNotGranted => {
-                "make a token that grants it (`meshctl token create --allow CIDR` on a signer), then \
-                 `meshctl leave` here and join with it"
+                "if nobody else has it: make a token that grants it (`meshctl token create --allow CIDR` on \
+                 a signer), then `meshctl leave` here and join with it"
             }
             _ => "see the journal",
         };

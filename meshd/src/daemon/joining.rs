@@ -77,6 +77,8 @@ const BUSY: Duration = Duration::from_secs(60);
 impl Daemon {
     /// `meshctl join`.
     pub(super) fn join(&mut self, request: &JoinRequest, answers: Answers<JoinProgress>) {
+        // A CNI that was set up a moment ago counts.
+        self.look_at_host();
         match self.prepare_join(&request.token, &request.name) {
             Ok(attempt) => {
                 self.stop_unattended();

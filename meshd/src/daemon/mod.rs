@@ -114,6 +114,8 @@ struct Daemon {
     stopping: bool,
     /// A member that was asked to become a signer.
     inviting: Option<Inviting>,
+    /// When connections are checked again: certificates end.
+    check_due: Instant,
     /// When it is looked after signers again.
     signers_due: Instant,
     /// Who waits for this node's next certificate.
@@ -180,6 +182,8 @@ const TICK: Duration = Duration::from_secs(1);
 const FLUSH_DELAY: Duration = Duration::from_millis(100);
 /// What a crash of the host may cost of it.
 const SYNC_DELAY: Duration = Duration::from_secs(60);
+/// Connections are checked so often, beside every change of what they rest on.
+const CHECK_EVERY: Duration = Duration::from_secs(60);
 /// Interfaces change in bursts.
 const LOOK_DELAY: Duration = Duration::from_millis(200);
 /// CNI files and whatever netlink does not tell.
@@ -262,10 +266,25 @@ impl Daemon {
         if wants.signership {
             self.follow_signership();
         }
+        if wants.announce {
+            self.announce();
+        }
+        if wants.check {
+            self.check_connections();
+        }
         for (from, offer) in wants.offers {
             self.take_offer(from, &offer);
         }
         self.tell_renewal();
+    }
+
+    /// Ends connections with whoever would not be let in now.
+    fn check_connections(&mut self) {
+        self.check_due = Instant::now() + CHECK_EVERY;
+        for (peer, refusal) in self.transport.check_again() {
+            self.counters.connection_refused(refusal.code.as_str());
+            tracing::warn!(node = %peer, code = refusal.code.as_str(), "disconnected: {}", refusal.detail);
+        }
     }
 
     fn next_wake(&self) -> Instant {
@@ -358,6 +377,9 @@ impl Daemon {
             running.plan_when_complete(Instant::now());
         }
         self.tend_signers();
+        if self.check_due <= Instant::now() {
+            self.check_connections();
+        }
         let line = self.status_line();
         self.notifier.alive(&line);
     }

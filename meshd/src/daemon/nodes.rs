@@ -10,7 +10,7 @@ use meshd_proto::{
 
 use super::{
     Daemon, clock,
-    requests::{no_such_peer, not_a_member, not_a_signer, one_of},
+    requests::{not_a_member, not_a_signer, one_of},
     running::Running,
     status::rfc3339,
 };
@@ -81,6 +81,16 @@ impl Daemon {
     }
 }
 
+fn no_such_node(text: &str) -> ControlError {
+    let shown: String = text.chars().take(80).collect();
+    ControlError::new(
+        "node_not_found",
+        format!("no node {shown:?}"),
+        "nobody of that name or id is known here",
+        "`meshctl node list -o wide` shows names and ids",
+    )
+}
+
 /// Whom a revocation means.
 struct Target {
     key: NodeKey,
@@ -97,18 +107,32 @@ impl Running {
             let admitted = || self.signer.as_ref().and_then(|signer| signer.name_of(&key)).cloned();
             let revoked = || self.node.anchors().revocation(&key).map(|r| r.name.clone());
             let name = known.or_else(admitted).or_else(revoked);
-            let name = name.ok_or_else(|| no_such_peer(text))?;
+            let name = name.ok_or_else(|| no_such_node(text))?;
             return Ok(Target { key, name, record });
         }
         let found = directory.by_name(text);
         if found.is_empty()
-            && let Some(revocation) =
-                self.node.anchors().all_revocations().find(|one| one.name.as_str() == text)
+            && let Some(target) = self.absent_target(text)
         {
-            return Ok(Target { key: revocation.key, name: revocation.name.clone(), record: None });
+            return Ok(target);
         }
         let record = one_of(&found, text)?.clone();
         Ok(Target { key: record.key, name: record.name.clone(), record: Some(record) })
+    }
+
+    /// Somebody whom the directory does not hold: off for long, revoked before, or barred.
+    fn absent_target(&self, text: &str) -> Option<Target> {
+        if let Some(record) = self.node.barred().find(|record| record.name.as_str() == text) {
+            let (key, name) = (record.key, record.name.clone());
+            return Some(Target { key, name, record: Some(record.clone()) });
+        }
+        let mut revoked = self.node.anchors().all_revocations();
+        if let Some(one) = revoked.find(|one| one.name.as_str() == text) {
+            return Some(Target { key: one.key, name: one.name.clone(), record: None });
+        }
+        let name = text.parse().ok()?;
+        let admitted = self.signer.as_ref()?.admitted_as(&name).last().map(|one| one.key)?;
+        Some(Target { key: admitted, name, record: None })
     }
 
     fn node_info(&self, record: &Record) -> NodeInfo {

@@ -3,8 +3,14 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use meshd_core::trust::{NodeCertificate, NodeIdentity};
-use meshd_proto::control::RenewCertificateReply;
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use meshd_core::{
+    refusal::Code,
+    trust::{NodeCertificate, NodeIdentity},
+};
+use meshd_proto::{control::RenewCertificateReply, wire};
+use prost::Message as _;
+use rand::seq::IteratorRandom as _;
 
 use super::{
     Daemon, bridge::Answer, clock, done::Done, requests::not_a_member, resolve, running::Running,
@@ -12,7 +18,7 @@ use super::{
 };
 use crate::{control::ControlError, state::StateDir, transport::Transport};
 
-/// Members that are asked as a stranger does, one after the other.
+/// Addresses at which is asked as a stranger does, all at once.
 const DOORS: usize = 8;
 
 impl Running {
@@ -52,6 +58,11 @@ impl Running {
     }
 }
 
+fn is_accepted(reply: &[u8]) -> bool {
+    let reply = wire::EnrolReply::decode(reply);
+    matches!(reply.map(|reply| reply.result), Ok(Some(wire::enrol_reply::Result::Accepted(_))))
+}
+
 /// A person who waits for this node's next certificate.
 pub(super) struct Waiter {
     to: Answer<RenewCertificateReply>,
@@ -67,6 +78,13 @@ impl Daemon {
             let _ = to.send(Err(not_a_member("renew a certificate")));
             return;
         };
+        if running.node.has_left() {
+            let why = "this node is no member any more";
+            let fix = "`meshctl leave`, then join with a new token";
+            let what = "the certificate was not renewed";
+            let _ = to.send(Err(ControlError::new("has_left", what, why, fix)));
+            return;
+        }
         self.waiter = Some(Waiter { to, before: running.identity.certificate.hash });
         running.node.renew_now(clock::now());
     }
@@ -87,13 +105,18 @@ impl Daemon {
                 refusal.code.as_str(),
                 "the certificate was not renewed",
                 refusal.detail.clone(),
-                "start a signer, or check that this host reaches one",
+                match refusal.code {
+                    Code::Revoked => "`meshctl leave`, then join with a new token",
+                    Code::ClockSkew | Code::PastDate => "set this host's clock, or the signer's",
+                    _ => "start a signer, or check that this host reaches one",
+                },
             )),
             // It was renewed moments ago, and the same certificate came again.
             None => Ok(RenewCertificateReply {
                 not_before: rfc3339(certificate.not_before).unwrap_or_default(),
                 not_after: rfc3339(certificate.not_after).unwrap_or_default(),
                 prefixes: certificate.grants.iter().map(|g| g.prefix.to_string()).collect(),
+                renewed: certificate.hash != waiter.before,
             }),
         };
         let _ = waiter.to.send(answer);
@@ -116,16 +139,26 @@ impl Daemon {
         let anchors = running.anchors.get();
         let (client, done) = (self.transport.enrol_client(), self.done.clone());
         tokio::spawn(async move {
-            let mut addresses = resolve::resolve(&names).await.addresses;
+            let mut addresses: BTreeSet<SocketAddr> =
+                resolve::resolve(&names).await.addresses.into_iter().collect();
             addresses.extend(members);
             let (root, name) = (anchors.trust_anchor(), anchors.server_name());
+            // Another choice in every attempt, and all at once: most of them may be long gone.
+            let some = addresses.into_iter().sample(&mut rand::rng(), DOORS);
+            let asked = some.into_iter().map(|address| {
+                let (client, root, name, request) = (&client, &root, &name, request.clone());
+                async move { client.renew(address, root, name, request).await }
+            });
+            let mut answers: FuturesUnordered<_> = asked.collect();
             let mut answer = None;
-            for address in addresses.into_iter().take(DOORS) {
-                match client.renew(address, &root, &name, request.clone()).await {
-                    Ok(reply) => {
+            while let Some(one) = answers.next().await {
+                match one {
+                    // What one door refuses, another may give.
+                    Ok(reply) if is_accepted(&reply) => {
                         answer = Some(reply);
                         break;
                     }
+                    Ok(reply) => answer = answer.or(Some(reply)),
                     Err(error) => tracing::debug!(%error, "not renewed there"),
                 }
             }

@@ -212,7 +212,7 @@ pub(super) fn not_a_signer(doing: &str) -> ControlError {
     )
 }
 
-pub(super) fn no_such_peer(name: &str) -> ControlError {
+fn no_such_peer(name: &str) -> ControlError {
     let shown: String = name.chars().take(80).collect();
     ControlError::new(
         "peer_not_found",

@@ -86,6 +86,10 @@ pub(super) struct Wants {
     pub(super) offers: Vec<(NodeKey, wire::SignerOffer)>,
     /// The bundle is another.
     pub(super) signership: bool,
+    /// This node's certificate is another, and with it perhaps its address.
+    pub(super) announce: bool,
+    /// Connections that stand may be none any more.
+    pub(super) check: bool,
 }
 
 /// The anchors that connections are checked against.
@@ -108,6 +112,16 @@ impl ChainCheck for SharedAnchors {
             .first()
             .ok_or_else(|| Refusal::new(Code::UntrustedChain, "no certificate was shown"))?;
         self.get().check_chain(leaf, Some(clock::unix()))
+    }
+
+    fn check_again(&self, certificate: &NodeCertificate) -> Result<(), Refusal> {
+        let anchors = self.get();
+        anchors.check_membership(&certificate.key)?;
+        if anchors.issuer_of(certificate).is_none() {
+            let why = "the signer of its certificate is none any more";
+            return Err(Refusal::new(Code::UnknownIssuer, why));
+        }
+        certificate.check_dates(anchors.trust_time(clock::unix()))
     }
 }
 
@@ -174,18 +188,20 @@ impl Running {
                 Output::SignerOffer { from, offer } => wants.offers.push((from, offer)),
                 Output::StoreBundle(bytes) => {
                     wants.signership = true;
+                    wants.check = true;
                     self.follow_anchors();
                     if let Err(error) = state.save_bundle(&bytes) {
                         self.store_failed(&error.to_string());
                     }
                 }
                 Output::StoreRevocations(bytes) => {
+                    wants.check = true;
                     self.follow_anchors();
                     if let Err(error) = state.save_revocations(&bytes) {
                         self.store_failed(&error.to_string());
                     }
                 }
-                Output::Disconnect { key } => transport.close(&key, "revoked"),
+                Output::Disconnect { key } => transport.close_soon(&key, "revoked"),
                 Output::Forget { key } => {
                     self.paths.remove(&key);
                     self.store_dirty = true;
@@ -209,7 +225,10 @@ impl Running {
                 }
                 Output::EnrolReply { from, id, reply } => wants.replies.push((from, id, reply)),
                 Output::AskAtTheDoor { id, request } => wants.doors.push((id, request)),
-                Output::Renewed { certificate } => self.renewed(&certificate, state, transport),
+                Output::Renewed { certificate } => {
+                    self.renewed(&certificate, state, transport);
+                    wants.announce = true;
+                }
                 Output::StoreTime(bytes) => {
                     self.follow_anchors();
                     if let Err(error) = state.save_time(&bytes) {
@@ -268,10 +287,12 @@ impl Running {
         let opened = Store::open(path);
         self.store = opened.store;
         let directory = self.node.directory();
-        let mut gone =
-            opened.records.iter().map(|(key, _)| key).filter(|key| directory.get(key).is_none());
+        // Of those who are members no more too, so that what was theirs stays refused.
+        let kept: BTreeMap<_, _> =
+            self.node.barred().chain(directory.iter()).map(|r| (r.key, &r.signed)).collect();
+        let mut gone = opened.records.iter().map(|(key, _)| key).filter(|k| !kept.contains_key(k));
         let written = gone.try_for_each(|key| self.store.remove(key)).and_then(|()| {
-            directory.iter().try_for_each(|r| self.store.put(&r.key, &r.signed.encode_to_vec()))
+            kept.iter().try_for_each(|(key, signed)| self.store.put(key, &signed.encode_to_vec()))
         });
         if let Err(why) = written {
             tracing::error!(%why, "the record store was not written");

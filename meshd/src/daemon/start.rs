@@ -119,6 +119,7 @@ impl Daemon {
             waiter: None,
             inviting: None,
             signers_due: Instant::now(),
+            check_due: Instant::now(),
             join_error: None,
             reload_error: None,
             stopping: false,
@@ -288,15 +289,12 @@ impl Daemon {
 pub(super) fn tls_identity(running: &Running) -> anyhow::Result<TlsIdentity> {
     let anchors = running.anchors.0.read().unwrap_or_else(PoisonError::into_inner);
     let certificate = &running.identity.certificate;
-    let issuer = anchors.issuer_of(certificate).ok_or_else(|| {
-        anyhow!("this node's certificate has no issuer in pki/bundle; join again")
-    })?;
+    // Without an issuer nobody lets it in: it asks for a certificate at the door.
+    let issuer = anchors.issuer_of(certificate).map(|der| CertificateDer::from(der.to_vec()));
+    let leaf = CertificateDer::from(certificate.der.to_vec());
     let key = running.identity.key.pkcs8_der();
     Ok(TlsIdentity {
-        chain: vec![
-            CertificateDer::from(certificate.der.to_vec()),
-            CertificateDer::from(issuer.to_vec()),
-        ],
+        chain: std::iter::once(leaf).chain(issuer).collect(),
         key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec())),
         root: anchors.trust_anchor(),
     })

@@ -11,6 +11,8 @@ use super::{
 };
 use crate::{control::ControlError, state::StateDir};
 
+/// Letters of an id with which a token is revoked.
+const SHORTEST_ID: usize = 4;
 /// Life of a token unless asked otherwise.
 const TTL_SECONDS: i64 = 3600;
 
@@ -126,11 +128,16 @@ impl Running {
         let now = clock::unix();
         let all = signer.tokens(now).map(|token| token.terms.id);
         let meant: Vec<_> = all.filter(|id| id.to_string().starts_with(start)).collect();
-        let shown: String = start.chars().take(80).collect();
+        // A whole token that was pasted here is a secret.
+        let shown: String = start.chars().take(12).collect();
         let failed = |code: &'static str, why: String, fix: &str| {
             ControlError::new(code, format!("cannot revoke token {shown:?}"), why, fix)
         };
         let id = match meant.as_slice() {
+            _ if start.len() < SHORTEST_ID => {
+                let why = format!("{SHORTEST_ID} letters of the id are the fewest");
+                return Err(failed("bad_request", why, "`meshctl token list` shows the ids"));
+            }
             [id] => *id,
             [] => {
                 let why = "this host has made no token with that id".to_owned();

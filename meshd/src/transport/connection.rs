@@ -118,6 +118,15 @@ impl Live {
         }
     }
 
+    /// Closes when what was queued has been sent, or shortly after.
+    pub(super) fn close_soon(self, why: &'static str) {
+        tokio::spawn(async move {
+            // Who does not listen is not waited for.
+            let _ = tokio::time::timeout(limits::LAST_WORDS, self.flushed()).await;
+            self.close(why);
+        });
+    }
+
     pub(super) fn close(&self, why: &str) {
         self.connection.close(VarInt::from_u32(0), why.as_bytes());
     }

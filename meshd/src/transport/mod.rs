@@ -32,7 +32,7 @@ use std::{
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
-use meshd_core::limits::CONNECTIONS;
+use meshd_core::{limits::CONNECTIONS, refusal::Refusal};
 use meshd_proto::NodeKey;
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use tokio::{sync::mpsc, task::JoinSet};
@@ -218,6 +218,30 @@ impl Transport {
             }
             self.ready.push_back(Event::Disconnected { peer: *peer });
         }
+    }
+
+    /// The same, when what was queued for it has been sent.
+    pub fn close_soon(&mut self, peer: &NodeKey, why: &'static str) {
+        if let Some(all) = self.live.remove(peer) {
+            all.into_iter().for_each(|live| live.close_soon(why));
+            self.ready.push_back(Event::Disconnected { peer: *peer });
+        }
+    }
+
+    /// Closes the connections that would not be let in now; returns whose.
+    pub fn check_again(&mut self) -> Vec<(NodeKey, Refusal)> {
+        let Some(check) = self.member.as_ref().map(|member| member.check.clone()) else {
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for (peer, all) in &self.live {
+            let refused = all.iter().find_map(|live| check.check_again(&live.certificate()).err());
+            out.extend(refused.map(|refusal| (*peer, refusal)));
+        }
+        for (peer, _) in &out {
+            self.close_soon(peer, "certificate");
+        }
+        out
     }
 
     /// Waits until `peers` have acknowledged what was queued to them, or `limit` has passed; returns how many have.

@@ -21,6 +21,9 @@ use super::{
 pub trait ChainCheck: Send + Sync {
     /// The leaf of `chain`, verified.
     fn check(&self, chain: &[CertificateDer<'static>]) -> Result<Arc<NodeCertificate>, Refusal>;
+
+    /// Whether what [`Self::check`] said of a certificate still holds.
+    fn check_again(&self, certificate: &NodeCertificate) -> Result<(), Refusal>;
 }
 
 /// Whether, and by what check, others are let in at present.

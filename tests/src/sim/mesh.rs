@@ -10,7 +10,7 @@ use meshd_core::{
     now::UnixTime,
     trust::{
         Anchors, Grant, IdentityKey, Intermediate, LaneKey, LedgerEntry, LedgerEvent, NodeIdentity,
-        NodeTerms, RecordDraft, RootCa, Signer, VerifyCache,
+        NodeTerms, RecordDraft, RootCa, Signer, SignerEntry, VerifyCache,
     },
 };
 use meshd_proto::{MeshId, MeshName, NodeKey};
@@ -24,6 +24,7 @@ pub(super) const START: UnixTime = UnixTime(1_800_000_000);
 pub struct Mesh {
     name: MeshName,
     id: MeshId,
+    root: Arc<RootCa>,
     intermediate: Intermediate,
     /// How long certificates are valid, in seconds.
     life: i64,
@@ -50,8 +51,26 @@ impl Mesh {
         let mut anchors = Anchors::from_root(root.der()).expect("a readable root");
         let bundle = root.sign_bundle(&id, 1, &[&intermediate]);
         anchors.install_bundle(&bundle).expect("a bundle");
+        let root = Arc::new(root);
         let cache = Arc::new(Mutex::new(VerifyCache::new(1 << 17)));
-        Self { name, id, intermediate, life, anchors, cache }
+        Self { name, id, root, intermediate, life, anchors, cache }
+    }
+
+    /// The bundle in which `node` is a signer.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn name_signer(&mut self, node: NodeKey) {
+        let entry = SignerEntry {
+            key: self.intermediate.public(),
+            node,
+            name: "signer".parse().expect("a name"),
+            certificate: self.intermediate.der().to_vec().into(),
+            retiring: false,
+        };
+        let version = self.anchors.bundle_version() + 1;
+        let bundle = self.root.sign_signers(&self.id, version, &[entry]);
+        self.anchors.install_bundle(&bundle).expect("a bundle");
     }
 
     /// What lets the host `node` admit, renew and revoke.

@@ -143,7 +143,14 @@ impl World {
 
     /// Makes a host a signer, from its next start on.
     pub fn make_signer(&mut self, host: usize) {
-        let signer = self.mesh.signer(self.hosts[host].key());
+        let key = self.hosts[host].key();
+        if self.hosts.iter().all(|host| host.signer.is_none()) {
+            self.mesh.name_signer(key);
+            for host in &mut self.hosts {
+                host.anchors = self.mesh.anchors.clone();
+            }
+        }
+        let signer = self.mesh.signer(key);
         self.hosts[host].signer = Some(signer);
         self.hosts[host].draft.capabilities = vec![SIGNER_CAPABILITY.to_owned()];
     }

@@ -85,7 +85,8 @@ impl Node {
     pub(super) fn heed_dates(&mut self, now: Now) {
         let ends = self.anchors.trust_time(now.unix).ends;
         let over = |record: &SharedRecord| ends.since(record.certificate.not_after);
-        let out = self.directory.iter().filter(|r| over(r) > limits::EXPIRED_PEER_SECONDS);
+        let out = self.directory.iter().filter(|r| !r.left);
+        let out = out.filter(|r| over(r) > limits::EXPIRED_PEER_SECONDS);
         let out: Vec<_> = out.map(|record| record.key).collect();
         for key in out {
             self.bar(key, Code::CertificateExpired, now);
@@ -128,8 +129,14 @@ impl Node {
         let revoked = || self.anchors.revocation(&key).map(|r| r.name.to_string());
         let name = known.or_else(revoked).unwrap_or_else(|| key.short());
         self.drop_exchanges(&key);
+        let connected = self.paths.is_connected(&key);
         if let Some(record) = self.drop_member(&key, now) {
             self.barred.insert(key, record);
+        }
+        // It is the last thing that it hears.
+        let last = self.anchors.revocation(&key).map(|revocation| revocation.signed.clone());
+        if connected {
+            self.push_revocations(key, last.as_slice());
         }
         self.outputs.push_back(Output::Disconnect { key });
         self.outputs.push_back(Output::Event(Event {

@@ -27,9 +27,10 @@ use super::{
     types::{Event, Liveness, Output, Severity},
 };
 use crate::{
+    limits,
     now::{Now, UnixTime},
     refusal::{Code, Refusal},
-    trust::{NodeIdentity, SIGNER_CAPABILITY, accept_renewal, build_renewal},
+    trust::{NodeIdentity, accept_renewal, build_renewal},
 };
 
 /// A signer's answer that has not come by then does not come.
@@ -221,7 +222,9 @@ impl Node {
     fn ask_for_renewal(&mut self, now: Now) {
         let Some(draft) = self.own.draft() else { return };
         let wanted = draft.prefixes.clone();
-        let issued_at = self.anchors.trust_time(now.unix).begins;
+        // Either clock may be wrong: this host's, or the one of the signer that spoke last.
+        let begins = self.anchors.trust_time(now.unix).begins;
+        let issued_at = if self.renewals.attempts % 2 == 0 { begins } else { now.unix };
         let request = build_renewal(
             self.own.identity(),
             &wanted,
@@ -252,25 +255,24 @@ impl Node {
         self.signer_besides(&tried)
     }
 
-    /// A member that says it signs: this node itself, or one that is there rather than one that is not.
+    /// A signer by the root's word: this node itself, or one that is there rather than one that is not.
     pub fn a_signer(&mut self) -> Option<NodeKey> {
         self.signer_besides(&BTreeSet::new())
     }
 
     fn signer_besides(&mut self, tried: &BTreeSet<NodeKey>) -> Option<NodeKey> {
-        let signs = |key: &&NodeKey| {
-            let record = self.directory.get(key);
-            record.is_some_and(|r| !r.left && r.capabilities.iter().any(|c| c == SIGNER_CAPABILITY))
-        };
         let own = self.own.key();
-        let draft = self.own.draft();
-        let is_one = draft.is_some_and(|d| d.capabilities.iter().any(|c| c == SIGNER_CAPABILITY));
-        if is_one && !tried.contains(&own) {
+        let signers: Vec<NodeKey> = self
+            .anchors
+            .signers()
+            .into_iter()
+            .filter(|signer| !signer.retiring && !tried.contains(&signer.node))
+            .map(|signer| signer.node)
+            .filter(|key| *key == own || self.directory.get(key).is_some_and(|record| !record.left))
+            .collect();
+        if signers.contains(&own) {
             return Some(own);
         }
-        let all: Vec<NodeKey> = self.directory.iter().map(|record| record.key).collect();
-        let signers: Vec<NodeKey> =
-            all.iter().filter(signs).filter(|key| !tried.contains(key)).copied().collect();
         let there =
             |key: &&NodeKey| matches!(self.membership.liveness(key), Some((Liveness::Alive, _)));
         let alive = signers.iter().filter(there).choose(&mut self.rng);
@@ -292,17 +294,26 @@ impl Node {
         {
             return self.renewal_failed(refusal, now);
         }
+        let by_signer = self.renewals.asked.as_ref().is_some_and(|asked| asked.of.is_some());
+        let same = renewed.certificate.hash == current.hash;
+        if same && !by_signer {
+            let why = "the certificate that is held came again";
+            return self.renewal_failed(Refusal::new(Code::NoSigner, why), now);
+        }
         let renewals = &mut self.renewals;
         renewals.asked = None;
         renewals.anyway = false;
         renewals.attempts = 0;
         renewals.pause = PAUSE.0;
         renewals.problem = None;
-        renewals.denied = renewed.not_granted.into_iter().collect();
+        // Only a signer's own word: at the door anybody may have answered.
+        if by_signer {
+            renewals.denied = renewed.not_granted.into_iter().collect();
+        }
         renewals.share = self.rng.random_range(SHARE);
         // A signer that gives the same again does so for a reason; it is not asked in a loop.
         renewals.next = now.mono + jitter(PAUSE.0, &mut self.rng);
-        if renewed.certificate.hash == current.hash {
+        if same {
             return;
         }
         let certificate = renewed.certificate;
@@ -316,8 +327,8 @@ impl Node {
             code: "certificate_renewed",
             severity: Severity::Info,
             subject: Some(self.own.key()),
-            text: format!("this node has a new certificate, {} s long", {
-                certificate.not_after.since(certificate.not_before)
+            text: format!("this node has its next certificate, for {} days", {
+                certificate.not_after.since(certificate.not_before) / limits::DAY_SECONDS
             }),
         }));
     }

@@ -23,8 +23,9 @@ impl Node {
     /// True when a signer here should sign the time.
     #[must_use]
     pub fn wants_time(&self, now: Now) -> bool {
+        let usual = -limits::CLOCK_SKEW_SECONDS..limits::SIGNER_TIME_EVERY_SECONDS;
         let age = self.anchors.signer_time().map(|at| now.unix.since(at));
-        age.is_none_or(|age| age >= limits::SIGNER_TIME_EVERY_SECONDS)
+        age.is_none_or(|age| !usual.contains(&age))
     }
 
     /// A time that a peer passed on.

@@ -259,7 +259,7 @@ fn decide_destinations(
 fn orphans(input: &PlanInput<'_>, claims: &Claims, preflight: &Preflight) -> BTreeSet<IpNet> {
     let won: PrefixMap<()> = claims.winners.keys().copied().collect();
     let mut orphans = BTreeSet::new();
-    for record in input.barred {
+    for record in input.barred.iter().filter(|record| !record.left) {
         let (liveness, record) = (Liveness::Down, record.clone());
         let owner = Member { record, liveness, down_for: None, path: None, tunnel: None };
         for prefix in owner.record.prefixes.iter().chain(&owner.record.mesh_addresses) {

@@ -97,7 +97,8 @@ impl Held {
             Some(key) => Err(EnrolRefusal::new(
                 Code::NameTaken,
                 format!("the name {name} belongs to the node {}…", key.short()),
-                "choose another with --name, or run `meshctl leave` on the host that has it",
+                "choose another with --name, or run `meshctl leave` on the host that has it; if that host is \
+                 gone, `meshctl node revoke NAME` on a signer",
             )),
         }
     }
@@ -132,7 +133,10 @@ pub(super) fn decide(
             return Err(EnrolRefusal::new(
                 Code::PrefixTaken,
                 format!("{prefix} overlaps {other} of {name}"),
-                format!("make a token with another --prefix, or run `meshctl leave` on {name}"),
+                format!(
+                    "make a token with another --prefix, or run `meshctl leave` on {name}; if that host is \
+                     gone, `meshctl node revoke {name}` on a signer"
+                ),
             ));
         }
     }

@@ -51,6 +51,8 @@ pub enum LedgerEvent {
         certificate: Arc<NodeCertificate>,
         /// What it did not get.
         not_granted: Vec<IpNet>,
+        /// It was a member, and this is its next certificate.
+        renewal: bool,
     },
     /// What was left of a token's uses ended.
     TokenRevoked {
@@ -76,11 +78,12 @@ impl LedgerEntry {
             LedgerEvent::TokenCreated { grant, .. } => {
                 Event::TokenCreated(wire::LedgerTokenCreated { grant: Some(grant.clone()) })
             }
-            LedgerEvent::Enrolled { token, certificate, not_granted } => {
+            LedgerEvent::Enrolled { token, certificate, not_granted, renewal } => {
                 Event::Enrolled(wire::LedgerEnrolled {
                     token_id: token.map(|id| id.0.to_vec()).unwrap_or_default().into(),
                     certificate: certificate.der.clone(),
                     not_granted: not_granted.iter().map(address::prefix_to_wire).collect(),
+                    renewal: *renewal,
                 })
             }
             LedgerEvent::TokenRevoked { id } => {
@@ -121,6 +124,7 @@ impl LedgerEntry {
                 },
                 certificate: Arc::new(NodeCertificate::parse(&enrolled.certificate)?),
                 not_granted: terms::read_prefixes(&enrolled.not_granted)?,
+                renewal: enrolled.renewal,
             },
             Event::TokenRevoked(revoked) => {
                 LedgerEvent::TokenRevoked { id: token_id(&revoked.token_id)? }

@@ -11,6 +11,7 @@ use prost::Message;
 
 use super::{
     anchors::Anchors,
+    record::NodeCertificate,
     renewal,
     secret::IdentityKey,
     signing::{self, Kind},
@@ -77,10 +78,18 @@ pub enum Decider {
     Any,
 }
 
-/// Who can decide on a request, after all of it that any member can verify was verified.
-pub fn decider(request: &[u8], anchors: &Anchors) -> Result<Decider, Refusal> {
+/// Who can decide on a request, after all of it that any member can verify was verified. `known`: a certificate
+/// that was seen here while its issuer counted.
+pub fn decider(
+    request: &[u8],
+    anchors: &Anchors,
+    known: impl Fn(&NodeCertificate) -> bool,
+) -> Result<Decider, Refusal> {
     if let Some(renewal) = renewal::open_renewal(request, anchors)? {
         anchors.check_membership(&renewal.identity)?;
+        if !known(&renewal.certificate) {
+            anchors.check_chain(&renewal.certificate.der, None)?;
+        }
         return Ok(Decider::Any);
     }
     open(request, anchors).map(|request| Decider::Signer(request.terms.signer))

@@ -113,7 +113,9 @@ impl Anchors {
         wall: UnixTime,
     ) -> Result<bool, Refusal> {
         let at = self.verify_time(signed)?;
-        let held = self.signer_time();
+        // What was signed or taken while a clock was ahead must not stand for years.
+        let ahead = |held: &UnixTime| held.since(wall) > limits::CLOCK_SKEW_SECONDS;
+        let held = self.signer_time().filter(|held| !ahead(held));
         if held.is_some_and(|held| held >= at) {
             return Ok(false);
         }
@@ -254,6 +256,20 @@ mod tests {
         let elsewhere = mesh.intermediate.sign_time(&other.mesh_id, NOW.plus(60));
         assert_eq!(mesh.anchors.take_time(&elsewhere, NOW).unwrap_err().code, Code::BadSignature);
         assert_eq!(mesh.anchors.signer_time(), Some(NOW));
+    }
+
+    #[test]
+    fn what_was_signed_while_a_clock_was_ahead_is_replaced_when_it_is_right() {
+        let mut mesh = TestMesh::new(1);
+        let wrong = NOW.plus(YEAR);
+        mesh.anchors.take_time(&at(&mesh, wrong), wrong).unwrap();
+        assert_eq!(mesh.anchors.signer_time(), Some(wrong));
+        assert_eq!(mesh.anchors.take_time(&at(&mesh, NOW), NOW), Ok(true));
+        assert_eq!(mesh.anchors.signer_time(), Some(NOW));
+        assert_eq!(
+            mesh.anchors.take_time(&at(&mesh, wrong), NOW).unwrap_err().code,
+            Code::ClockSkew
+        );
     }
 
     #[test]

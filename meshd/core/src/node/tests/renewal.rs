@@ -1,20 +1,33 @@
 //! A node and its next certificate.
 
 use super::*;
-use crate::trust::{NodeTerms, SIGNER_CAPABILITY};
+use crate::trust::{NodeTerms, SIGNER_CAPABILITY, SignerEntry};
 
 const DAY: u64 = 24 * 3600;
 
 /// A node with 30 days, that knows a signer.
 fn world(now: Now) -> (TestMesh, Node) {
-    let mesh = TestMesh::new(1);
+    let mut mesh = TestMesh::new(1);
+    let entry = SignerEntry {
+        key: mesh.intermediate.public(),
+        node: peer("signer"),
+        name: "signer".parse().unwrap(),
+        certificate: Bytes::copy_from_slice(mesh.intermediate.der()),
+        retiring: false,
+    };
+    let bundle = mesh.root.sign_signers(&mesh.mesh_id, 2, &[entry]);
+    mesh.anchors.install_bundle(&bundle).unwrap();
     let us = mesh.node_of("us", &terms(&mesh, 0));
     let config = NodeConfig::default();
     let anchors = mesh.anchors.clone();
     let mut node = Node::new(config, Arc::new(us), anchors, [1; 32], BLOCK, BootId([9; 16]), now);
     let signer = mesh.node("signer", &[]);
-    let mut draft = mesh.draft(&signer, &[]);
-    draft.capabilities = vec![SIGNER_CAPABILITY.to_owned()];
+    let draft = mesh.draft(&signer, &[]);
+    // Who merely says that it signs is not asked.
+    let liar = mesh.node("liar", &[]);
+    let mut lie = mesh.draft(&liar, &[]);
+    lie.capabilities = vec![SIGNER_CAPABILITY.to_owned()];
+    node.handle_frame(peer("liar"), &push(vec![mesh.sign(&liar, &lie, 1)]), now);
     node.handle_frame(peer("signer"), &push(vec![mesh.sign(&signer, &draft, 1)]), now);
     node.update_self(mesh.draft(&mesh.node("us", &[]), &["10.1.0.0/24"]), now);
     outputs(&mut node);

@@ -13,9 +13,10 @@ use crate::{
     refusal::Code,
     trust::{
         ca::NodeTerms,
+        extension::mesh_grant,
         grants::{self, Asked, EnrolRefusal, Held},
         ledger::{LedgerEntry, LedgerEvent},
-        record::{NodeCertificate, Record},
+        record::{Grant, NodeCertificate, Record},
         terms::TokenId,
     },
 };
@@ -44,10 +45,8 @@ impl Signer {
     pub fn departures(&self, members: &[Arc<Record>], now: UnixTime) -> Vec<LedgerEntry> {
         let has_left = |record: &&Arc<Record>| {
             self.holders.get(&record.key).is_some_and(|holder| {
-                // A leave under an older certificate was before the node came back.
-                let same = record.certificate.hash == holder.certificate.hash;
-                let later = record.certificate.not_before > holder.certificate.not_before;
-                record.left && !holder.departed && (same || later)
+                // A leave under a certificate from before it was admitted again is of its past.
+                record.left && !holder.departed && record.certificate.not_before >= holder.since
             })
         };
         members
@@ -70,13 +69,11 @@ impl Signer {
         rng: &mut impl CryptoRng,
     ) -> Result<Admitted, EnrolRefusal> {
         let held = self.held_by_others(&admission.key, departures, members);
-        if admission.before.is_none() {
+        if !admission.asked.keep {
             held.check_name(admission.name)?;
         }
         let mesh = self.anchors.mesh_id();
-        let (mut grants, not_granted) = grants::decide(admission.asked, &held, mesh, &self.pool)?;
-        let pools = admission.before.into_iter().flat_map(|before| &before.grants);
-        grants.extend(pools.filter(|grant| grant.claim_len.is_some()).cloned());
+        let (grants, not_granted) = self.decide(admission, &held)?;
         let known = || self.holders.get(&admission.key).map(|holder| &holder.certificate);
         let before = admission.before.or_else(known);
         let mesh_ipv4 = match before.and_then(|certificate| certificate.mesh_ipv4) {
@@ -105,8 +102,38 @@ impl Signer {
             token: admission.token,
             certificate: certificate.clone(),
             not_granted: not_granted.clone(),
+            renewal: admission.before.is_some(),
         };
         Ok(Admitted { certificate, not_granted, entry: LedgerEntry { time: now, event } })
+    }
+
+    /// The grants of the certificate that [`Self::admit`] would issue, as it would show them, and what of the
+    /// wanted is not among them.
+    pub(super) fn grants_of(
+        &self,
+        admission: &Admission<'_>,
+        departures: &[LedgerEntry],
+        members: &[Arc<Record>],
+    ) -> Result<(Vec<Grant>, Vec<IpNet>), EnrolRefusal> {
+        let held = self.held_by_others(&admission.key, departures, members);
+        let (mut grants, not_granted) = self.decide(admission, &held)?;
+        let address = admission.before.and_then(|before| before.mesh_ipv4);
+        grants.extend(address.map(mesh_grant));
+        grants.sort_unstable();
+        grants.dedup();
+        Ok((grants, not_granted))
+    }
+
+    fn decide(
+        &self,
+        admission: &Admission<'_>,
+        held: &Held,
+    ) -> Result<(Vec<Grant>, Vec<IpNet>), EnrolRefusal> {
+        let mesh = self.anchors.mesh_id();
+        let (mut grants, not_granted) = grants::decide(admission.asked, held, mesh, &self.pool)?;
+        let pools = admission.before.into_iter().flat_map(|before| &before.grants);
+        grants.extend(pools.filter(|grant| grant.claim_len.is_some()).cloned());
+        Ok((grants, not_granted))
     }
 
     fn held_by_others(

@@ -102,6 +102,8 @@ struct Holder {
     token: Option<TokenId>,
     certificate: Arc<NodeCertificate>,
     not_granted: Vec<IpNet>,
+    /// From when on the certificate counts that it was admitted with, before all renewals.
+    since: UnixTime,
     departed: bool,
 }
 
@@ -162,12 +164,14 @@ impl Signer {
                 };
                 self.tokens.entry(token.terms.id).or_insert(token);
             }
-            LedgerEvent::Enrolled { token, certificate, not_granted } => {
+            LedgerEvent::Enrolled { token, certificate, not_granted, renewal } => {
                 if let Some(token) = token.and_then(|id| self.tokens.get_mut(&id)) {
                     token.used_by.insert(certificate.key, certificate.name.clone());
                 }
                 let key = certificate.key;
-                let holder = Holder { token, certificate, not_granted, departed: false };
+                let before = self.holders.get(&key).filter(|_| renewal);
+                let since = before.map_or(certificate.not_before, |before| before.since);
+                let holder = Holder { token, certificate, not_granted, since, departed: false };
                 self.holders.insert(key, holder);
             }
             LedgerEvent::TokenRevoked { id } => {
@@ -203,6 +207,14 @@ impl Signer {
     #[must_use]
     pub fn sign_time(&self, now: UnixTime) -> wire::SignedTime {
         self.intermediate.sign_time(self.anchors.mesh_id(), now)
+    }
+
+    /// Everybody who was admitted here under a name, the newest last.
+    pub fn admitted_as(&self, name: &NodeName) -> impl Iterator<Item = &Arc<NodeCertificate>> {
+        let named = self.holders.values().filter(move |holder| holder.certificate.name == *name);
+        let mut all: Vec<_> = named.map(|holder| &holder.certificate).collect();
+        all.sort_by_key(|certificate| certificate.not_before);
+        all.into_iter()
     }
 
     /// The name under which `key` was admitted here, if it was.

@@ -13,7 +13,7 @@ use crate::{
     refusal::{Code, Refusal},
     trust::{
         grants::{Asked, EnrolRefusal},
-        record::{NodeCertificate, Record},
+        record::{Grant, NodeCertificate, Record},
         renewal::Renewal,
     },
 };
@@ -41,7 +41,8 @@ impl Signer {
             return Err(refused(Code::Revoked, "this node has left the mesh"));
         }
         let base = self.newest(request, holder, record)?;
-        let over = now.since(base.not_after);
+        // By the signers' time, as everything that ends: while they were silent nobody could renew.
+        let over = self.anchors.trust_time(now).ends.since(base.not_after);
         if over > limits::RENEW_AFTER_END_SECONDS {
             let days = over / limits::DAY_SECONDS;
             return Err(refused(
@@ -49,19 +50,8 @@ impl Signer {
                 &format!("the certificate ended {days} days ago, which is too long"),
             ));
         }
-        let fixed = fixed_grants(&base);
-        let age = now.since(base.not_before) - limits::CERTIFICATE_BACKDATE_SECONDS;
-        let life = base.not_after.since(base.not_before);
-        let not_granted = ungranted(&base, &request.wanted);
-        let unchanged = not_granted.iter().all(|p| !within(&base.limits, p));
-        // Who lost the answer, or asks all the time, gets what it has.
-        let young = if request.anyway { limits::RENEW_ANYWAY_SECONDS } else { life / 4 };
-        if age < young && unchanged && self.issued(&base) {
-            let reply = self.reply(&base, &not_granted, own)?;
-            let (name, key) = (base.name.clone(), base.key);
-            return Ok(Enrolled { reply, name, key, entries: Vec::new(), renewal: true });
-        }
         let mut entries = self.departures(members, now);
+        let fixed = fixed_grants(&base);
         let admission = Admission {
             key: base.key,
             name: &base.name,
@@ -71,14 +61,49 @@ impl Signer {
                 exact: &fixed,
                 allow: &base.limits,
                 wanted: &request.wanted,
-                keep: true,
+                // What this signer, or a record that is held, vouches for. A node that left elsewhere and
+                // is forgotten has no better right than a stranger.
+                keep: holder.is_some() || members.iter().any(|one| one.key == base.key),
             },
             before: Some(&base),
         };
+        let (grants, not_granted) = self.grants_of(&admission, &entries, members)?;
+        if !self.deserves_another(&base, &grants, request, now) {
+            let reply = self.reply(&base, &not_granted, own)?;
+            let (name, key) = (base.name.clone(), base.key);
+            return Ok(Enrolled { reply, name, key, entries: Vec::new(), renewal: true });
+        }
         let admitted = self.admit(&admission, &entries, members, now, rng)?;
         let reply = self.reply(&admitted.certificate, &admitted.not_granted, own)?;
         entries.push(admitted.entry);
         Ok(Enrolled { reply, name: base.name.clone(), key: base.key, entries, renewal: true })
+    }
+
+    /// Who lost the answer, or asks all the time, gets what it has: every certificate is an entry of the ledger
+    /// for ever. So does a request that is older than the newest certificate, as one that somebody plays again.
+    fn deserves_another(
+        &self,
+        base: &NodeCertificate,
+        grants: &[Grant],
+        request: &Renewal,
+        now: UnixTime,
+    ) -> bool {
+        let issued_at = base.not_before.plus(limits::CERTIFICATE_BACKDATE_SECONDS);
+        if !self.issued(base) {
+            return true;
+        }
+        if request.issued_at < issued_at {
+            return false;
+        }
+        // A host that has just joined may set up its pods only then.
+        let first = self.holders.get(&base.key).is_some_and(|held| held.since == base.not_before);
+        let changed = *grants != base.grants;
+        let age = now.since(issued_at);
+        if age < limits::RENEW_ANYWAY_SECONDS {
+            return first && changed;
+        }
+        let life = base.not_after.since(base.not_before);
+        request.anyway || age >= life / 4 || changed
     }
 
     /// The newest certificate of who asks. The one that it shows counts when it is in the ledger, or an
@@ -122,11 +147,6 @@ fn fixed_grants(base: &NodeCertificate) -> Vec<IpNet> {
         .filter(|prefix| !within(&base.limits, prefix))
         .filter(|prefix| base.mesh_ipv4.is_none_or(|own| prefix.addr() != own))
         .collect()
-}
-
-fn ungranted(base: &NodeCertificate, wanted: &[IpNet]) -> Vec<IpNet> {
-    let granted = |prefix: &&IpNet| base.grants.iter().any(|grant| grant.covers(prefix));
-    wanted.iter().filter(|prefix| !granted(prefix)).copied().collect()
 }
 
 fn within(limits: &[IpNet], prefix: &IpNet) -> bool {

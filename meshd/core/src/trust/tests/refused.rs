@@ -79,7 +79,7 @@ fn a_token_that_the_signer_does_not_know_is_refused() {
     let request = world.request(&foreign, "a", &[]);
     assert_eq!(code(&mut world, &request), Code::OtherMesh);
     assert_eq!(
-        decider(&request.encode_to_vec(), &world.init.anchors).unwrap_err().code,
+        decider(&request.encode_to_vec(), &world.init.anchors, |_| false).unwrap_err().code,
         Code::OtherMesh
     );
 }
@@ -175,7 +175,7 @@ fn requests_with_senseless_fields_are_refused() {
     });
     assert_eq!(code(&mut world, &many), Code::TooLarge);
     let huge = vec![0; limits::ENROL_MESSAGE + 1];
-    let refused = decider(&huge, &world.init.anchors).unwrap_err();
+    let refused = decider(&huge, &world.init.anchors, |_| false).unwrap_err();
     assert_eq!(refused.code, Code::TooLarge);
 }
 

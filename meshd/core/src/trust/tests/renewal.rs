@@ -113,7 +113,7 @@ fn any_signer_renews_what_another_has_issued() {
     let later = NOW.plus(20 * DAY);
     let request = build_renewal(&node, &["10.200.1.0/24".parse().unwrap()], false, [3; 16], later);
     let bytes = request.encode_to_vec();
-    assert_eq!(decider(&bytes, &anchors), Ok(Decider::Any));
+    assert_eq!(decider(&bytes, &anchors, |_| false), Ok(Decider::Any));
     let enrolled = signer.enrol(&bytes, Known::default(), &[], later, &mut world.rng).unwrap();
     let mut held = world.init.anchors.clone();
     let next = accept_renewal(&enrolled.reply, &node.certificate, &mut held).unwrap();
@@ -129,7 +129,13 @@ fn who_was_off_for_weeks_comes_back_and_who_was_off_for_long_does_not() {
     assert!(renewed(&mut world, &node, &[], NOW.plus(60 * DAY)).is_ok());
     let mut world = World::new();
     let node = joined(&mut world, "db-1", &[]);
-    let refused = ask(&mut world, &node, &[], NOW.plus(130 * DAY)).unwrap_err();
+    // By the signers' time: while they were silent, nobody could.
+    let late = NOW.plus(130 * DAY);
+    assert!(ask(&mut world, &node, &[], late).is_ok());
+    let mut anchors = world.init.anchors.clone();
+    anchors.take_time(&world.signer.sign_time(late), late).unwrap();
+    world.signer.set_anchors(anchors);
+    let refused = ask(&mut world, &node, &[], late).unwrap_err();
     assert_eq!(refused.refusal.code, Code::CertificateExpired);
 }
 
@@ -152,7 +158,7 @@ fn a_revoked_node_one_that_left_and_a_thief_of_a_certificate_get_nothing() {
     world.signer.set_anchors(anchors.clone());
     assert_eq!(ask(&mut world, &node, &[], later).unwrap_err().refusal.code, Code::Revoked);
     let request = build_renewal(&node, &[], false, [3; 16], later).encode_to_vec();
-    assert_eq!(decider(&request, &anchors).unwrap_err().code, Code::Revoked);
+    assert_eq!(decider(&request, &anchors, |_| false).unwrap_err().code, Code::Revoked);
 
     // The name and what it had are free for the host's next identity.
     let token = world.token(open_token());
@@ -203,4 +209,84 @@ fn an_answer_for_somebody_else_is_not_taken() {
     let other = World::with(&super::world::params(), 2);
     let mut foreign = other.init.anchors.clone();
     assert!(accept_renewal(&for_b.reply, &b.certificate, &mut foreign).is_err());
+}
+
+#[test]
+fn nobody_fills_the_ledger_by_asking() {
+    let mut world = World::new();
+    let other = joined(&mut world, "other", &["10.200.9.0/24"]);
+    let node = joined(&mut world, "db-1", &["10.200.1.0/24"]);
+    let later = NOW.plus(DAY);
+    let entries = |world: &mut World, wanted: &[&str], anyway: bool, at: UnixTime| {
+        let wanted: Vec<_> = wanted.iter().map(|text| text.parse().unwrap()).collect();
+        let request = build_renewal(&node, &wanted, anyway, [3; 16], at);
+        let enrolled = world.decide(&request, at).unwrap();
+        let count = enrolled.entries.len();
+        world.persist(enrolled.entries);
+        count
+    };
+    // What another holds is denied, however often it is asked for.
+    for i in 0..100 {
+        let wanted = ["10.200.1.0/24", "10.200.9.0/24"];
+        assert_eq!(entries(&mut world, &wanted, false, later.plus(i)), 0);
+    }
+    assert_eq!(other.certificate.grants.len(), 2);
+    // Nor by changing its mind, nor by insisting.
+    let mut written = 0;
+    for i in 0..100 {
+        let wanted = [["10.200.2.0/24"], ["10.200.1.0/24"]][usize::from(i % 2 == 0)];
+        written += entries(&mut world, &wanted, true, later.plus(200 + i));
+    }
+    assert!((1..=4).contains(&written), "{written} in a hundred seconds");
+}
+
+#[test]
+fn a_request_that_is_played_again_changes_nothing() {
+    let mut world = World::new();
+    let node = joined(&mut world, "db-1", &["10.200.1.0/24"]);
+    let later = NOW.plus(DAY);
+    let old = build_renewal(&node, &["10.200.1.0/24".parse().unwrap()], false, [3; 16], later);
+    let next = renewed(&mut world, &node, &["10.200.2.0/24"], later.plus(60)).unwrap();
+    let replayed = world.decide(&old, later.plus(3600)).unwrap();
+    assert!(replayed.entries.is_empty());
+    let held = accept_renewal(&replayed.reply, &node.certificate, &mut world.init.anchors.clone());
+    assert_eq!(held.unwrap().certificate.hash, next.certificate.hash);
+}
+
+#[test]
+fn strangers_with_certificates_of_their_own_making_reach_no_signer() {
+    let mut world = World::new();
+    joined(&mut world, "db-1", &[]);
+    let anchors = world.init.anchors.clone();
+    // The right names, by a CA of its own.
+    let forged = TestMesh::with_id(9, *anchors.mesh_id());
+    let stranger = forged.node("db-9", &[]);
+    let request = build_renewal(&stranger, &[], true, [3; 16], NOW).encode_to_vec();
+    assert!(decider(&request, &anchors, |_| false).is_err());
+    assert!(decider(&request, &anchors, |_| true).is_ok(), "one that was seen before");
+}
+
+#[test]
+fn who_left_frees_its_name_though_a_renewal_was_on_its_way() {
+    let mut world = World::new();
+    let node = joined(&mut world, "db-1", &["10.200.1.0/24"]);
+    let later = NOW.plus(20 * DAY);
+    // The reply is lost: its record goes with the old certificate.
+    let lost = ask(&mut world, &node, &[], later).unwrap();
+    world.persist(lost.entries);
+    let mesh = *world.init.anchors.mesh_id();
+    let draft = crate::trust::RecordDraft {
+        mesh_addresses: node.certificate.mesh_addresses(),
+        lanes: vec![crate::trust::LaneKey::from_seed(&[5; 32]).to_wire(
+            &mesh,
+            &node.public(),
+            51820,
+            0,
+        )],
+        left: true,
+        ..Default::default()
+    };
+    let signed = node.sign_record(&draft, 1, meshd_proto::BootId([1; 16]), 1, later);
+    let record = crate::trust::authenticate(&signed, &world.init.anchors).unwrap();
+    assert_eq!(world.signer.departures(&[record], later).len(), 1);
 }
