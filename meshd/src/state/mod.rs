@@ -38,7 +38,10 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 use self::durable::FileError;
-pub use self::membership::{Authority, Membership};
+pub use self::{
+    membership::{Authority, Membership},
+    signership::Pending,
+};
 
 /// The state directory cannot be used.
 #[derive(Debug, Error)]

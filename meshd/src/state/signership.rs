@@ -7,6 +7,9 @@ use zeroize::Zeroizing;
 
 use super::{Authority, SMALL, StateDir, StateError, durable, pem};
 
+/// The seed of a key that waits to be certified, and the addresses of its mesh.
+pub type Pending = (Zeroizing<[u8; 32]>, Ipv4Net);
+
 impl StateDir {
     /// The root, on the host that holds its key.
     pub fn root(&self) -> Result<Option<RootCa>, StateError> {
@@ -36,9 +39,7 @@ impl StateDir {
     }
 
     /// What waits to be certified, and the addresses of the mesh.
-    pub fn read_pending_signer(
-        &self,
-    ) -> Result<Option<(Zeroizing<[u8; 32]>, Ipv4Net)>, StateError> {
+    pub fn read_pending_signer(&self) -> Result<Option<Pending>, StateError> {
         let Some(seed) = self.read_seed("pki/pending.key")? else { return Ok(None) };
         let path = self.file("pki/pending.pool");
         let text = durable::read(&path, SMALL)?.unwrap_or_default();

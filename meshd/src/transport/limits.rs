@@ -7,7 +7,7 @@ use quinn::{IdleTimeout, TransportConfig, VarInt};
 /// Handshakes that may be pending before newcomers must prove their address (Retry).
 pub(super) const HANDSHAKES_BEFORE_RETRY: usize = 16;
 /// What is queued for a peer that is out has so long to be sent.
-pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Handshakes that may be pending at all.
 pub(super) const HANDSHAKES: usize = 256;
 /// Bytes buffered for handshakes that were not accepted yet.

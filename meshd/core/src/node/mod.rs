@@ -385,6 +385,7 @@ impl Node {
             self.refused = Refused::default();
         }
         self.clock = now;
+        self.note_contact(now.mono);
         self.publish_if_due(now);
         self.flush_revocations();
         self.flush_fresh(now.mono);

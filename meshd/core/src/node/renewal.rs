@@ -45,6 +45,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_sec
 const LOOK_AGAIN: i64 = 3600;
 /// All whose issuer retires have asked for another certificate by then.
 const ORPHANS_WITHIN: Duration = Duration::from_secs(10);
+/// Who reaches nobody for so long may be shut out by a bundle or a date that it has not heard of.
+const SHUT_OUT_AFTER: Duration = Duration::from_secs(10);
 /// Thousandths of a certificate's life after which the next one is asked for: not all at once.
 const SHARE: std::ops::Range<i64> = 600..700;
 
@@ -75,6 +77,8 @@ pub(super) struct Renewals {
     problem: Option<Refusal>,
     /// The bundle does not hold its certificate's issuer.
     orphan: bool,
+    /// Since when nobody is reached, though there are others.
+    alone: Option<Instant>,
 }
 
 impl Renewals {
@@ -91,6 +95,7 @@ impl Renewals {
             denied: BTreeSet::new(),
             problem: None,
             orphan: false,
+            alone: None,
         }
     }
 }
@@ -159,10 +164,8 @@ impl Node {
         if self.renewals.asked.as_ref().is_some_and(|asked| asked.until <= now.mono) {
             self.renewal_failed(silent(), now);
         }
-        if self.needs_renewal(now)
-            && self.renewals.asked.is_none()
-            && self.renewals.next <= now.mono
-        {
+        let due = self.needs_renewal(now) || self.is_shut_out(now.mono);
+        if due && self.renewals.asked.is_none() && self.renewals.next <= now.mono {
             self.renewals.tried.clear();
             self.ask_for_renewal(now);
         }
@@ -178,6 +181,10 @@ impl Node {
         if self.needs_renewal(self.clock) {
             return Some(self.renewals.next);
         }
+        let shut_out = self.renewals.alone.map(|since| since + SHUT_OUT_AFTER);
+        if let Some(at) = shut_out {
+            return Some(at.max(self.renewals.next));
+        }
         let begins = self.anchors.trust_time(self.clock.unix).begins;
         let seconds = self.renewal_due().since(begins).clamp(1, LOOK_AGAIN);
         Some(self.clock.mono + Duration::from_secs(seconds.unsigned_abs()))
@@ -188,6 +195,25 @@ impl Node {
         let begins = self.anchors.trust_time(now.unix).begins;
         let due = begins >= self.renewal_due() || self.lacks_a_grant() || self.is_orphaned();
         !self.own.has_left() && due
+    }
+
+    /// Notes whether anybody is reached.
+    pub(super) fn note_contact(&mut self, now: Instant) {
+        let own = self.own.key();
+        let others = || self.directory.iter().any(|record| record.key != own && !record.left);
+        if !self.paths.is_isolated() || !others() {
+            if self.renewals.alone.take().is_some() {
+                self.renewals.pause = PAUSE.0;
+            }
+        } else if self.renewals.alone.is_none() {
+            self.renewals.alone = Some(now);
+        }
+    }
+
+    /// Nobody answers: they may refuse its certificate, and the door is where it would learn of it.
+    fn is_shut_out(&self, now: Instant) -> bool {
+        let long = |since: Instant| now.saturating_duration_since(since) >= SHUT_OUT_AFTER;
+        !self.own.has_left() && self.renewals.alone.is_some_and(long)
     }
 
     /// Its certificate's issuer is retiring, or gone.
@@ -224,7 +250,7 @@ impl Node {
         let wanted = draft.prefixes.clone();
         // Either clock may be wrong: this host's, or the one of the signer that spoke last.
         let begins = self.anchors.trust_time(now.unix).begins;
-        let issued_at = if self.renewals.attempts % 2 == 0 { begins } else { now.unix };
+        let issued_at = if self.renewals.attempts.is_multiple_of(2) { begins } else { now.unix };
         let request = build_renewal(
             self.own.identity(),
             &wanted,
@@ -234,7 +260,7 @@ impl Node {
         );
         let request: Bytes = request.encode_to_vec().into();
         let id = self.rng.random();
-        let of = self.untried_signer();
+        let of = self.untried_signer().filter(|_| !self.is_shut_out(now.mono));
         self.renewals.tried.extend(of);
         let patience = if of.is_some() { PATIENCE } else { DOOR_PATIENCE };
         self.renewals.asked = Some(Asked { id, of, until: now.mono + patience });
@@ -356,7 +382,7 @@ impl Node {
         renewals.next = now.mono + jitter(renewals.pause, &mut self.rng);
         renewals.pause = (renewals.pause * 2).min(PAUSE.1);
         // One attempt that fails is no news: the next asks somebody else.
-        if renewals.attempts == 2 {
+        if renewals.attempts == 2 && self.needs_renewal(now) {
             self.outputs.push_back(Output::Event(Event {
                 code: "renewal_failed",
                 severity: Severity::Warning,

@@ -4,6 +4,8 @@
 //! any signer: there is no secret in it, and what comes back is of use to nobody else. It may also come
 //! through the door of strangers, from a host whose certificate ended while it was off.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use meshd_proto::{NodeKey, wire};
 use prost::Message;
@@ -20,7 +22,6 @@ use crate::{
     now::UnixTime,
     refusal::{Code, Refusal},
 };
-use std::sync::Arc;
 
 /// Asks for the next certificate. `wanted` are the prefixes that this host routes for: those within the
 /// certificate's limits are granted. `anyway`: though the one that is held would do. `nonce` is random.

@@ -30,6 +30,7 @@ fn world(now: Now) -> (TestMesh, Node) {
     node.handle_frame(peer("liar"), &push(vec![mesh.sign(&liar, &lie, 1)]), now);
     node.handle_frame(peer("signer"), &push(vec![mesh.sign(&signer, &draft, 1)]), now);
     node.update_self(mesh.draft(&mesh.node("us", &[]), &["10.1.0.0/24"]), now);
+    node.handle_connected(peer("signer"), addr(2), true, now);
     outputs(&mut node);
     (mesh, node)
 }
@@ -161,4 +162,40 @@ fn a_clock_that_stands_still_goes_by_the_signers() {
     assert_eq!(us.take_time(&time, right), Ok(true));
     us.handle_timeout(now);
     assert!(request(&outputs(&mut us)).is_some());
+}
+
+#[test]
+fn who_reaches_nobody_asks_at_the_door_why() {
+    let now = start();
+    let (mesh, mut us) = world(now);
+    us.handle_disconnected(peer("signer"), now);
+    outputs(&mut us);
+    let doors = |outputs: &[Output]| {
+        outputs.iter().find_map(|output| match output {
+            Output::AskAtTheDoor { id, .. } => Some(*id),
+            _ => None,
+        })
+    };
+    let soon = now.after(Duration::from_secs(9));
+    assert!(doors(&at(&mut us, soon)).is_none());
+    let later = now.after(Duration::from_secs(30));
+    let id = doors(&at(&mut us, later)).unwrap();
+    // Its signer is gone from the bundle: the answer has the bundle, and a certificate of another.
+    let other = mesh.root.issue_intermediate(&[77; 32], NOW).unwrap();
+    let bundle = mesh.root.sign_bundle(&mesh.mesh_id, 3, &[&other]);
+    let mut anchors = mesh.anchors.clone();
+    anchors.install_bundle(&bundle).unwrap();
+    let mut next = terms(&mesh, 0);
+    next.not_before = NOW.plus(1);
+    let accepted = wire::EnrolAccepted {
+        certificate: other.issue_node(&next).unwrap().der,
+        bundle: Some(bundle),
+        ..wire::EnrolAccepted::default()
+    };
+    let result = Some(wire::enrol_reply::Result::Accepted(accepted));
+    let reply = wire::EnrolReply { result }.encode_to_vec();
+    us.handle_renewal_reply(id, Some(&reply), later);
+    let done = outputs(&mut us);
+    assert!(done.iter().any(|output| matches!(output, Output::Renewed { .. })));
+    assert_eq!(us.anchors().bundle_version(), 3);
 }

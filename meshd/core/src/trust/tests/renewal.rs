@@ -1,5 +1,7 @@
 //! The next certificate of a member.
 
+use std::sync::Arc;
+
 use prost::Message;
 
 use super::world::{World, open_token};
@@ -13,7 +15,6 @@ use crate::{
         fixture::{NOW, TestMesh},
     },
 };
-use std::sync::Arc;
 
 const DAY: i64 = 24 * 3600;
 
