@@ -112,7 +112,7 @@ impl Running {
         }
         let found = directory.by_name(text);
         if found.is_empty()
-            && let Some(target) = self.absent_target(text)
+            && let Some(target) = self.admitted_target(text).or_else(|| self.absent_target(text))
         {
             return Ok(target);
         }
@@ -130,9 +130,16 @@ impl Running {
         if let Some(one) = revoked.find(|one| one.name.as_str() == text) {
             return Some(Target { key: one.key, name: one.name.clone(), record: None });
         }
-        let name = text.parse().ok()?;
-        let admitted = self.signer.as_ref()?.admitted_as(&name).last().map(|one| one.key)?;
-        Some(Target { key: admitted, name, record: None })
+        None
+    }
+
+    /// Somebody of that name whom this signer admitted and nobody revoked.
+    fn admitted_target(&self, text: &str) -> Option<Target> {
+        let name: NodeName = text.parse().ok()?;
+        let counts = |key: &NodeKey| self.node.anchors().revocation(key).is_none();
+        let admitted = self.signer.as_ref()?.admitted_as(&name).map(|one| one.key);
+        let key = admitted.collect::<Vec<_>>().into_iter().rfind(counts)?;
+        Some(Target { key, name, record: None })
     }
 
     fn node_info(&self, record: &Record) -> NodeInfo {

@@ -14,6 +14,8 @@ use meshd_proto::{
     wire,
 };
 
+use prost::Message as _;
+
 use super::{
     Daemon,
     bridge::Answer,
@@ -65,13 +67,17 @@ impl Running {
         &mut self,
         root: &RootCa,
         signers: &[SignerEntry],
+        state: &StateDir,
         what: &str,
     ) -> Result<(), ControlError> {
         let anchors = self.node.anchors();
         let version = anchors.bundle_version().saturating_add(1);
         let bundle = root.sign_signers(anchors.mesh_id(), version, signers);
+        let unwell = |why: String| failed(what, why, "see the journal");
+        // What is said to be done survives a crash.
+        state.save_bundle(&bundle.encode_to_vec()).map_err(|error| unwell(error.to_string()))?;
         let installed = self.node.install_bundle(&bundle, clock::now());
-        installed.map(drop).map_err(|refusal| failed(what, refusal.to_string(), "see the journal"))
+        installed.map(drop).map_err(|refusal| unwell(refusal.to_string()))
     }
 
     /// The root asks this node to become a signer: its key is on disk before its public half goes out.
@@ -222,7 +228,7 @@ impl Daemon {
         let entry = SignerEntry { key, node, name, certificate, retiring: false };
         let mut all = anchors.signers();
         all.push(entry.clone());
-        running.next_bundle(&root, &all, what)?;
+        running.next_bundle(&root, &all, &self.state, what)?;
         tracing::info!(node = %entry.node, "{} is a signer now", entry.name);
         Ok(info(&entry, Some(running.node.key())))
     }
@@ -266,7 +272,7 @@ impl Daemon {
         } else {
             all[place].retiring = true;
         }
-        running.next_bundle(&root, &all, what)?;
+        running.next_bundle(&root, &all, &self.state, what)?;
         let users = running.users_of(&gone.key);
         tracing::warn!(node = %gone.node, "the signer {} was revoked", gone.name);
         let state = if request.now || gone.retiring { "gone" } else { "retiring" };
@@ -289,6 +295,10 @@ impl Daemon {
         }
         self.signers_due = now + LOOK_EVERY;
         let Some(running) = &mut self.running else { return };
+        // Whoever has just come back, from a backup or without its store, knows nobody who may need it.
+        if !running.node.is_synced() || running.node.directory().len() < 2 {
+            return;
+        }
         let mut all = running.node.anchors().signers();
         let before = all.len();
         all.retain(|entry| !entry.retiring || running.users_of(&entry.key) > 0);
@@ -298,7 +308,8 @@ impl Daemon {
         // Only the holder of the root can say so.
         let Ok(root) = self.root("") else { return };
         if let Some(running) = &mut self.running
-            && let Err(error) = running.next_bundle(&root, &all, "cannot retire a signer")
+            && let Err(error) =
+                running.next_bundle(&root, &all, &self.state, "cannot retire a signer")
         {
             tracing::error!("{error}");
         }

@@ -244,7 +244,10 @@ impl Daemon {
             }
         }
         // A crash may have come between the bundle and what it says of this host.
-        running.follow_signership(&self.state)?;
+        if let Err(error) = running.follow_signership(&self.state) {
+            tracing::error!("{error}");
+            running.damage.push(error.to_string());
+        }
         let tls = tls_identity(&running)?;
         let name = running.anchors.get().server_name();
         let certificate = running.identity.certificate.clone();

@@ -136,6 +136,8 @@ impl Node {
         // It is the last thing that it hears.
         let last = self.anchors.revocation(&key).map(|revocation| revocation.signed.clone());
         if connected {
+            let bundle = (why == Code::UnknownIssuer).then(|| self.anchors.signed_bundle().clone());
+            self.push(key, Vec::new(), bundle);
             self.push_revocations(key, last.as_slice());
         }
         self.outputs.push_back(Output::Disconnect { key });

@@ -204,6 +204,8 @@ impl Node {
         if !self.paths.is_isolated() || !others() {
             if self.renewals.alone.take().is_some() {
                 self.renewals.pause = PAUSE.0;
+                self.renewals.attempts = 0;
+                self.renewals.next = self.renewals.next.min(now + PAUSE.0);
             }
         } else if self.renewals.alone.is_none() {
             self.renewals.alone = Some(now);
@@ -260,7 +262,8 @@ impl Node {
         );
         let request: Bytes = request.encode_to_vec().into();
         let id = self.rng.random();
-        let of = self.untried_signer().filter(|_| !self.is_shut_out(now.mono));
+        let (own, shut_out) = (self.own.key(), self.is_shut_out(now.mono));
+        let of = self.untried_signer().filter(|signer| *signer == own || !shut_out);
         self.renewals.tried.extend(of);
         let patience = if of.is_some() { PATIENCE } else { DOOR_PATIENCE };
         self.renewals.asked = Some(Asked { id, of, until: now.mono + patience });
@@ -310,7 +313,7 @@ impl Node {
         let current = self.own.identity().certificate.clone();
         let renewed = wire::EnrolReply::decode(reply)
             .map_err(|_| Refusal::new(Code::Malformed, "renewal: the answer is not decodable"))
-            .and_then(|reply| accept_renewal(&reply, &current, &mut anchors));
+            .and_then(|reply| accept_renewal(&reply, &current, &mut anchors, now.unix));
         let renewed = match renewed {
             Ok(renewed) => renewed,
             Err(refusal) => return self.renewal_failed(refusal, now),

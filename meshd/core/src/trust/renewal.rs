@@ -121,10 +121,14 @@ pub struct Renewed {
 
 /// Takes an answer over when it is a later certificate for exactly this identity, name and mesh. `anchors`
 /// become those of the answer if the root signed them.
+///
+/// It must have begun: one that begins years from now would put its node out, and no later one of another
+/// signer could replace it.
 pub fn accept_renewal(
     reply: &wire::EnrolReply,
     current: &NodeCertificate,
     anchors: &mut Anchors,
+    now: UnixTime,
 ) -> Result<Renewed, Refusal> {
     let accepted = match &reply.result {
         Some(wire::enrol_reply::Result::Accepted(accepted)) => accepted,
@@ -150,7 +154,10 @@ pub fn accept_renewal(
     if certificate.name != current.name || certificate.enrolment_id != current.enrolment_id {
         return Err(Refusal::new(Code::NameMismatch, "its certificate is for another node"));
     }
-    if certificate.not_before < current.not_before {
+    certificate.check_dates(anchors.trust_time(now))?;
+    // What a signer that counts no more gave may be dated wrongly.
+    let counts = anchors.issuer_of(current).is_some() && !anchors.is_from_retiring(current);
+    if counts && certificate.not_before < current.not_before {
         return Err(Refusal::new(Code::SupersededCertificate, "it is older than the one held"));
     }
     let not_granted = terms::read_prefixes(&accepted.not_granted)?;

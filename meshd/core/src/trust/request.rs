@@ -89,6 +89,10 @@ pub fn decider(
         anchors.check_membership(&renewal.identity)?;
         if !known(&renewal.certificate) {
             anchors.check_chain(&renewal.certificate.der, None)?;
+            if anchors.is_from_retiring(&renewal.certificate) {
+                let why = "renewal: its certificate is from a signer that is retiring";
+                return Err(Refusal::new(Code::UnknownIssuer, why));
+            }
         }
         return Ok(Decider::Any);
     }

@@ -110,7 +110,7 @@ fn a_prefix_within_the_limits_is_asked_for_at_once_and_only_once() {
     let (_, id, _) = request(&outputs(&mut us)).unwrap();
     let mut more = terms(&mesh, 0);
     more.grants = mesh.terms("us", &["10.1.0.0/24", "10.1.7.0/24"]).grants;
-    more.not_before = NOW.plus(1);
+    more.not_before = NOW;
     us.handle_frame(peer("signer"), &answer(id, reply(&mesh, &more)), now);
     us.handle_timeout(now.after(Duration::from_secs(2)));
     let prefixes = &us.own_record().unwrap().prefixes;

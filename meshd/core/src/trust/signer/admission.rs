@@ -144,7 +144,18 @@ impl Signer {
     ) -> Held {
         let mut held = Held::default();
         let gone: BTreeSet<NodeKey> = departing(departures).collect();
-        for (holder, what) in self.holders.iter().filter(|(holder, _)| *holder != key) {
+        // Another signer may have renewed it since: its record says what it has now.
+        let newer: BTreeSet<NodeKey> = members
+            .iter()
+            .filter(|record| {
+                self.holders.get(&record.key).is_some_and(|holder| {
+                    record.certificate.not_before > holder.certificate.not_before
+                })
+            })
+            .map(|record| record.key)
+            .collect();
+        let others = self.holders.iter().filter(|(holder, _)| *holder != key);
+        for (holder, what) in others.filter(|(holder, _)| !newer.contains(holder)) {
             let revoked = self.anchors.revocation(holder).is_some();
             let departed = what.departed || revoked || gone.contains(holder);
             held.add_certificate(&what.certificate, departed);

@@ -210,7 +210,10 @@ impl Signer {
     }
 
     /// Everybody who was admitted here under a name, the newest last.
-    pub fn admitted_as(&self, name: &NodeName) -> impl Iterator<Item = &Arc<NodeCertificate>> {
+    pub fn admitted_as(
+        &self,
+        name: &NodeName,
+    ) -> impl DoubleEndedIterator<Item = &Arc<NodeCertificate>> {
         let named = self.holders.values().filter(move |holder| holder.certificate.name == *name);
         let mut all: Vec<_> = named.map(|holder| &holder.certificate).collect();
         all.sort_by_key(|certificate| certificate.not_before);

@@ -89,7 +89,8 @@ impl Signer {
         now: UnixTime,
     ) -> bool {
         let issued_at = base.not_before.plus(limits::CERTIFICATE_BACKDATE_SECONDS);
-        if !self.issued(base) {
+        // An issuer that counts no more must be replaced; one that does is as good as this one.
+        if self.anchors.issuer_of(base).is_none() || self.anchors.is_from_retiring(base) {
             return true;
         }
         if request.issued_at < issued_at {
@@ -118,7 +119,14 @@ impl Signer {
         // What a signer that is none any more has issued counts where it was seen while it still counted.
         let in_ledger = holder.is_some_and(|holder| holder.certificate.hash == shown.hash)
             || record.is_some_and(|record| record.certificate.hash == shown.hash);
-        let chained = self.anchors.check_chain(&shown.der, None);
+        // A retiring signer may be a stolen one: what it issues now is nobody's certificate.
+        let chained = self.anchors.check_chain(&shown.der, None).and_then(|certificate| {
+            if in_ledger || !self.anchors.is_from_retiring(&certificate) {
+                return Ok(certificate);
+            }
+            let why = "the signer of this certificate is retiring, and it was not seen before";
+            Err(Refusal::new(Code::UnknownIssuer, why))
+        });
         let mut newest = match chained {
             Ok(certificate) => certificate,
             Err(_) if in_ledger => Arc::new(shown.clone()),
@@ -131,10 +139,6 @@ impl Signer {
             }
         }
         Ok(newest)
-    }
-
-    fn issued(&self, certificate: &NodeCertificate) -> bool {
-        self.anchors.issuer_of(certificate).is_some_and(|der| der == self.intermediate.der())
     }
 }
 

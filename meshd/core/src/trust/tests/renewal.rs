@@ -43,7 +43,7 @@ fn renewed(
     let enrolled = ask(world, node, wanted, now).map_err(|refused| refused.refusal)?;
     assert!(enrolled.renewal);
     world.persist(enrolled.entries);
-    accept_renewal(&enrolled.reply, &node.certificate, &mut world.init.anchors.clone())
+    accept_renewal(&enrolled.reply, &node.certificate, &mut world.init.anchors.clone(), now)
 }
 
 fn grants(renewed: &Renewed) -> Vec<String> {
@@ -117,7 +117,7 @@ fn any_signer_renews_what_another_has_issued() {
     assert_eq!(decider(&bytes, &anchors, |_| false), Ok(Decider::Any));
     let enrolled = signer.enrol(&bytes, Known::default(), &[], later, &mut world.rng).unwrap();
     let mut held = world.init.anchors.clone();
-    let next = accept_renewal(&enrolled.reply, &node.certificate, &mut held).unwrap();
+    let next = accept_renewal(&enrolled.reply, &node.certificate, &mut held, later).unwrap();
     assert!(next.bundle.is_some() && held.bundle_version() == 2, "the new bundle comes with it");
     assert!(held.issuer_of(&next.certificate).is_some_and(|der| der == other.der()));
     assert_eq!(next.certificate.mesh_ipv4, node.certificate.mesh_ipv4);
@@ -205,11 +205,11 @@ fn an_answer_for_somebody_else_is_not_taken() {
     let later = NOW.plus(20 * DAY);
     let for_b = ask(&mut world, &b, &[], later).unwrap();
     let mut anchors = world.init.anchors.clone();
-    let refused = accept_renewal(&for_b.reply, &a.certificate, &mut anchors).unwrap_err();
+    let refused = accept_renewal(&for_b.reply, &a.certificate, &mut anchors, later).unwrap_err();
     assert_eq!(refused.code, Code::IdentityMismatch);
     let other = World::with(&super::world::params(), 2);
     let mut foreign = other.init.anchors.clone();
-    assert!(accept_renewal(&for_b.reply, &b.certificate, &mut foreign).is_err());
+    assert!(accept_renewal(&for_b.reply, &b.certificate, &mut foreign, later).is_err());
 }
 
 #[test]
@@ -250,7 +250,12 @@ fn a_request_that_is_played_again_changes_nothing() {
     let next = renewed(&mut world, &node, &["10.200.2.0/24"], later.plus(60)).unwrap();
     let replayed = world.decide(&old, later.plus(3600)).unwrap();
     assert!(replayed.entries.is_empty());
-    let held = accept_renewal(&replayed.reply, &node.certificate, &mut world.init.anchors.clone());
+    let held = accept_renewal(
+        &replayed.reply,
+        &node.certificate,
+        &mut world.init.anchors.clone(),
+        later.plus(3600),
+    );
     assert_eq!(held.unwrap().certificate.hash, next.certificate.hash);
 }
 
@@ -290,4 +295,44 @@ fn who_left_frees_its_name_though_a_renewal_was_on_its_way() {
     let signed = node.sign_record(&draft, 1, meshd_proto::BootId([1; 16]), 1, later);
     let record = crate::trust::authenticate(&signed, &world.init.anchors).unwrap();
     assert_eq!(world.signer.departures(&[record], later).len(), 1);
+}
+
+#[test]
+fn what_a_retiring_signer_issues_is_not_renewed_by_another() {
+    let mut world = World::new();
+    let thief = world.init.root.issue_intermediate(&[42; 32], NOW).unwrap();
+    let entry = |one: &crate::trust::Intermediate, retiring| crate::trust::SignerEntry {
+        key: one.public(),
+        node: TestMesh::key("x").public(),
+        name: "x".parse().unwrap(),
+        certificate: one.der().to_vec().into(),
+        retiring,
+    };
+    let mut anchors = world.init.anchors.clone();
+    let signers = [entry(&world.init.intermediate, false), entry(&thief, true)];
+    let bundle = world.init.root.sign_signers(anchors.mesh_id(), 2, &signers);
+    anchors.install_bundle(&bundle).unwrap();
+    world.signer.set_anchors(anchors.clone());
+    let terms = crate::trust::NodeTerms {
+        mesh: anchors.mesh().clone(),
+        mesh_id: *anchors.mesh_id(),
+        ..TestMesh::with_id(1, *anchors.mesh_id()).terms("planted", &["10.0.0.0/8@24"])
+    };
+    let certificate = Arc::new(thief.issue_node(&terms).unwrap());
+    let planted = NodeIdentity::new(TestMesh::key("planted"), certificate).unwrap();
+    let request = build_renewal(&planted, &[], true, [3; 16], NOW).encode_to_vec();
+    assert_eq!(decider(&request, &anchors, |_| false).unwrap_err().code, Code::UnknownIssuer);
+    let refused = ask(&mut world, &planted, &[], NOW).unwrap_err();
+    assert_eq!(refused.refusal.code, Code::UnknownIssuer);
+}
+
+#[test]
+fn a_certificate_that_begins_years_from_now_is_not_taken() {
+    let mut world = World::new();
+    let node = joined(&mut world, "db-1", &[]);
+    let ahead = NOW.plus(3000 * DAY);
+    let enrolled = ask(&mut world, &node, &[], ahead).unwrap();
+    let mut anchors = world.init.anchors.clone();
+    let refused = accept_renewal(&enrolled.reply, &node.certificate, &mut anchors, NOW.plus(DAY));
+    assert_eq!(refused.unwrap_err().code, Code::CertificateNotYetValid);
 }
