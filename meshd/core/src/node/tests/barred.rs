@@ -160,6 +160,7 @@ fn what_a_stolen_signer_revoked_is_void_when_the_root_takes_it_out() {
     let record = mesh.sign(&planted, &mesh.draft(&planted, &[]), 1);
     us.handle_frame(peer("x"), &push(vec![record.clone()]), now);
     assert!(us.directory().get(&peer("planted")).is_some());
+    us.handle_connected(peer("planted"), addr(9), false, now);
     outputs(&mut us);
 
     let without = mesh.root.sign_bundle(&mesh.mesh_id, 3, &[&mesh.intermediate]);
@@ -169,6 +170,11 @@ fn what_a_stolen_signer_revoked_is_void_when_the_root_takes_it_out() {
     assert!(us.directory().get(&peer("bad")).is_none(), "another signer revoked it too");
     assert!(us.directory().get(&peer("planted")).is_none());
     assert!(done.contains(&Output::Disconnect { key: peer("planted") }));
+    // The last thing that it hears is why: nodes of that signer must not stay among themselves.
+    let told = frames(&done).into_iter().any(|(to, body)| {
+        to == peer("planted") && matches!(&body, Body::Push(push) if push.bundle.is_some())
+    });
+    assert!(told);
     us.handle_frame(peer("x"), &push(vec![record]), now);
     assert!(us.directory().get(&peer("planted")).is_none());
 }
