@@ -1,6 +1,6 @@
 //! A module per noun; each function is a verb.
 
-use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 
 use crate::failure::Failure;
 
@@ -26,6 +26,21 @@ fn short_list(texts: &[String], wide: bool) -> String {
 /// Texts on one line, `none` if there are none.
 fn list(texts: &[String]) -> String {
     if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+}
+
+/// Asks about what cannot be taken back, unless `yes`; where nobody can be asked, only `yes` will do.
+fn sure(yes: bool, question: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if io::stdin().is_terminal() {
+        return confirmed(question, "the revocation was not confirmed");
+    }
+    Err(Failure::local(
+        "nothing was done",
+        "a revocation cannot be taken back",
+        "use --yes to revoke where nobody can be asked",
+    ))
 }
 
 /// Asks on the terminal; an error unless the answer is yes.

@@ -1,13 +1,10 @@
 //! `node list` and `node revoke`.
 
-use std::{
-    io::{self, IsTerminal as _, Write as _},
-    path::Path,
-};
+use std::{io::Write as _, path::Path};
 
 use meshd_proto::control::{ListNodesRequest, RevokeNodeRequest};
 
-use super::{confirmed, short_list};
+use super::{short_list, sure};
 use crate::{
     cli::{Node, NodeRevoke},
     connection::{CHANGE, LOOK, connect},
@@ -67,21 +64,12 @@ fn table(nodes: &[NodeView], wide: bool) -> Table {
 
 async fn revoke(socket: &Path, output: Output, arguments: NodeRevoke) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
-    if !arguments.yes && !io::stdin().is_terminal() {
-        return Err(Failure::local(
-            "nothing was done",
-            "a revocation cannot be taken back",
-            "use --yes to revoke where nobody can be asked",
-        ));
-    }
-    if !arguments.yes {
-        let question = format!(
-            "{} is cut off by every member, for good: it needs a new identity and a new token to come \
-             back, and the token that let it in admits nobody else.\nRevoke? [y/N] ",
-            arguments.node
-        );
-        confirmed(&question, "the revocation was not confirmed")?;
-    }
+    let question = format!(
+        "{} is cut off by every member, for good: it needs a new identity and a new token to come \
+         back, and the token that let it in admits nobody else.\nRevoke? [y/N] ",
+        arguments.node
+    );
+    sure(arguments.yes, &question)?;
     let request = RevokeNodeRequest { node: arguments.node };
     let revoked = RevokedView::from(client.revoke_node(request).await?.into_inner());
     if revoked.before && !output.is_for_programs() {

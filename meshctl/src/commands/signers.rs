@@ -1,13 +1,10 @@
 //! `signer list`, `signer add` and `signer revoke`.
 
-use std::{
-    io::{self, IsTerminal as _, Write as _},
-    path::Path,
-};
+use std::{io::Write as _, path::Path};
 
 use meshd_proto::control::{AddSignerRequest, ListSignersRequest, RevokeSignerRequest};
 
-use super::confirmed;
+use super::sure;
 use crate::{
     cli::{Signer, SignerRevoke},
     connection::{CHANGE, LOOK, connect},
@@ -60,24 +57,14 @@ async fn add(socket: &Path, output: Output, node: String) -> Result<(), Failure>
 
 async fn revoke(socket: &Path, output: Output, arguments: SignerRevoke) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
-    if !arguments.yes && !io::stdin().is_terminal() {
-        return Err(Failure::local(
-            "nothing was done",
-            "a revocation cannot be taken back",
-            "use --yes to revoke where nobody can be asked",
-        ));
-    }
-    if !arguments.yes {
-        let how = if arguments.now {
-            "Nodes that have its certificates are cut off until another signer renews them, which they \
-             ask for by themselves."
-        } else {
-            "Its nodes get certificates from another signer first; nothing is cut."
-        };
-        let question =
-            format!("{} signs nothing any more. {how}\nRevoke? [y/N] ", arguments.signer);
-        confirmed(&question, "the revocation was not confirmed")?;
-    }
+    let how = if arguments.now {
+        "Nodes that have its certificates are cut off until another signer renews them, which they \
+         ask for by themselves."
+    } else {
+        "Its nodes get certificates from another signer first; nothing is cut."
+    };
+    let question = format!("{} signs nothing any more. {how}\nRevoke? [y/N] ", arguments.signer);
+    sure(arguments.yes, &question)?;
     let request = RevokeSignerRequest {
         signer: arguments.signer,
         now: arguments.now,

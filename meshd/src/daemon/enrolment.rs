@@ -150,7 +150,12 @@ impl Running {
         counters: &mut Counters,
     ) -> Bytes {
         match self.decide(request, state) {
-            Ok(Enrolled { reply, name, key, renewal, .. }) => {
+            Ok(Enrolled { reply, entries, name, key, renewal }) => {
+                // The same answer again, to who asked again.
+                if entries.is_empty() {
+                    tracing::debug!(node = %key, "{name} has what it asked for");
+                    return reply.encode_to_vec().into();
+                }
                 counters.enrolments += u64::from(!renewal);
                 counters.renewals += u64::from(renewal);
                 let what = if renewal { "has its next certificate" } else { "was admitted" };

@@ -15,10 +15,7 @@ use meshd_core::{
     node::{Event, Node, Output, Severity},
     plan::{FirstHandshakes, Observed, Plan, TunnelTracker},
     refusal::{Code, Refusal},
-    trust::{
-        Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, SIGNER_CAPABILITY,
-        Signer,
-    },
+    trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
 };
 use meshd_proto::{NodeKey, wire};
 use prost::Message as _;
@@ -148,7 +145,7 @@ impl Running {
             prefixes: own.prefixes.iter().copied().collect(),
             endpoints: own.endpoints(config, gossip_port),
             zone: config.node.zone.clone(),
-            capabilities: self.signer.iter().map(|_| SIGNER_CAPABILITY.to_owned()).collect(),
+            capabilities: Vec::new(),
             left: false,
             node_addresses: own.node_addresses(config),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -13,7 +13,6 @@ use meshd_proto::{
     },
     wire,
 };
-
 use prost::Message as _;
 
 use super::{
@@ -111,21 +110,22 @@ impl Running {
     /// The bundle names this node's new intermediate, or an old one no more.
     pub(super) fn follow_signership(&mut self, state: &StateDir) -> Result<bool, anyhow::Error> {
         let anchors = self.node.anchors().clone();
-        if let Some(signer) = &self.signer
-            && !anchors.has_intermediate(&signer.public())
-        {
-            tracing::warn!("this host is no signer any more");
-            self.signer = None;
-            state.forget_intermediate()?;
-            return Ok(true);
+        let before = self.signer.as_ref().map(trust::Signer::public);
+        match before {
+            Some(key) if anchors.has_intermediate(&key) => return Ok(false),
+            Some(_) => {
+                tracing::warn!("this host is no signer any more");
+                self.signer = None;
+                state.forget_intermediate()?;
+            }
+            None => {}
         }
-        if self.signer.is_some() {
-            return Ok(false);
-        }
-        let Some((seed, pool)) = state.read_pending_signer()? else { return Ok(false) };
+        let ended = before.is_some();
+        // The same bundle may name the key that was made for the next time.
+        let Some((seed, pool)) = state.read_pending_signer()? else { return Ok(ended) };
         let public = trust::public_of(&seed);
         let entry = anchors.signers().into_iter().find(|entry| entry.key == public);
-        let Some(entry) = entry.filter(|entry| !entry.retiring) else { return Ok(false) };
+        let Some(entry) = entry.filter(|entry| !entry.retiring) else { return Ok(ended) };
         let founded = LedgerEvent::Founded { ipv4_pool: pool };
         let first = LedgerEntry { time: clock::unix(), event: founded }.encode();
         state.become_signer(&entry.certificate, &seed, &first)?;
@@ -177,9 +177,11 @@ impl Daemon {
         }
         let root = self.root(what)?;
         let running = self.running.as_mut().ok_or_else(|| not_a_member("add a signer"))?;
-        let pool = running.signer.as_ref().map(trust::Signer::ipv4_pool).ok_or_else(|| {
-            failed(what, "this host is no signer itself", "do it on a host that is")
-        })?;
+        // From the ledger, not from the signer: this host may be none itself any more.
+        let pool = self
+            .state
+            .ipv4_pool(running.node.anchors().mesh_id())
+            .map_err(|error| failed(what, error.to_string(), "restore pki/ledger from a backup"))?;
         let record =
             one_of(&running.node.directory().by_name(&request.node), &request.node)?.clone();
         let all = running.node.anchors().signers();
@@ -255,7 +257,10 @@ impl Daemon {
             };
             return Err(failed(what, why, "name it by its key, which `meshctl signer list` shows"));
         };
-        if !all.iter().enumerate().any(|(i, entry)| i != place && !entry.retiring) {
+        let directory = running.node.directory();
+        let present = |node: &NodeKey| directory.get(node).is_some_and(|record| !record.left);
+        let works = |entry: &SignerEntry| !entry.retiring && present(&entry.node);
+        if !all.iter().enumerate().any(|(i, entry)| i != place && works(entry)) {
             return Err(failed(
                 what,
                 "it is the only one: nobody could admit or renew any more",
@@ -328,7 +333,7 @@ impl Running {
     fn users_of(&self, key: &[u8; 32]) -> u32 {
         let anchors = self.node.anchors();
         let issued = |certificate: &trust::NodeCertificate| {
-            anchors.issuer_public(certificate).is_some_and(|issuer| issuer == *key)
+            anchors.issuer_key(certificate).is_some_and(|issuer| issuer == *key)
         };
         let others = self.node.directory().iter().filter(|record| !record.left);
         let count = others.filter(|record| issued(&record.certificate)).count();

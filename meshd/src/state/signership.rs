@@ -1,8 +1,8 @@
 //! A host that becomes a signer, or ceases to be one, on disk.
 
 use ipnet::Ipv4Net;
-use meshd_core::trust::{Anchors, RootCa, Signer};
-use meshd_proto::NodeKey;
+use meshd_core::trust::{Anchors, LedgerEntry, LedgerEvent, RootCa, Signer};
+use meshd_proto::{MeshId, NodeKey};
 use zeroize::Zeroizing;
 
 use super::{Authority, SMALL, StateDir, StateError, durable, pem};
@@ -68,6 +68,17 @@ impl StateDir {
         self.save_authority(&authority)?;
         durable::remove(&self.file("pki/pending.key"))?;
         Ok(durable::remove(&self.file("pki/pending.pool"))?)
+    }
+
+    /// IPv4 addresses inside the mesh, as the first entry of the ledger has them.
+    pub fn ipv4_pool(&self, mesh: &MeshId) -> Result<Ipv4Net, StateError> {
+        let path = self.file("pki/ledger");
+        let missing = || StateError::damaged(&path, "it does not say what addresses the mesh has");
+        let first = self.read_ledger()?.into_iter().next().ok_or_else(missing)?;
+        match LedgerEntry::decode(&first, mesh).map(|entry| entry.event) {
+            Ok(LedgerEvent::Founded { ipv4_pool }) => Ok(ipv4_pool),
+            _ => Err(missing()),
+        }
     }
 
     /// The signer from what is on disk.

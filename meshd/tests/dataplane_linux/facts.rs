@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use meshd::{dataplane::linux::probe_backend, host};
+use meshd::{dataplane::LinuxDataplane, host};
 
 use crate::host::{Host, backend, choice, net, nets};
 
@@ -56,6 +56,6 @@ fn the_facts_of_a_host_with_pods_and_a_mesh() {
 fn the_backend_is_probed_without_a_trace() {
     let host = Host::new();
     let before = host.everything();
-    assert_eq!(host.run(|| probe_backend(choice())).unwrap(), backend());
+    assert_eq!(host.run(|| LinuxDataplane::new(choice()).unwrap().probe()).unwrap(), backend());
     assert_eq!(host.everything(), before);
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use meshd_core::{
     node::{NodeConfig, Output},
     now::{Now, UnixTime},
-    trust::{RecordDraft, SIGNER_CAPABILITY},
+    trust::RecordDraft,
 };
 use meshd_proto::NodeKey;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -152,7 +152,6 @@ impl World {
         }
         let signer = self.mesh.signer(key);
         self.hosts[host].signer = Some(signer);
-        self.hosts[host].draft.capabilities = vec![SIGNER_CAPABILITY.to_owned()];
     }
 
     /// Lets the wall clock of all hosts run so much faster than their other one: certificates live for

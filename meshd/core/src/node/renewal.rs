@@ -126,9 +126,7 @@ impl Node {
         self.renewals.next = now.mono;
         self.renewals.problem = None;
         self.renewals.anyway = true;
-        self.renewals.tried.clear();
-        self.renewals.said = None;
-        self.ask_for_renewal(now);
+        self.begin_attempt(now);
         self.settle(now);
     }
 
@@ -166,9 +164,14 @@ impl Node {
         }
         let due = self.needs_renewal(now) || self.is_shut_out(now.mono);
         if due && self.renewals.asked.is_none() && self.renewals.next <= now.mono {
-            self.renewals.tried.clear();
-            self.ask_for_renewal(now);
+            self.begin_attempt(now);
         }
+    }
+
+    fn begin_attempt(&mut self, now: Now) {
+        self.renewals.tried.clear();
+        self.renewals.said = None;
+        self.ask_for_renewal(now);
     }
 
     pub(super) fn next_renewal(&self) -> Option<Instant> {

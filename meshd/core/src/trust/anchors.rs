@@ -210,11 +210,7 @@ impl Anchors {
 
     /// Public key of the intermediate that issued `certificate`, if the bundle holds it.
     #[must_use]
-    pub fn issuer_public(&self, certificate: &NodeCertificate) -> Option<[u8; 32]> {
-        self.issuer_key(certificate)
-    }
-
-    pub(super) fn issuer_key(&self, certificate: &NodeCertificate) -> Option<[u8; 32]> {
+    pub fn issuer_key(&self, certificate: &NodeCertificate) -> Option<[u8; 32]> {
         self.issuer(&certificate.der).ok().map(|issuer| issuer.key)
     }
 

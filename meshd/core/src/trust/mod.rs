@@ -65,7 +65,4 @@ pub use signership::{Invitation, SignerEntry, build_offer, open_invite, open_off
 pub use terms::{TokenId, TokenTerms};
 pub use time::{Expiry, TrustTime};
 pub use token::{JoinToken, TokenError};
-/// What a member that may admit others, and renew, says of itself in its record.
-pub const SIGNER_CAPABILITY: &str = "signer";
-
 pub use verify::{LEAVE_VERSION, authenticate, authenticate_bytes};

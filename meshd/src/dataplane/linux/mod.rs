@@ -37,34 +37,6 @@ use super::{BackendChoice, Dataplane, DataplaneError, Scope, userspace};
 
 /// Allowed IPs that may go to the kernel in one call, over all its peers.
 const BATCH: usize = 1_024;
-/// Name of the device that a probe makes and deletes.
-const PROBE_NAME: &str = "meshd-probe";
-
-/// Which WireGuard would be used here. Makes a kernel device and deletes it again, since only that tells whether
-/// the kernel can.
-///
-/// # Errors
-/// When `choice` cannot be had on this host, or privileges are missing.
-pub fn probe_backend(choice: BackendChoice) -> Result<Backend, DataplaneError> {
-    if choice != BackendChoice::Userspace {
-        let netlink = Netlink::open()?;
-        match link::create_wireguard(&netlink, PROBE_NAME) {
-            Ok(()) => {
-                if let Some(link) = link::find(&netlink, PROBE_NAME)? {
-                    link::delete(&netlink, PROBE_NAME, link.index)?;
-                }
-                return Ok(Backend::Kernel);
-            }
-            // Somebody else probes at this moment.
-            Err(Errno::EEXIST) => return Ok(Backend::Kernel),
-            Err(Errno::EOPNOTSUPP) if choice == BackendChoice::Auto => {}
-            Err(errno) => return Err(not_created(PROBE_NAME, errno)),
-        }
-    }
-    userspace::check()?;
-    Ok(Backend::Userspace)
-}
-
 fn not_created(name: &str, errno: Errno) -> DataplaneError {
     match errno {
         Errno::EOPNOTSUPP => DataplaneError::NoKernelWireGuard { errno },

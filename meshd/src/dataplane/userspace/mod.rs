@@ -83,33 +83,11 @@ pub(crate) fn stop(netlink: &Netlink, name: &str, link: &Link) -> Result<(), Dat
     wait_for("end userspace WireGuard", name, is_gone)
 }
 
-/// Says whether the program is there to be started.
+/// Looks whether a process could be started.
 pub(crate) fn check_installed(name: &str) -> Result<Backend, DataplaneError> {
     let program = program();
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = Path::new(&program).is_absolute() && Path::new(&program).is_file()
-        || env::split_paths(&path).any(|directory| directory.join(&program).is_file());
-    if found {
-        return Ok(Backend::Userspace);
-    }
-    Err(DataplaneError::Userspace {
-        name: name.to_owned(),
-        program,
-        reason: "it is not installed".to_owned(),
-        fix: "install wireguard-go, or a kernel with the wireguard module",
-    })
-}
-
-/// The program to start.
-fn program() -> String {
-    env::var("WG_USERSPACE_IMPLEMENTATION").unwrap_or_else(|_| DEFAULT_PROGRAM.to_owned())
-}
-
-/// Looks whether a process could be started.
-pub(crate) fn check() -> Result<(), DataplaneError> {
-    let program = program();
     let missing = |reason: &str, fix| DataplaneError::Userspace {
-        name: "any interface".to_owned(),
+        name: name.to_owned(),
         program: program.clone(),
         reason: reason.to_owned(),
         fix,
@@ -120,10 +98,15 @@ pub(crate) fn check() -> Result<(), DataplaneError> {
     let path = env::var_os("PATH").unwrap_or_default();
     // `join` takes an absolute program as it is.
     if env::split_paths(&path).any(|directory| directory.join(&program).is_file()) {
-        Ok(())
+        Ok(Backend::Userspace)
     } else {
         Err(missing(NO_PROGRAM, FIX_PROGRAM))
     }
+}
+
+/// The program to start.
+fn program() -> String {
+    env::var("WG_USERSPACE_IMPLEMENTATION").unwrap_or_else(|_| DEFAULT_PROGRAM.to_owned())
 }
 
 /// Starts the program, which puts itself into the background when it is ready.

@@ -1,7 +1,7 @@
 //! A node and its next certificate.
 
 use super::*;
-use crate::trust::{NodeTerms, SIGNER_CAPABILITY, SignerEntry};
+use crate::trust::{NodeTerms, SignerEntry};
 
 const DAY: u64 = 24 * 3600;
 
@@ -26,7 +26,7 @@ fn world(now: Now) -> (TestMesh, Node) {
     // Who merely says that it signs is not asked.
     let liar = mesh.node("liar", &[]);
     let mut lie = mesh.draft(&liar, &[]);
-    lie.capabilities = vec![SIGNER_CAPABILITY.to_owned()];
+    lie.capabilities = vec!["signer".to_owned()];
     node.handle_frame(peer("liar"), &push(vec![mesh.sign(&liar, &lie, 1)]), now);
     node.handle_frame(peer("signer"), &push(vec![mesh.sign(&signer, &draft, 1)]), now);
     node.update_self(mesh.draft(&mesh.node("us", &[]), &["10.1.0.0/24"]), now);
