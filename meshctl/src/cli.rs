@@ -150,6 +150,24 @@ pub(crate) struct SignerRevoke {
 pub(crate) enum Cert {
     /// Ask a signer for the next certificate now: meshd does so by itself at two thirds of its life
     Renew,
+    /// The mesh's root, which stands behind all certificates
+    #[command(subcommand)]
+    Ca(Ca),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ca {
+    /// The roots that the mesh had, and what the replacing of one waits for
+    Show,
+    /// Replace the mesh's root by a new one; nothing is cut
+    Rotate(CaRotate),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaRotate {
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,12 @@
 //! What `-o json` and `-o yaml` print: stable, documented in `docs/cli.md`, and separate from the
 //! messages of the socket. Unknown is `null`. Every text from the daemon passes `safe` here.
 
+mod authority;
+
 use meshd_proto::control as wire;
 use serde::Serialize;
+
+pub(crate) use self::authority::RootsView;
 
 use crate::text::{known, safe, safe_all};
 

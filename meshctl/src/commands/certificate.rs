@@ -4,7 +4,7 @@ use std::{io::Write as _, path::Path};
 
 use meshd_proto::control::RenewCertificateRequest;
 
-use super::list;
+use super::{authority, list};
 use crate::{
     cli::Cert,
     connection::{CHANGE, connect},
@@ -16,6 +16,7 @@ use crate::{
 pub(crate) async fn run(socket: &Path, output: Output, verb: Cert) -> Result<(), Failure> {
     match verb {
         Cert::Renew => renew(socket, output).await,
+        Cert::Ca(verb) => authority::run(socket, output, verb).await,
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 
 use crate::failure::Failure;
 
+pub(crate) mod authority;
 pub(crate) mod certificate;
 pub(crate) mod membership;
 pub(crate) mod nodes;
@@ -29,17 +30,18 @@ fn list(texts: &[String]) -> String {
 }
 
 /// Asks about what cannot be taken back, unless `yes`; where nobody can be asked, only `yes` will do.
-fn sure(yes: bool, question: &str) -> Result<(), Failure> {
+/// `otherwise` says what there is without a yes.
+fn sure(yes: bool, otherwise: &str, question: &str) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
     if io::stdin().is_terminal() {
-        return confirmed(question, "the revocation was not confirmed");
+        return confirmed(question, otherwise);
     }
     Err(Failure::local(
         "nothing was done",
-        "a revocation cannot be taken back",
-        "use --yes to revoke where nobody can be asked",
+        "it cannot be taken back, and nobody is there to be asked",
+        "use --yes",
     ))
 }
 

@@ -69,7 +69,7 @@ async fn revoke(socket: &Path, output: Output, arguments: NodeRevoke) -> Result<
          back, and the token that let it in admits nobody else.\nRevoke? [y/N] ",
         arguments.node
     );
-    sure(arguments.yes, &question)?;
+    sure(arguments.yes, "the revocation was not confirmed", &question)?;
     let request = RevokeNodeRequest { node: arguments.node };
     let revoked = RevokedView::from(client.revoke_node(request).await?.into_inner());
     if revoked.before && !output.is_for_programs() {

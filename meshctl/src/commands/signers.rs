@@ -64,7 +64,7 @@ async fn revoke(socket: &Path, output: Output, arguments: SignerRevoke) -> Resul
         "Its nodes get certificates from another signer first; nothing is cut."
     };
     let question = format!("{} signs nothing any more. {how}\nRevoke? [y/N] ", arguments.signer);
-    sure(arguments.yes, &question)?;
+    sure(arguments.yes, "the revocation was not confirmed", &question)?;
     let request = RevokeSignerRequest {
         signer: arguments.signer,
         now: arguments.now,

@@ -52,6 +52,21 @@ fn each<T: Send + 'static>(items: Vec<T>) -> ReplyStream<T> {
     stream::iter(items.into_iter().map(Ok)).boxed()
 }
 
+fn roots() -> RootsReply {
+    let root = |key: &str, state: &str| RootInfo {
+        key: key.repeat(16),
+        state: state.into(),
+        not_before: "2026-01-01T00:00:00Z".into(),
+        not_after: "2046-01-01T00:00:00Z".into(),
+    };
+    RootsReply {
+        roots: vec![root("00aa", "retiring"), root("ff11", "active")],
+        to_move: vec![signer("active")],
+        to_renew: 3,
+        key_here: true,
+    }
+}
+
 fn signer(state: &str) -> SignerInfo {
     SignerInfo {
         name: "db-1".into(),
@@ -147,6 +162,14 @@ impl ControlBackend for Fake {
             users: 2,
         })
     }
+    fn roots(&self) -> Reply<'_, RootsReply> {
+        self.answer("ListRoots".to_owned(), |_| roots())
+    }
+
+    fn rotate_root(&self) -> Reply<'_, RootsReply> {
+        self.answer("RotateRoot".to_owned(), |_| roots())
+    }
+
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {
         self.answer("renew".into(), |_| RenewCertificateReply {
             not_before: "2026-01-01T00:00:00Z".into(),

@@ -24,6 +24,10 @@ pub const CAPABILITY: usize = 32;
 pub const SOFTWARE_VERSION: usize = 64;
 /// Intermediates of one bundle.
 pub const BUNDLE_INTERMEDIATES: usize = 64;
+/// Roots that a bundle names: who knows none of them must join again.
+pub const BUNDLE_ROOTS: usize = 5;
+/// Keys that signers had before, whose tokens still admit.
+pub const BUNDLE_FORMER: usize = 64;
 /// Revocations that one signer may make.
 pub const REVOCATIONS: usize = 10_000;
 /// Payload of one revocation.

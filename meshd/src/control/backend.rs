@@ -6,7 +6,7 @@ use meshd_proto::control::{
     JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
     ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
     RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    RevokeTokenRequest, RootsReply, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
 };
 
 use super::ControlError;
@@ -72,6 +72,12 @@ pub trait ControlBackend: Send + Sync + 'static {
 
     /// Ends that somebody is one.
     fn revoke_signer(&self, request: RevokeSignerRequest) -> Reply<'_, RevokeSignerReply>;
+
+    /// The mesh's roots, and what the replacing of one waits for.
+    fn roots(&self) -> Reply<'_, RootsReply>;
+
+    /// Begins to replace the root.
+    fn rotate_root(&self) -> Reply<'_, RootsReply>;
 
     /// Asks a signer for this node's next certificate, and waits for it.
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply>;

@@ -17,11 +17,11 @@ use futures::{Stream, StreamExt, future::ready, stream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest,
     InitReply, InitRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
-    ListNodesRequest, ListPeersReply, ListPeersRequest, ListSignersReply, ListSignersRequest,
-    ListTokensReply, ListTokensRequest, PingReply, PingRequest, RenewCertificateReply,
-    RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, ShowPeerReply, ShowPeerRequest,
-    SignerInfo, StatusReply, StatusRequest,
+    ListNodesRequest, ListPeersReply, ListPeersRequest, ListRootsRequest, ListSignersReply,
+    ListSignersRequest, ListTokensReply, ListTokensRequest, PingReply, PingRequest,
+    RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest,
+    RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply,
+    RotateRootRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, StatusRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::{
@@ -361,6 +361,22 @@ impl Control for Service {
     ) -> Result<Response<RevokeSignerReply>, Status> {
         let request = changer(request, "revoke a signer")?;
         Ok(Response::new(self.backend.revoke_signer(request).await?))
+    }
+
+    async fn list_roots(
+        &self,
+        request: Request<ListRootsRequest>,
+    ) -> Result<Response<RootsReply>, Status> {
+        reader(request)?;
+        Ok(Response::new(self.backend.roots().await?))
+    }
+
+    async fn rotate_root(
+        &self,
+        request: Request<RotateRootRequest>,
+    ) -> Result<Response<RootsReply>, Status> {
+        changer(request, "replace the root")?;
+        Ok(Response::new(self.backend.rotate_root().await?))
     }
 
     async fn renew_certificate(

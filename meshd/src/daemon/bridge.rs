@@ -8,7 +8,7 @@ use meshd_proto::control::{
     JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
     ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
     RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    RevokeTokenRequest, RootsReply, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +39,8 @@ pub(super) enum Request {
     Signers(Answer<ListSignersReply>),
     AddSigner(AddSignerRequest, Answer<SignerInfo>),
     RevokeSigner(RevokeSignerRequest, Answer<RevokeSignerReply>),
+    Roots(Answer<RootsReply>),
+    RotateRoot(Answer<RootsReply>),
 }
 
 /// How often a watch looks; the server leaves out what did not change.
@@ -156,6 +158,14 @@ impl ControlBackend for Bridge {
 
     fn revoke_signer(&self, request: RevokeSignerRequest) -> Reply<'_, RevokeSignerReply> {
         self.ask(|answer| Request::RevokeSigner(request, answer))
+    }
+
+    fn roots(&self) -> Reply<'_, RootsReply> {
+        self.ask(Request::Roots)
+    }
+
+    fn rotate_root(&self) -> Reply<'_, RootsReply> {
+        self.ask(Request::RotateRoot)
     }
 
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {

@@ -364,7 +364,7 @@ impl Attempt {
                 .client
                 .enrol(
                     address,
-                    &self.token.trust_anchor(),
+                    &[self.token.trust_anchor()],
                     &self.token.server_name(),
                     request.clone(),
                 )

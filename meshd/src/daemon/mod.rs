@@ -27,6 +27,7 @@ mod planning;
 mod renewing;
 mod requests;
 mod resolve;
+mod rollover;
 mod running;
 mod signers;
 mod start;
@@ -114,6 +115,8 @@ struct Daemon {
     stopping: bool,
     /// A member that was asked to become a signer.
     inviting: Option<Inviting>,
+    /// Counts signers that were asked to take a key under the newest root.
+    moved: usize,
     /// When connections are checked again: certificates end.
     check_due: Instant,
     /// When it is looked after signers again.

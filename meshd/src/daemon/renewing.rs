@@ -35,6 +35,11 @@ impl Running {
         let key = self.identity.key.clone();
         self.identity = Arc::new(NodeIdentity { key, certificate: certificate.clone() });
         self.follow_anchors();
+        self.show_identity(transport);
+    }
+
+    /// New connections show the certificate of now, and are verified by the roots of now.
+    pub(super) fn show_identity(&self, transport: &mut Transport) {
         let check = Arc::new(self.anchors.clone());
         let name = self.anchors.get().server_name();
         let shown =
@@ -142,7 +147,7 @@ impl Daemon {
             let mut addresses: BTreeSet<SocketAddr> =
                 resolve::resolve(&names).await.addresses.into_iter().collect();
             addresses.extend(members);
-            let (root, name) = (anchors.trust_anchor(), anchors.server_name());
+            let (root, name) = (anchors.trust_anchors(), anchors.server_name());
             // Another choice in every attempt, and all at once: most of them may be long gone.
             let some = addresses.into_iter().sample(&mut rand::rng(), DOORS);
             let asked = some.into_iter().map(|address| {

@@ -75,6 +75,11 @@ impl Daemon {
                 let revoked = self.revoke_signer(&request);
                 answer(to, revoked);
             }
+            Request::Roots(to) => answer(to, self.roots()),
+            Request::RotateRoot(to) => {
+                let rotated = self.rotate_root();
+                answer(to, rotated);
+            }
             Request::Join(request, to) => self.join(&request, to),
             Request::Leave(to) => {
                 let left = self.leave().await;

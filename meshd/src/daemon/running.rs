@@ -187,7 +187,10 @@ impl Running {
                     wants.signership = true;
                     wants.check = true;
                     self.follow_anchors();
-                    if let Err(error) = state.save_bundle(&bytes) {
+                    let saved = state
+                        .save_bundle(&bytes)
+                        .and_then(|()| state.save_root_certificate(self.node.anchors()));
+                    if let Err(error) = saved {
                         self.store_failed(&error.to_string());
                     }
                 }

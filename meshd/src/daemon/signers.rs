@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use ipnet::Ipv4Net;
 use meshd_core::trust::{
-    self, LedgerEntry, LedgerEvent, RevocationTerms, RootCa, SignerEntry, build_offer, open_invite,
-    open_offer,
+    self, LedgerEntry, LedgerEvent, RevocationTerms, RootCa, SignerEntry, Succession, build_offer,
+    open_invite, open_offer,
 };
 use meshd_proto::{
     NodeKey, NodeName,
@@ -26,6 +27,8 @@ use crate::{control::ControlError, state::StateDir};
 
 /// A member that was invited answers within this.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// One that is a signer already is asked again after this.
+const PATIENCE_AGAIN: Duration = Duration::from_secs(5);
 /// How often it is looked whether a retiring signer is needed by nobody any more.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -35,10 +38,11 @@ pub(super) struct Inviting {
     name: NodeName,
     nonce: [u8; 16],
     until: Instant,
-    to: Answer<SignerInfo>,
+    /// Nobody waits when the root was replaced and the signer gets its next key.
+    to: Option<Answer<SignerInfo>>,
 }
 
-fn failed(what: &str, why: impl Into<String>, fix: impl Into<String>) -> ControlError {
+pub(super) fn failed(what: &str, why: impl Into<String>, fix: impl Into<String>) -> ControlError {
     ControlError::new("signer", what.to_owned(), why, fix)
 }
 
@@ -50,7 +54,7 @@ fn no_root(what: &str) -> ControlError {
     )
 }
 
-fn info(entry: &SignerEntry, own: Option<NodeKey>) -> SignerInfo {
+pub(super) fn info(entry: &SignerEntry, own: Option<NodeKey>) -> SignerInfo {
     SignerInfo {
         name: entry.name.to_string(),
         id: entry.node.to_string(),
@@ -62,16 +66,18 @@ fn info(entry: &SignerEntry, own: Option<NodeKey>) -> SignerInfo {
 
 impl Running {
     /// Signs and installs the next bundle.
-    fn next_bundle(
+    pub(super) fn next_bundle(
         &mut self,
         root: &RootCa,
         signers: &[SignerEntry],
+        succession: Succession,
         state: &StateDir,
         what: &str,
     ) -> Result<(), ControlError> {
         let anchors = self.node.anchors();
         let version = anchors.bundle_version().saturating_add(1);
-        let bundle = root.sign_signers(anchors.mesh_id(), version, signers);
+        let succession = succession.kept_for(signers);
+        let bundle = root.sign_signers(anchors.mesh_id(), version, signers, &succession);
         let unwell = |why: String| failed(what, why, "see the journal");
         // What is said to be done survives a crash.
         state.save_bundle(&bundle.encode_to_vec()).map_err(|error| unwell(error.to_string()))?;
@@ -145,6 +151,9 @@ impl Daemon {
             Ok(false) => {}
             Err(error) => tracing::error!("{error}"),
         }
+        if let Some(running) = &self.running {
+            running.show_identity(&mut self.transport);
+        }
     }
 
     /// `signer list`.
@@ -160,7 +169,7 @@ impl Daemon {
         match self.invite(request) {
             Ok((node, name, nonce)) => {
                 let until = Instant::now() + PATIENCE;
-                self.inviting = Some(Inviting { node, name, nonce, until, to });
+                self.inviting = Some(Inviting { node, name, nonce, until, to: Some(to) });
             }
             // An answer whose caller went away is nobody's loss.
             Err(error) => drop(to.send(Err(error))),
@@ -193,12 +202,19 @@ impl Daemon {
             };
             return Err(failed(what, format!("{} is one", request.node), fix));
         }
-        let nonce = rand::random();
-        let now = clock::now();
-        let mesh = *running.node.anchors().mesh_id();
-        let invite = root.invite(&mesh, &record.key, &pool, nonce, now.unix);
-        running.node.send_invite(record.key, invite);
+        let nonce = running.send_invite(&root, record.key, &pool);
         Ok((record.key, record.name.clone(), nonce))
+    }
+
+    /// A signer that is there already gets its key under the newest root: nobody waits for the answer.
+    pub(super) fn invite_again(&mut self, signer: &SignerEntry, root: &RootCa, pool: &Ipv4Net) {
+        let Some(running) = self.running.as_mut().filter(|_| self.inviting.is_none()) else {
+            return;
+        };
+        let nonce = running.send_invite(root, signer.node, pool);
+        let until = Instant::now() + PATIENCE_AGAIN;
+        let (node, name) = (signer.node, signer.name.clone());
+        self.inviting = Some(Inviting { node, name, nonce, until, to: None });
     }
 
     /// A member's answer to the invitation that is open.
@@ -207,7 +223,12 @@ impl Daemon {
             return;
         };
         let added = self.admit_signer(&inviting, offer);
-        let _ = inviting.to.send(added);
+        match (inviting.to, added) {
+            // An answer whose caller went away is nobody's loss.
+            (Some(to), added) => drop(to.send(added)),
+            (None, Ok(_)) => {}
+            (None, Err(error)) => tracing::error!("{error}"),
+        }
     }
 
     fn admit_signer(
@@ -228,9 +249,8 @@ impl Daemon {
             .into();
         let (node, name) = (inviting.node, inviting.name.clone());
         let entry = SignerEntry { key, node, name, certificate, retiring: false };
-        let mut all = anchors.signers();
-        all.push(entry.clone());
-        running.next_bundle(&root, &all, &self.state, what)?;
+        let (all, succession) = anchors.with_signer(entry.clone());
+        running.next_bundle(&root, &all, succession, &self.state, what)?;
         tracing::info!(node = %entry.node, "{} is a signer now", entry.name);
         Ok(info(&entry, Some(running.node.key())))
     }
@@ -270,14 +290,15 @@ impl Daemon {
         let gone = all[place].clone();
         // What it revoked rightly stays so; what a thief revoked can be dropped.
         if !request.drop_revocations {
-            running.sign_revocations_again(&root, &gone.key);
+            running.sign_revocations_again(&root, |signer| *signer == gone.key);
         }
         if request.now || gone.retiring {
             all.remove(place);
         } else {
             all[place].retiring = true;
         }
-        running.next_bundle(&root, &all, &self.state, what)?;
+        let succession = running.node.anchors().succession().clone();
+        running.next_bundle(&root, &all, succession, &self.state, what)?;
         let users = running.users_of(&gone.key);
         tracing::warn!(node = %gone.node, "the signer {} was revoked", gone.name);
         let state = if request.now || gone.retiring { "gone" } else { "retiring" };
@@ -289,17 +310,21 @@ impl Daemon {
     pub(super) fn tend_signers(&mut self) {
         let now = Instant::now();
         if let Some(late) = self.inviting.take_if(|inviting| inviting.until <= now) {
-            let _ = late.to.send(Err(failed(
+            let error = failed(
                 "cannot add a signer",
                 format!("{} did not answer", late.name),
                 "check that it runs this version of meshd and is `alive` in `meshctl peers list`",
-            )));
+            );
+            match late.to {
+                Some(to) => drop(to.send(Err(error))),
+                None => tracing::warn!("{error}"),
+            }
         }
         if self.signers_due > now {
             return;
         }
         self.signers_due = now + LOOK_EVERY;
-        let Some(running) = &mut self.running else { return };
+        let Some(running) = &self.running else { return };
         // Whoever has just come back, from a backup or without its store, knows nobody who may need it.
         if !running.node.is_synced() || running.node.directory().len() < 2 {
             return;
@@ -308,19 +333,21 @@ impl Daemon {
         let before = all.len();
         all.retain(|entry| !entry.retiring || running.users_of(&entry.key) > 0);
         if all.len() == before {
+            self.move_signers();
             return;
         }
         // Only the holder of the root can say so.
         let Ok(root) = self.root("") else { return };
-        if let Some(running) = &mut self.running
-            && let Err(error) =
-                running.next_bundle(&root, &all, &self.state, "cannot retire a signer")
-        {
+        let Some(running) = &mut self.running else { return };
+        let succession = running.node.anchors().succession().clone();
+        let retired =
+            running.next_bundle(&root, &all, succession, &self.state, "cannot retire a signer");
+        if let Err(error) = retired {
             tracing::error!("{error}");
         }
     }
 
-    fn root(&self, what: &str) -> Result<RootCa, ControlError> {
+    pub(super) fn root(&self, what: &str) -> Result<RootCa, ControlError> {
         let read = self.state.root().map_err(|error| {
             failed(what, error.to_string(), "restore pki/root.key from a backup")
         })?;
@@ -329,8 +356,16 @@ impl Daemon {
 }
 
 impl Running {
+    fn send_invite(&mut self, root: &RootCa, to: NodeKey, pool: &Ipv4Net) -> [u8; 16] {
+        let nonce = rand::random();
+        let mesh = *self.node.anchors().mesh_id();
+        let invite = root.invite(&mesh, &to, pool, nonce, clock::unix());
+        self.node.send_invite(to, invite);
+        nonce
+    }
+
     /// How many members show a certificate of this issuer.
-    fn users_of(&self, key: &[u8; 32]) -> u32 {
+    pub(super) fn users_of(&self, key: &[u8; 32]) -> u32 {
         let anchors = self.node.anchors();
         let issued = |certificate: &trust::NodeCertificate| {
             anchors.issuer_key(certificate).is_some_and(|issuer| issuer == *key)
@@ -340,12 +375,12 @@ impl Running {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    fn sign_revocations_again(&mut self, root: &RootCa, of: &[u8; 32]) {
+    pub(super) fn sign_revocations_again(&mut self, root: &RootCa, of: impl Fn(&[u8; 32]) -> bool) {
         let anchors = self.node.anchors();
         let mesh = *anchors.mesh_id();
         let again: Vec<_> = anchors
             .all_revocations()
-            .filter(|revocation| revocation.signer == *of)
+            .filter(|revocation| of(&revocation.signer))
             .map(|revocation| {
                 root.revoke(
                     &mesh,

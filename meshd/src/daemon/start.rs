@@ -118,6 +118,7 @@ impl Daemon {
             joining: None,
             waiter: None,
             inviting: None,
+            moved: 0,
             signers_due: Instant::now(),
             check_due: Instant::now(),
             join_error: None,
@@ -244,6 +245,10 @@ impl Daemon {
             }
         }
         // A crash may have come between the bundle and what it says of this host.
+        if let Err(error) = self.state.settle_root(running.node.anchors()) {
+            tracing::error!("{error}");
+            running.damage.push(error.to_string());
+        }
         if let Err(error) = running.follow_signership(&self.state) {
             tracing::error!("{error}");
             running.damage.push(error.to_string());
@@ -293,12 +298,13 @@ pub(super) fn tls_identity(running: &Running) -> anyhow::Result<TlsIdentity> {
     let anchors = running.anchors.0.read().unwrap_or_else(PoisonError::into_inner);
     let certificate = &running.identity.certificate;
     // Without an issuer nobody lets it in: it asks for a certificate at the door.
-    let issuer = anchors.issuer_of(certificate).map(|der| CertificateDer::from(der.to_vec()));
+    let issuers = anchors.chain_of(certificate);
+    let issuers = issuers.into_iter().map(|der| CertificateDer::from(der.to_vec()));
     let leaf = CertificateDer::from(certificate.der.to_vec());
     let key = running.identity.key.pkcs8_der();
     Ok(TlsIdentity {
-        chain: std::iter::once(leaf).chain(issuer).collect(),
+        chain: std::iter::once(leaf).chain(issuers).collect(),
         key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec())),
-        root: anchors.trust_anchor(),
+        roots: anchors.trust_anchors(),
     })
 }

@@ -39,8 +39,9 @@ pub struct Authority {
 }
 
 /// What a leave keeps of a signer, and nothing else.
-const AUTHORITY: [&str; 6] = [
+const AUTHORITY: [&str; 7] = [
     "pki/root.key",
+    "pki/root-next.key",
     "pki/intermediate.crt",
     "pki/intermediate.key",
     "pki/pending.key",
@@ -143,11 +144,17 @@ impl StateDir {
         certificate: &NodeCertificate,
         seeds: &[String],
     ) -> Result<(), StateError> {
-        durable::write(&self.file("pki/root.crt"), pem::encode(anchors.root_der()).as_bytes())?;
+        self.save_root_certificate(anchors)?;
         self.save_bundle(&anchors.signed_bundle().encode_to_vec())?;
         let seeds: String = seeds.iter().map(|seed| format!("{seed}\n")).collect();
         durable::write(&self.file("pki/seeds"), seeds.as_bytes())?;
         self.save_certificate(certificate)
+    }
+
+    /// Keeps the newest root's certificate. The bundle, which leads there from the one before, is on disk already.
+    pub fn save_root_certificate(&self, anchors: &Anchors) -> Result<(), StateError> {
+        let text = pem::encode(anchors.root_der());
+        Ok(durable::write(&self.file("pki/root.crt"), text.as_bytes())?)
     }
 
     /// Keeps a newer bundle of intermediates, encoded.

@@ -101,22 +101,22 @@ impl EnrolClient {
     pub async fn enrol(
         &self,
         address: SocketAddr,
-        root: &TrustAnchor<'static>,
+        roots: &[TrustAnchor<'static>],
         server_name: &str,
         request: Bytes,
     ) -> Result<Bytes, EnrolClientError> {
-        self.ask(address, tls::enrol_client(root)?, server_name, request).await
+        self.ask(address, tls::enrol_client(roots)?, server_name, request).await
     }
 
     /// The same for a member's own renewal, which may have a wrong clock, and so may the other.
     pub async fn renew(
         &self,
         address: SocketAddr,
-        root: &TrustAnchor<'static>,
+        roots: &[TrustAnchor<'static>],
         server_name: &str,
         request: Bytes,
     ) -> Result<Bytes, EnrolClientError> {
-        self.ask(address, tls::renew_client(root)?, server_name, request).await
+        self.ask(address, tls::renew_client(roots)?, server_name, request).await
     }
 
     async fn ask(

@@ -29,26 +29,26 @@ fn error(error: impl std::fmt::Display) -> TlsError {
 
 /// What this host shows to others and trusts in them.
 pub struct TlsIdentity {
-    /// Leaf, then its intermediate.
+    /// Leaf, then its intermediate, then links to older roots.
     pub chain: Vec<CertificateDer<'static>>,
     /// PKCS#8 of the identity key.
     pub key: PrivateKeyDer<'static>,
-    /// The mesh's root.
-    pub root: TrustAnchor<'static>,
+    /// The mesh's roots that count.
+    pub roots: Vec<TrustAnchor<'static>>,
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-fn roots(root: &TrustAnchor<'static>) -> Arc<RootCertStore> {
-    Arc::new(RootCertStore { roots: vec![root.clone()] })
+fn store(roots: &[TrustAnchor<'static>]) -> Arc<RootCertStore> {
+    Arc::new(RootCertStore { roots: roots.to_vec() })
 }
 
 /// The server side: a client certificate is asked for, and must chain if shown. Which ALPN may go
 /// without one is decided after the handshake.
 pub(super) fn server(identity: &TlsIdentity) -> Result<quinn::ServerConfig, TlsError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(&identity.root), provider())
+    let verifier = WebPkiClientVerifier::builder_with_provider(store(&identity.roots), provider())
         .allow_unauthenticated()
         .build()
         .map_err(error)?;
@@ -80,35 +80,39 @@ pub(super) fn client(identity: &TlsIdentity) -> Result<quinn::ClientConfig, TlsE
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(error)?
         .dangerous()
-        .with_custom_certificate_verifier(at_its_time(&identity.root)?)
+        .with_custom_certificate_verifier(at_its_time(&identity.roots)?)
         .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(error)?;
     finish_client(tls, ALPN_MESH)
 }
 
 /// The client side of a joiner, which knows the root's key from its token and nothing else.
-pub(super) fn enrol_client(root: &TrustAnchor<'static>) -> Result<quinn::ClientConfig, TlsError> {
+pub(super) fn enrol_client(
+    roots: &[TrustAnchor<'static>],
+) -> Result<quinn::ClientConfig, TlsError> {
     let tls = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(error)?
-        .with_root_certificates(roots(root))
+        .with_root_certificates(store(roots))
         .with_no_client_auth();
     finish_client(tls, ALPN_ENROL)
 }
 
 /// The same for a member that asks for its next certificate.
-pub(super) fn renew_client(root: &TrustAnchor<'static>) -> Result<quinn::ClientConfig, TlsError> {
+pub(super) fn renew_client(
+    roots: &[TrustAnchor<'static>],
+) -> Result<quinn::ClientConfig, TlsError> {
     let tls = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(error)?
         .dangerous()
-        .with_custom_certificate_verifier(at_its_time(root)?)
+        .with_custom_certificate_verifier(at_its_time(roots)?)
         .with_no_client_auth();
     finish_client(tls, ALPN_ENROL)
 }
 
-fn at_its_time(root: &TrustAnchor<'static>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots(root), provider())
+fn at_its_time(roots: &[TrustAnchor<'static>]) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(store(roots), provider())
         .build()
         .map_err(error)?;
     Ok(Arc::new(AtItsTime(verifier)))

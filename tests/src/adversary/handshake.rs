@@ -48,7 +48,7 @@ pub(super) async fn attack(
     };
     let anchors = &member.anchors;
     let dialled =
-        link::dial(target.victim, anchors.trust_anchor(), &anchors.server_name(), alpn, shown)
+        link::dial(target.victim, anchors.trust_anchors(), &anchors.server_name(), alpn, shown)
             .await;
     let (endpoint, connection) = match dialled {
         Ok(both) => both,

@@ -43,17 +43,17 @@ pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// Dials `victim`, which must be of the mesh of `root`.
+/// Dials `victim`, which must be of the mesh of `roots`.
 pub(super) async fn dial(
     victim: SocketAddr,
-    root: TrustAnchor<'static>,
+    roots: Vec<TrustAnchor<'static>>,
     server_name: &str,
     alpn: &[u8],
     shown: Shown,
 ) -> Result<(Endpoint, Connection)> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(RootCertStore { roots: vec![root] });
+        .with_root_certificates(RootCertStore { roots });
     let mut tls = match shown {
         Shown::Nothing => builder.with_no_client_auth(),
         Shown::Certificate(resolver) => builder.with_client_cert_resolver(resolver),
@@ -100,7 +100,7 @@ impl Link {
             Shown::Certificate(super::handshake::show(member.chain()?, &member.private_key())?);
         let anchors = &member.anchors;
         let (endpoint, connection) =
-            dial(victim, anchors.trust_anchor(), &anchors.server_name(), MESH, shown).await?;
+            dial(victim, anchors.trust_anchors(), &anchors.server_name(), MESH, shown).await?;
         let (queue, frames) = mpsc::unbounded_channel();
         tokio::spawn(read(connection.clone(), queue));
         let mut link = Self { endpoint, connection, frames, sent: Sent::default() };

@@ -225,7 +225,8 @@ pub(super) async fn enrol(token: &str, key: IdentityKey, seed: SocketAddr) -> Re
     };
     let request = build_request(&token, &key, &name, &[], rand::random(), unix_now());
     let (endpoint, connection) =
-        link::dial(seed, token.trust_anchor(), &token.server_name(), ENROL, Shown::Nothing).await?;
+        link::dial(seed, vec![token.trust_anchor()], &token.server_name(), ENROL, Shown::Nothing)
+            .await?;
     let (mut send, mut receive) = connection.open_bi().await?;
     send.write_all(&request.encode_to_vec()).await?;
     send.finish()?;

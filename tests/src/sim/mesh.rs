@@ -69,7 +69,7 @@ impl Mesh {
             retiring: false,
         };
         let version = self.anchors.bundle_version() + 1;
-        let bundle = self.root.sign_signers(&self.id, version, &[entry]);
+        let bundle = self.root.sign_signers(&self.id, version, &[entry], self.anchors.succession());
         self.anchors.install_bundle(&bundle).expect("a bundle");
     }
 

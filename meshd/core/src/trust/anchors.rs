@@ -1,28 +1,25 @@
 //! What a node trusts: the root of its mesh, the intermediates in force, and no more those who were revoked.
 //!
-//! Verifies chains and bundles; revocations in `revocation`. Who a certificate's holder is, is read in `certificate`; whether a
+//! Verifies chains; the bundle of intermediates in `bundle`, roots that follow one another in `succession`, revocations in
+//! `revocation`. Who a certificate's holder is, is read in `certificate`; whether a
 //! record is believed, `verify` decides with the help of this module. Called for every TLS peer, for
 //! every record, and by a joiner when the signer has answered.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use meshd_proto::{MeshId, MeshName, NodeKey, NodeName, wire};
-use prost::Message;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
-use sha2::{Digest, Sha256};
 use yasna::models::ObjectIdentifier;
 
 use super::{
-    ca::{self, Intermediate, RootCa},
+    bundle::Bundle,
+    ca,
     certificate::{self, CaCertificate},
     record::NodeCertificate,
     revocation::Revocations,
-    signership,
-    signing::{self, Kind},
     time::{SignerTime, TrustTime},
 };
 use crate::{
-    limits,
     now::UnixTime,
     refusal::{Code, Refusal},
 };
@@ -36,26 +33,6 @@ pub struct Anchors {
     bundle: Arc<Bundle>,
     revocations: Arc<Revocations>,
     time: SignerTime,
-}
-
-/// The intermediates in force, as the root signed them.
-#[derive(Debug, Clone, Default)]
-struct Bundle {
-    signed: wire::SignedBundle,
-    /// 0 until one was installed.
-    version: u64,
-    intermediates: Vec<CaCertificate>,
-    /// Who holds them.
-    infos: Vec<([u8; 32], NodeKey, NodeName)>,
-    /// Those that sign nothing any more.
-    retiring: BTreeSet<[u8; 32]>,
-}
-
-impl Bundle {
-    fn holds(&self, key: &[u8; 32]) -> bool {
-        !self.retiring.contains(key)
-            && self.intermediates.iter().any(|intermediate| intermediate.key == *key)
-    }
 }
 
 impl Anchors {
@@ -114,10 +91,21 @@ impl Anchors {
         certificate::server_name(&self.mesh_id)
     }
 
-    /// The root as rustls and webpki take it.
-    #[must_use]
-    pub fn trust_anchor(&self) -> TrustAnchor<'static> {
-        root_from_key(&self.mesh, &self.mesh_id, &self.root.key)
+    pub(super) fn root(&self) -> &CaCertificate {
+        &self.root
+    }
+
+    pub(super) fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// A verified bundle, and the root that signed it.
+    pub(super) fn take_over(&mut self, root: CaCertificate, bundle: Arc<Bundle>) {
+        self.root = Arc::new(root);
+        self.bundle = bundle;
+        let now = self.clone();
+        self.revocations_mut()
+            .retain_signers(|signer| now.is_root(signer) || now.has_intermediate(signer));
     }
 
     /// The bundle as received, for those who lack it.
@@ -132,62 +120,9 @@ impl Anchors {
         self.bundle.version
     }
 
-    /// Takes a bundle over when it is the root's and newer than what is held; tells whether it was.
-    ///
-    /// A root never signs two bundles of one version. If it did all the same, the smaller hash would
-    /// win everywhere, rather than whichever came first.
-    pub fn install_bundle(&mut self, signed: &wire::SignedBundle) -> Result<bool, Refusal> {
-        if signed.payload.len() > limits::FRAME {
-            return Err(Refusal::new(Code::TooLarge, "bundle: too large"));
-        }
-        if *signed == self.bundle.signed {
-            return Ok(false);
-        }
-        signing::verify(
-            &self.root.key,
-            Kind::Bundle,
-            &self.mesh_id,
-            &signed.payload,
-            &signed.signature,
-        )?;
-        let malformed = |why: &str| Refusal::new(Code::Malformed, format!("bundle: {why}"));
-        let bundle = wire::IntermediateBundle::decode(&signed.payload[..])
-            .map_err(|_| malformed("not decodable"))?;
-        if bundle.mesh_id[..] != self.mesh_id.0 {
-            return Err(Refusal::new(Code::OtherMesh, "bundle: of another mesh"));
-        }
-        let held = (self.bundle.version, std::cmp::Reverse(hash(&self.bundle.signed.payload)));
-        if (bundle.version, std::cmp::Reverse(hash(&signed.payload))) <= held {
-            return Ok(false);
-        }
-        if bundle.certificates.len() > limits::BUNDLE_INTERMEDIATES {
-            return Err(Refusal::new(Code::TooLarge, "bundle: too many intermediates"));
-        }
-        let mut intermediates = Vec::with_capacity(bundle.certificates.len());
-        for der in &bundle.certificates {
-            let intermediate = CaCertificate::parse(der)?;
-            if intermediate.path_length != Some(0) {
-                return Err(malformed("an intermediate whose path length is not 0"));
-            }
-            intermediate.verify_issued_by(&self.root.key)?;
-            intermediates.push(intermediate);
-        }
-        self.bundle = Arc::new(Bundle {
-            signed: signed.clone(),
-            version: bundle.version,
-            intermediates,
-            infos: signership::read_infos(&bundle)?,
-            retiring: signership::read_retiring(&bundle)?,
-        });
-        let (root, bundle) = (self.root.key, self.bundle.clone());
-        let counts = |signer: &[u8; 32]| *signer == root || bundle.holds(signer);
-        self.revocations_mut().retain_signers(counts);
-        Ok(true)
-    }
-
     /// The intermediates' certificates, DER.
     pub fn intermediates(&self) -> impl Iterator<Item = &[u8]> {
-        self.bundle.intermediates.iter().map(|intermediate| &intermediate.der[..])
+        self.bundle.intermediates.iter().map(|one| &one.certificate.der[..])
     }
 
     /// True when the bundle holds an intermediate of this public key, and it is not retiring.
@@ -197,7 +132,8 @@ impl Anchors {
     }
 
     pub(super) fn intermediates_with_keys(&self) -> impl Iterator<Item = (&[u8; 32], &[u8])> {
-        self.bundle.intermediates.iter().map(|one| (&one.key, &one.der[..]))
+        let all = self.bundle.intermediates.iter();
+        all.map(|one| (&one.certificate.key, &one.certificate.der[..]))
     }
 
     pub(super) fn signer_infos(&self) -> &[([u8; 32], NodeKey, NodeName)] {
@@ -275,7 +211,8 @@ impl Anchors {
 
     fn issuer(&self, leaf: &[u8]) -> Result<&CaCertificate, Refusal> {
         let (_, issuer) = certificate::subject_and_issuer(leaf)?;
-        self.bundle.intermediates.iter().find(|known| known.subject == issuer).ok_or_else(|| {
+        let mut known = self.bundle.intermediates.iter().map(|one| &one.certificate);
+        known.find(|known| known.subject == issuer).ok_or_else(|| {
             Refusal::new(
                 Code::UnknownIssuer,
                 format!(
@@ -296,7 +233,7 @@ impl Anchors {
         }
         let seconds = u64::try_from(at.0).map_err(|_| untrusted("dated before 1970".into()))?;
         let time = rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        let anchors = [self.trust_anchor()];
+        let anchors = self.trust_anchors();
         let intermediates = [CertificateDer::from(&issuer.der[..])];
         let der = CertificateDer::from(&leaf.der[..]);
         let end_entity =
@@ -351,31 +288,6 @@ pub fn root_from_key(
         subject_public_key_info: spki_content(root_key).into(),
         name_constraints: None,
     }
-}
-
-impl RootCa {
-    /// Signs the set of intermediates that may issue node certificates from now on.
-    #[must_use]
-    pub fn sign_bundle(
-        &self,
-        mesh_id: &MeshId,
-        version: u64,
-        intermediates: &[&Intermediate],
-    ) -> wire::SignedBundle {
-        let bundle = wire::IntermediateBundle {
-            mesh_id: mesh_id.0.to_vec().into(),
-            version,
-            certificates: intermediates.iter().map(|one| one.der().to_vec().into()).collect(),
-            ..wire::IntermediateBundle::default()
-        };
-        let payload = bundle.encode_to_vec();
-        let signature = signing::sign(self.key(), Kind::Bundle, mesh_id, &payload);
-        wire::SignedBundle { payload: payload.into(), signature: signature.to_vec().into() }
-    }
-}
-
-fn hash(payload: &[u8]) -> [u8; 32] {
-    Sha256::digest(payload).into()
 }
 
 /// Content of the SEQUENCE of the root's subject, as rcgen writes it.

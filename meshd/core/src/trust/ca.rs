@@ -110,7 +110,8 @@ impl RootCa {
     ) -> Result<Self, CaError> {
         let key = SigningKey::from_bytes(seed);
         let pair = Pair::new(&key);
-        let params = ca_params(root_subject(mesh, mesh_id), 1, &pair.public, &pair.public, now);
+        let subject = root_subject(mesh, mesh_id);
+        let params = ca_params(subject, Some(1), &pair.public, &pair.public, now);
         let der = params.self_signed(&pair).map_err(encode_error)?.der().to_vec();
         Ok(Self(CaKey { certificate: CaCertificate::parse(&der)?, key }))
     }
@@ -138,8 +139,26 @@ impl RootCa {
             (ORGANIZATION, self.0.certificate.organization.clone()),
             (COMMON_NAME, format!("{INTERMEDIATE_NAME}{hash}")),
         ];
-        let params = ca_params(subject, 0, public, &self.0.certificate.key, now);
+        let params = ca_params(subject, Some(0), public, &self.0.certificate.key, now);
         self.0.issue(&params, public)
+    }
+
+    /// Certifies the root that comes after this one, DER: whoever trusts this one can follow.
+    pub fn certify_successor(&self, next: &Self, now: UnixTime) -> Result<Vec<u8>, CaError> {
+        let (own, next) = (&self.0.certificate, &next.0.certificate);
+        let subject = vec![
+            (ORGANIZATION, next.organization.clone()),
+            (COMMON_NAME, next.common_name.clone()),
+        ];
+        // No bound: the links of several rollovers come to lie in one chain.
+        let params = ca_params(subject, None, &next.key, &own.key, now);
+        self.0.issue(&params, &next.key)
+    }
+
+    /// The public key.
+    #[must_use]
+    pub fn public(&self) -> [u8; 32] {
+        self.0.certificate.key
     }
 
     /// The certificate, DER.
@@ -241,7 +260,7 @@ fn dn(subject: Subject) -> DistinguishedName {
 
 fn ca_params(
     subject: Subject,
-    path_length: u8,
+    path_length: Option<u8>,
     key: &[u8; 32],
     issuer: &[u8; 32],
     now: UnixTime,
@@ -253,7 +272,8 @@ fn ca_params(
     params.not_after = date(not_after);
     params.serial_number = Some(serial(&[issuer, key, &not_before.0.to_be_bytes()]));
     params.distinguished_name = dn(subject);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    let bound = path_length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained);
+    params.is_ca = IsCa::Ca(bound);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.custom_extensions = vec![extension_of(rfc3779::OID, rfc3779::encode_all())];
     params.use_authority_key_identifier_extension = true;

@@ -16,6 +16,7 @@ use super::{
     secret::IdentityKey,
     signer::{Admission, Signer},
     signership::SignerEntry,
+    succession::Succession,
 };
 use crate::{now::UnixTime, refusal::Code};
 
@@ -121,7 +122,7 @@ fn authority(
         certificate: intermediate.der().to_vec().into(),
         retiring: false,
     };
-    let bundle = root.sign_signers(mesh_id, 1, &[first]);
+    let bundle = root.sign_signers(mesh_id, 1, &[first], &Succession::default());
     let anchors = Anchors::from_root(root.der())
         .and_then(|mut anchors| anchors.install_bundle(&bundle).map(|_| anchors))
         .map_err(|refusal| failed(&CaError::Unusable(refusal)))?;

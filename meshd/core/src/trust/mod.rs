@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`signing`], `secret`, `lane` | keys, and signatures bound to their use and mesh |
 //! | `ca`, `certificate`, `extension`, `rfc3779` | making and reading certificates |
-//! | `anchors`, `revocation`, `time` | which certificates chain to the mesh's root; whose count no more, and when |
+//! | `anchors`, `bundle`, `revocation`, `time` | which certificates chain to the mesh's root; whose count no more, and when |
+//! | `succession` | roots that follow one another |
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
 //! | `terms`, `token`, `request`, `reply` | joining: the token, what the joiner sends and believes |
 //! | `renewal` | what a member sends for its next certificate, and believes |
@@ -16,6 +17,7 @@
 
 mod admit;
 mod anchors;
+mod bundle;
 mod ca;
 mod cache;
 mod certificate;
@@ -37,6 +39,7 @@ mod secret;
 mod signer;
 mod signership;
 pub mod signing;
+mod succession;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -62,6 +65,7 @@ pub use revocation::{Revocation, RevocationTerms};
 pub use secret::IdentityKey;
 pub use signer::{Enrolled, Known, Signer, SignerError, TokenInfo, TokenParams, TokenState};
 pub use signership::{Invitation, SignerEntry, build_offer, open_invite, open_offer, public_of};
+pub use succession::{RootInfo, Succession};
 pub use terms::{TokenId, TokenTerms};
 pub use time::{Expiry, TrustTime};
 pub use token::{JoinToken, TokenError};

@@ -106,14 +106,15 @@ fn believe(
     if anchors.mesh() != token.mesh() || anchors.mesh_id() != token.mesh_id() {
         return Err(Refusal::new(Code::OtherMesh, "its root is another mesh's"));
     }
-    if anchors.root_key() != token.root_key() {
-        return Err(Refusal::new(Code::UntrustedChain, "its root is not the one in the token"));
-    }
     let bundle = accepted
         .bundle
         .as_ref()
         .ok_or_else(|| Refusal::new(Code::Malformed, "it has no bundle of intermediates"))?;
     anchors.install_bundle(bundle)?;
+    // Until here nothing was believed: the root, or one that follows it, is the token's.
+    if !anchors.follows(token.root_key()) {
+        return Err(Refusal::new(Code::UntrustedChain, "its root is not the one in the token"));
+    }
     let certificate = anchors.check_chain(&accepted.certificate, None)?;
     if certificate.key != *key {
         return Err(Refusal::new(Code::IdentityMismatch, "its certificate is for another key"));

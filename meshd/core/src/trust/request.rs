@@ -116,7 +116,7 @@ pub(super) fn open(request: &[u8], anchors: &Anchors) -> Result<Request, Refusal
         NodeKey::try_from(&body.identity_key[..]).map_err(|error| malformed(&error.to_string()))?;
     let grant = body.grant.ok_or_else(|| malformed("it has no token"))?;
     let terms = TokenTerms::decode(&grant.payload, mesh)?;
-    if !anchors.has_intermediate(&terms.intermediate_key) {
+    if !anchors.may_have_granted(&terms.intermediate_key) {
         return Err(Refusal::new(
             Code::TokenUnknown,
             "enrolment: no signer of this mesh made the token",

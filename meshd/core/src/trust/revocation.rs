@@ -170,7 +170,7 @@ impl Anchors {
 
     fn verify_revocation(&self, revocation: &Revocation) -> Result<(), Refusal> {
         let Revocation { signed, signer, .. } = revocation;
-        if signer != self.root_key() && !self.has_intermediate(signer) {
+        if !self.is_root(signer) && !self.has_intermediate(signer) {
             let why = "revocation: its signer is not in the bundle";
             return Err(Refusal::new(Code::UnknownIssuer, why));
         }

@@ -42,34 +42,6 @@ pub struct SignerEntry {
 }
 
 impl RootCa {
-    /// Signs who may issue node certificates from now on.
-    #[must_use]
-    pub fn sign_signers(
-        &self,
-        mesh: &MeshId,
-        version: u64,
-        signers: &[SignerEntry],
-    ) -> wire::SignedBundle {
-        let retiring = signers.iter().filter(|signer| signer.retiring);
-        let bundle = wire::IntermediateBundle {
-            mesh_id: mesh.0.to_vec().into(),
-            version,
-            certificates: signers.iter().map(|signer| signer.certificate.clone()).collect(),
-            signers: signers
-                .iter()
-                .map(|signer| wire::SignerInfo {
-                    intermediate_key: signer.key.to_vec().into(),
-                    identity_key: signer.node.0.to_vec().into(),
-                    name: signer.name.to_string(),
-                })
-                .collect(),
-            retiring: retiring.map(|signer| signer.key.to_vec().into()).collect(),
-        };
-        let payload = bundle.encode_to_vec();
-        let signature = signing::sign(self.key(), Kind::Bundle, mesh, &payload);
-        wire::SignedBundle { payload: payload.into(), signature: signature.to_vec().into() }
-    }
-
     /// Asks `node` to become a signer.
     #[must_use]
     pub fn invite(
@@ -210,10 +182,9 @@ impl Anchors {
 
 /// Reads who the signers of a bundle are. What an older bundle does not name has no name.
 pub(super) fn read_infos(
-    bundle: &wire::IntermediateBundle,
+    signers: &[wire::SignerInfo],
 ) -> Result<Vec<([u8; 32], NodeKey, NodeName)>, Refusal> {
-    bundle
-        .signers
+    signers
         .iter()
         .map(|info| {
             let key = <[u8; 32]>::try_from(&info.intermediate_key[..])
@@ -224,6 +195,14 @@ pub(super) fn read_infos(
             Ok((key, node, name))
         })
         .collect()
+}
+
+pub(super) fn info(key: &[u8; 32], node: &NodeKey, name: &NodeName) -> wire::SignerInfo {
+    wire::SignerInfo {
+        intermediate_key: key.to_vec().into(),
+        identity_key: node.0.to_vec().into(),
+        name: name.to_string(),
+    }
 }
 
 pub(super) fn read_retiring(

@@ -15,7 +15,7 @@ fn world(now: Now) -> (TestMesh, Node) {
         certificate: Bytes::copy_from_slice(mesh.intermediate.der()),
         retiring: false,
     };
-    let bundle = mesh.root.sign_signers(&mesh.mesh_id, 2, &[entry]);
+    let bundle = mesh.root.sign_signers(&mesh.mesh_id, 2, &[entry], mesh.anchors.succession());
     mesh.anchors.install_bundle(&bundle).unwrap();
     let us = mesh.node_of("us", &terms(&mesh, 0));
     let config = NodeConfig::default();

@@ -320,7 +320,7 @@ impl Signer {
         self.tokens
             .get(&request.terms.id)
             .filter(|token| token.payload == request.grant.payload)
-            .filter(|_| request.terms.intermediate_key == self.intermediate.public())
+            .filter(|_| self.anchors.may_have_granted(&request.terms.intermediate_key))
             .ok_or_else(|| {
                 explain(Refusal::new(
                     Code::TokenUnknown,

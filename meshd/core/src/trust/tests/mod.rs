@@ -5,5 +5,6 @@ mod joining;
 mod records;
 mod refused;
 mod renewal;
+mod succession;
 mod tokens;
 mod world;

@@ -310,7 +310,7 @@ fn what_a_retiring_signer_issues_is_not_renewed_by_another() {
     };
     let mut anchors = world.init.anchors.clone();
     let signers = [entry(&world.init.intermediate, false), entry(&thief, true)];
-    let bundle = world.init.root.sign_signers(anchors.mesh_id(), 2, &signers);
+    let bundle = world.init.root.sign_signers(anchors.mesh_id(), 2, &signers, anchors.succession());
     anchors.install_bundle(&bundle).unwrap();
     world.signer.set_anchors(anchors.clone());
     let terms = crate::trust::NodeTerms {

@@ -29,7 +29,7 @@ fn a_token_reads_back_from_its_line() {
     assert_eq!(read.seeds(), ["192.0.2.1:51800"]);
     assert_eq!(read.node_name().unwrap().as_str(), "db-1");
     assert_eq!(read.encode(), text);
-    assert_eq!(read.trust_anchor(), world.init.anchors.trust_anchor());
+    assert_eq!(vec![read.trust_anchor()], world.init.anchors.trust_anchors());
     assert_eq!(read.server_name(), world.init.anchors.server_name());
 }
 
