@@ -161,6 +161,40 @@ pub(crate) enum Ca {
     Show,
     /// Replace the mesh's root by a new one; nothing is cut
     Rotate(CaRotate),
+    /// Put the root's key on this host under a passphrase
+    Encrypt(Passphrase),
+    /// Open the root's key for a quarter of an hour
+    Unlock(CaUnlock),
+    /// Write the root's key to a file, under a passphrase, to be kept elsewhere
+    Export(CaExport),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Passphrase {
+    /// Read the passphrase from the first line of a file ("-": standard input) instead of asking
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaUnlock {
+    /// The key, where it is not on this host: a file that `export` wrote, or pki/root.key of a backup
+    #[arg(long, value_name = "FILE")]
+    pub(crate) root_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) passphrase: Passphrase,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaExport {
+    /// The file to write; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Take the key off this host when the file is written: signers are then added and revoked with `unlock --root-key`
+    #[arg(long)]
+    pub(crate) remove: bool,
+    #[command(flatten)]
+    pub(crate) passphrase: Passphrase,
 }
 
 #[derive(Debug, Args)]

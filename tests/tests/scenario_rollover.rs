@@ -138,3 +138,80 @@ fn root_token(signer: &Host, late: &Host) -> Result<String> {
     let made = signer.meshctl(&["token", "create", "--node", name, "--seed", &seed])?;
     Ok(made.ok()?.stdout)
 }
+
+#[test]
+fn the_roots_key_is_under_a_passphrase_or_elsewhere() {
+    scenario("rootkey", |world| {
+        let mesh = Mesh::waiting(world, &["a", "b", "c"].map(HostPlan::vm))?;
+        let [a, b, c] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
+        a.init_mesh()?;
+        for host in [b, c] {
+            host.join(&a.token_for(host)?)?;
+        }
+        let ca = |more: &[&str], input: &str| {
+            let all: Vec<&str> = ["cert", "ca"].iter().chain(more).copied().collect();
+            a.meshctl_with(&all, input)
+        };
+        let key_state = || Ok::<_, anyhow::Error>(roots(a)?["key_state"].clone());
+        let file = "/var/lib/meshd/pki/root.key";
+        let kept = || a.run(&["cat", file]);
+        let old = kept()?;
+        ensure!(key_state()? == "plain", "{}", key_state()?);
+        ensure!(ca(&["encrypt", "--passphrase-file", "-"], "\n")?.code == Some(1), "an empty one");
+        ca(&["encrypt", "--passphrase-file", "-"], "correct horse\n")?.ok()?;
+        let sealed = kept()?;
+        ensure!(
+            sealed.contains("ENCRYPTED PRIVATE KEY") && !sealed.contains(old.trim()),
+            "{sealed}"
+        );
+
+        // A restart closes it; the daemon runs as before, and the root signs nothing.
+        a.stop_daemon()?;
+        a.start_daemon()?;
+        ensure!(key_state()? == "locked", "{}", key_state()?);
+        let refused = a.meshctl(&["signer", "add", "b"])?.exits(1)?.stderr;
+        ensure!(refused.contains("cert ca unlock"), "{refused}");
+        let refused = ca(&["unlock", "--passphrase-file", "-"], "wrong\n")?.exits(1)?.stderr;
+        ensure!(refused.contains("does not open"), "{refused}");
+        ca(&["unlock", "--passphrase-file", "-"], "correct horse\n")?.ok()?;
+        ensure!(key_state()? == "unlocked", "{}", key_state()?);
+        wait_for("b is a signer", pace(20), || a.meshctl(&["signer", "add", "b"])?.ok())?;
+
+        // The next root's key is under the same passphrase.
+        ca(&["rotate", "--yes"], "")?.ok()?;
+        wait_states(&[a, b, c], &["replaced", "active"])?;
+        let next = kept()?;
+        ensure!(next.contains("ENCRYPTED PRIVATE KEY") && next != sealed, "{next}");
+        a.stop_daemon()?;
+        a.start_daemon()?;
+        ensure!(key_state()? == "locked", "{}", key_state()?);
+        ca(&["unlock", "--passphrase-file", "-"], "correct horse\n")?.ok()?;
+
+        // It goes to a safe, and comes back for one act.
+        let out = "/var/lib/meshd/safe.key";
+        let export = ["export", "--out", out, "--remove", "--passphrase-file", "-"];
+        ca(&export, "another\n")?.ok()?;
+        ensure!(kept().is_err() && key_state()? == "absent", "it is still here");
+        ensure!(a.run(&["stat", "-c", "%a", out])?.trim() == "600", "others may read it");
+        let refused = ca(&export, "another\n")?.exits(1)?.stderr;
+        ensure!(refused.contains("exist"), "{refused}");
+        let refused = a.meshctl(&["signer", "revoke", "b", "--yes"])?.exits(1)?.stderr;
+        ensure!(refused.contains("--root-key FILE"), "{refused}");
+        let backup = "/var/lib/meshd/old.key";
+        a.write(backup, &old)?;
+        let unlock = |path: &str, passphrase: &str| {
+            ca(&["unlock", "--root-key", path, "--passphrase-file", "-"], passphrase)
+        };
+        let refused = unlock(backup, "\n")?.exits(1)?.stderr;
+        ensure!(refused.contains("not the key of this mesh's root"), "{refused}");
+        unlock(out, "another\n")?.ok()?;
+        a.meshctl(&["signer", "revoke", "b", "--yes"])?.ok()?;
+        wait_for("the mesh has one signer", pace(40), || {
+            let signers = json(c, &["signer", "list", "-o", "json"])?;
+            ensure!(signers.as_array().context("no array")?.len() == 1, "{signers}");
+            Ok(())
+        })?;
+        ensure!(kept().is_err(), "the key was kept");
+        c.ping(&b.mesh_addresses()?.0, "").map(drop)
+    });
+}

@@ -1,12 +1,15 @@
-//! `cert ca show` and `cert ca rotate`.
+//! `cert ca`: the mesh's root.
 
 use std::{io::Write, path::Path};
 
-use meshd_proto::control::{ListRootsRequest, RotateRootRequest};
+use meshd_proto::control::{
+    EncryptRootRequest, ExportRootRequest, ListRootsRequest, RemoveRootKeyRequest,
+    RotateRootRequest, UnlockRootRequest,
+};
 
-use super::sure;
+use super::{passphrase, sure};
 use crate::{
-    cli::{Ca, CaRotate},
+    cli::{Ca, CaExport, CaRotate, CaUnlock, Passphrase},
     connection::{CHANGE, LOOK, connect},
     failure::Failure,
     output::Output,
@@ -19,6 +22,9 @@ pub(crate) async fn run(socket: &Path, output: Output, verb: Ca) -> Result<(), F
     match verb {
         Ca::Show => show(socket, output).await,
         Ca::Rotate(arguments) => rotate(socket, output, arguments).await,
+        Ca::Encrypt(arguments) => encrypt(socket, output, &arguments).await,
+        Ca::Unlock(arguments) => unlock(socket, output, &arguments).await,
+        Ca::Export(arguments) => export(socket, output, &arguments).await,
     }
 }
 
@@ -42,6 +48,81 @@ async fn rotate(socket: &Path, output: Output, arguments: CaRotate) -> Result<()
     })
 }
 
+async fn encrypt(socket: &Path, output: Output, arguments: &Passphrase) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(CHANGE)).await?;
+    let passphrase = passphrase::chosen(arguments)?;
+    let request = EncryptRootRequest { passphrase: passphrase.to_vec().into() };
+    let view = RootsView::from(client.encrypt_root(request).await?.into_inner());
+    output.print(&view, |_, to| {
+        writeln!(
+            to,
+            "the root's key on this host is under the passphrase now; without it the key is lost"
+        )?;
+        writeln!(to, "  `meshctl cert ca unlock` opens it for a quarter of an hour, as it is now")
+    })
+}
+
+async fn unlock(socket: &Path, output: Output, arguments: &CaUnlock) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(CHANGE)).await?;
+    let key = match &arguments.root_key {
+        Some(path) => std::fs::read(path).map_err(|error| {
+            Failure::local(format!("cannot read {}", path.display()), error, "name the key's file")
+        })?,
+        None => Vec::new(),
+    };
+    let passphrase = passphrase::known(&arguments.passphrase)?;
+    let request = UnlockRootRequest { key: key.into(), passphrase: passphrase.to_vec().into() };
+    let view = RootsView::from(client.unlock_root(request).await?.into_inner());
+    output.print(&view, |_, to| {
+        writeln!(
+            to,
+            "the root's key is open for a quarter of an hour, or until what needs it is done"
+        )
+    })
+}
+
+/// The key goes off this host only when it is in the file.
+async fn export(socket: &Path, output: Output, arguments: &CaExport) -> Result<(), Failure> {
+    let mut client = connect(socket, Some(CHANGE)).await?;
+    let path = &arguments.out;
+    let not_written = |error: std::io::Error| {
+        let what = format!("cannot write {}", path.display());
+        Failure::local(what, error, "name a file that does not exist, on a disk that has room")
+    };
+    if path.exists() {
+        return Err(not_written(std::io::ErrorKind::AlreadyExists.into()));
+    }
+    let passphrase = passphrase::chosen(&arguments.passphrase)?;
+    let request = ExportRootRequest { passphrase: passphrase.to_vec().into() };
+    let key = client.export_root(request).await?.into_inner().key;
+    write_new(path, &key).map_err(not_written)?;
+    if !arguments.remove {
+        let reply = client.list_roots(ListRootsRequest {}).await?.into_inner();
+        return output.print(&RootsView::from(reply), |_, to| {
+            writeln!(
+                to,
+                "the root's key is in {}, under the passphrase; this host keeps its own",
+                path.display()
+            )
+        });
+    }
+    let reply = client.remove_root_key(RemoveRootKeyRequest {}).await?.into_inner();
+    output.print(&RootsView::from(reply), |_, to| {
+        writeln!(to, "the root's key is in {}, under the passphrase, and no more on this host", path.display())?;
+        writeln!(to, "  `meshctl cert ca unlock --root-key FILE` brings it when signers are to be added or revoked")
+    })
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    std::fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 fn print(view: &RootsView, paint: Paint, to: &mut impl Write) -> std::io::Result<()> {
     let mut table = Table::new(vec!["ROOT", "STATE", "VALID FROM", "UNTIL"]);
     for root in &view.roots {
@@ -53,8 +134,13 @@ fn print(view: &RootsView, paint: Paint, to: &mut impl Write) -> std::io::Result
         ]);
     }
     table.print(paint, to)?;
-    let here = if view.key_here { "is on this host" } else { "is not on this host" };
-    writeln!(to, "the key of the active root {here}")?;
+    let key = match &*view.key_state {
+        "plain" => "is on this host, without a passphrase",
+        "locked" => "is on this host, under a passphrase",
+        "unlocked" => "is open on this host for a while",
+        _ => "is not on this host",
+    };
+    writeln!(to, "the key of the active root {key}")?;
     if !view.to_move.is_empty() {
         let names: Vec<&str> = view.to_move.iter().map(|signer| &*signer.name).collect();
         writeln!(to, "signers that need a key under it: {}", names.join(", "))?;

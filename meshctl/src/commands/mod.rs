@@ -8,6 +8,7 @@ pub(crate) mod authority;
 pub(crate) mod certificate;
 pub(crate) mod membership;
 pub(crate) mod nodes;
+mod passphrase;
 pub(crate) mod peers;
 pub(crate) mod ping;
 pub(crate) mod signers;

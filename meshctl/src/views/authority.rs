@@ -12,7 +12,7 @@ pub(crate) struct RootsView {
     pub(crate) roots: Vec<RootView>,
     pub(crate) to_move: Vec<SignerView>,
     pub(crate) to_renew: u32,
-    pub(crate) key_here: bool,
+    pub(crate) key_state: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -35,7 +35,7 @@ impl From<wire::RootsReply> for RootsView {
             roots: reply.roots.into_iter().map(root).collect(),
             to_move: reply.to_move.into_iter().map(SignerView::from).collect(),
             to_renew: reply.to_renew,
-            key_here: reply.key_here,
+            key_state: safe(&reply.key_state),
         }
     }
 }

@@ -143,3 +143,35 @@ fn revoking_and_renewing_say_what_happened() {
     let asked = daemon.asked();
     assert!(asked.iter().any(|ask| ask.contains("RevokeNodeRequest")), "{asked:?}");
 }
+
+#[test]
+fn the_root_is_shown_replaced_and_put_into_a_safe() {
+    let daemon = with_peers(Vec::new());
+    let text = stdout(&daemon.meshctl(&["cert", "ca", "show"]));
+    for part in ["retiring", "active", "on this host, without a passphrase", "db-1", "3 nodes have"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    // Nobody is there to be asked.
+    let unasked = daemon.meshctl(&["cert", "ca", "rotate"]);
+    assert_eq!(unasked.status.code(), Some(1));
+    assert!(stderr(&unasked).contains("use --yes"), "{}", stderr(&unasked));
+    let text = stdout(&daemon.meshctl(&["cert", "ca", "rotate", "--yes"]));
+    assert!(text.contains("Back up pki/root.key"), "{text}");
+
+    let home = tempfile::tempdir().unwrap();
+    let (phrase, out) = (home.path().join("phrase"), home.path().join("root.key"));
+    fs::write(&phrase, "correct horse\r\nsecond line\n").unwrap();
+    let (phrase, out) = (phrase.to_str().unwrap(), out.to_str().unwrap());
+    let export = ["cert", "ca", "export", "--out", out, "--passphrase-file", phrase];
+    assert_eq!(daemon.meshctl(&export).status.code(), Some(0));
+    assert_eq!(fs::read_to_string(out).unwrap(), "sealed\n");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(out).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let again = daemon.meshctl(&export);
+    assert!(stderr(&again).contains("exist"), "{}", stderr(&again));
+    let asked = daemon.asked();
+    assert!(asked.iter().any(|call| call.contains("correct horse\"")), "{asked:?}");
+    assert!(!asked.iter().any(|call| call == "RemoveRootKey"), "{asked:?}");
+}

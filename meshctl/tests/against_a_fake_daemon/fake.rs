@@ -63,7 +63,7 @@ fn roots() -> RootsReply {
         roots: vec![root("00aa", "retiring"), root("ff11", "active")],
         to_move: vec![signer("active")],
         to_renew: 3,
-        key_here: true,
+        key_state: "plain".into(),
     }
 }
 
@@ -168,6 +168,22 @@ impl ControlBackend for Fake {
 
     fn rotate_root(&self) -> Reply<'_, RootsReply> {
         self.answer("RotateRoot".to_owned(), |_| roots())
+    }
+
+    fn unlock_root(&self, request: UnlockRootRequest) -> Reply<'_, RootsReply> {
+        self.answer(format!("{request:?}"), |_| roots())
+    }
+
+    fn encrypt_root(&self, request: EncryptRootRequest) -> Reply<'_, RootsReply> {
+        self.answer(format!("{request:?}"), |_| roots())
+    }
+
+    fn export_root(&self, request: ExportRootRequest) -> Reply<'_, ExportRootReply> {
+        self.answer(format!("{request:?}"), |_| ExportRootReply { key: "sealed\n".into() })
+    }
+
+    fn remove_root_key(&self) -> Reply<'_, RootsReply> {
+        self.answer("RemoveRootKey".to_owned(), |_| roots())
     }
 
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {

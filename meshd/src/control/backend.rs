@@ -2,11 +2,12 @@
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use meshd_proto::control::{
-    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
-    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
-    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
-    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, RootsReply, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, EncryptRootRequest,
+    ExportRootReply, ExportRootRequest, InitReply, InitRequest, JoinProgress, JoinRequest,
+    LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply,
+    PingRequest, RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowPeerReply,
+    ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
 };
 
 use super::ControlError;
@@ -78,6 +79,18 @@ pub trait ControlBackend: Send + Sync + 'static {
 
     /// Begins to replace the root.
     fn rotate_root(&self) -> Reply<'_, RootsReply>;
+
+    /// Opens the root's key for a while.
+    fn unlock_root(&self, request: UnlockRootRequest) -> Reply<'_, RootsReply>;
+
+    /// Puts the root's key on disk under a passphrase.
+    fn encrypt_root(&self, request: EncryptRootRequest) -> Reply<'_, RootsReply>;
+
+    /// The root's key under a passphrase, to be kept elsewhere.
+    fn export_root(&self, request: ExportRootRequest) -> Reply<'_, ExportRootReply>;
+
+    /// Takes the root's key off this host.
+    fn remove_root_key(&self) -> Reply<'_, RootsReply>;
 
     /// Asks a signer for this node's next certificate, and waits for it.
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply>;

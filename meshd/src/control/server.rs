@@ -16,12 +16,13 @@ use std::{
 use futures::{Stream, StreamExt, future::ready, stream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest,
-    InitReply, InitRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
-    ListNodesRequest, ListPeersReply, ListPeersRequest, ListRootsRequest, ListSignersReply,
-    ListSignersRequest, ListTokensReply, ListTokensRequest, PingReply, PingRequest,
-    RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest,
-    RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply,
-    RotateRootRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, StatusRequest,
+    EncryptRootRequest, ExportRootReply, ExportRootRequest, InitReply, InitRequest, JoinProgress,
+    JoinRequest, LeaveReply, LeaveRequest, ListNodesReply, ListNodesRequest, ListPeersReply,
+    ListPeersRequest, ListRootsRequest, ListSignersReply, ListSignersRequest, ListTokensReply,
+    ListTokensRequest, PingReply, PingRequest, RemoveRootKeyRequest, RenewCertificateReply,
+    RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, RotateRootRequest,
+    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, StatusRequest, UnlockRootRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::{
@@ -377,6 +378,38 @@ impl Control for Service {
     ) -> Result<Response<RootsReply>, Status> {
         changer(request, "replace the root")?;
         Ok(Response::new(self.backend.rotate_root().await?))
+    }
+
+    async fn unlock_root(
+        &self,
+        request: Request<UnlockRootRequest>,
+    ) -> Result<Response<RootsReply>, Status> {
+        let request = changer(request, "unlock the root")?;
+        Ok(Response::new(self.backend.unlock_root(request).await?))
+    }
+
+    async fn encrypt_root(
+        &self,
+        request: Request<EncryptRootRequest>,
+    ) -> Result<Response<RootsReply>, Status> {
+        let request = changer(request, "encrypt the root's key")?;
+        Ok(Response::new(self.backend.encrypt_root(request).await?))
+    }
+
+    async fn export_root(
+        &self,
+        request: Request<ExportRootRequest>,
+    ) -> Result<Response<ExportRootReply>, Status> {
+        let request = changer(request, "export the root's key")?;
+        Ok(Response::new(self.backend.export_root(request).await?))
+    }
+
+    async fn remove_root_key(
+        &self,
+        request: Request<RemoveRootKeyRequest>,
+    ) -> Result<Response<RootsReply>, Status> {
+        changer(request, "take the root's key off this host")?;
+        Ok(Response::new(self.backend.remove_root_key().await?))
     }
 
     async fn renew_certificate(

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use meshd_proto::control::{
-    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
-    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
-    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
-    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, RootsReply, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, EncryptRootRequest,
+    ExportRootReply, ExportRootRequest, InitReply, InitRequest, JoinProgress, JoinRequest,
+    LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply,
+    PingRequest, RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowPeerReply,
+    ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,6 +42,10 @@ pub(super) enum Request {
     RevokeSigner(RevokeSignerRequest, Answer<RevokeSignerReply>),
     Roots(Answer<RootsReply>),
     RotateRoot(Answer<RootsReply>),
+    UnlockRoot(UnlockRootRequest, Answer<RootsReply>),
+    EncryptRoot(EncryptRootRequest, Answer<RootsReply>),
+    ExportRoot(ExportRootRequest, Answer<ExportRootReply>),
+    RemoveRootKey(Answer<RootsReply>),
 }
 
 /// How often a watch looks; the server leaves out what did not change.
@@ -166,6 +171,22 @@ impl ControlBackend for Bridge {
 
     fn rotate_root(&self) -> Reply<'_, RootsReply> {
         self.ask(Request::RotateRoot)
+    }
+
+    fn unlock_root(&self, request: UnlockRootRequest) -> Reply<'_, RootsReply> {
+        self.ask(|answer| Request::UnlockRoot(request, answer))
+    }
+
+    fn encrypt_root(&self, request: EncryptRootRequest) -> Reply<'_, RootsReply> {
+        self.ask(|answer| Request::EncryptRoot(request, answer))
+    }
+
+    fn export_root(&self, request: ExportRootRequest) -> Reply<'_, ExportRootReply> {
+        self.ask(|answer| Request::ExportRoot(request, answer))
+    }
+
+    fn remove_root_key(&self) -> Reply<'_, RootsReply> {
+        self.ask(Request::RemoveRootKey)
     }
 
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {

@@ -3,14 +3,17 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use meshd_core::plan::Observed;
+use meshd_core::{plan::Observed, trust::SealError};
+use meshd_proto::control::RootsReply;
+use zeroize::Zeroizing;
 
 use super::{
     Daemon, SYNC_DELAY,
-    bridge::Request,
+    bridge::{Answer, Request},
     clock,
     joining::{Joined, Joining},
     resolve::Resolved,
+    root_key::Sealing,
 };
 use crate::control::ControlError;
 
@@ -22,6 +25,10 @@ pub(super) enum Done {
     /// What a member answered to this node as to a stranger.
     Renewal(u64, Option<Bytes>),
     Flushed(Result<(), String>),
+    /// The root's key, and the passphrase that opened it.
+    Opened(Result<Zeroizing<[u8; 32]>, SealError>, Zeroizing<Vec<u8>>, Answer<RootsReply>),
+    /// A root's key under a passphrase.
+    Sealed(Result<Zeroizing<String>, SealError>, Box<Sealing>),
     /// What the kernel holds now, if it said so in time, for an answer.
     Looked(Option<(Observed, Instant)>, Box<Request>),
 }
@@ -60,6 +67,12 @@ impl Daemon {
                     running.flush_error = result.err();
                 }
             }
+            Done::Opened(seed, passphrase, to) => {
+                let opened = self.root_opened(seed, passphrase);
+                // An answer whose caller went away is nobody's loss.
+                drop(to.send(opened));
+            }
+            Done::Sealed(text, then) => self.root_sealed(text, *then),
             Done::Looked(observed, request) => {
                 if let Some(running) = &mut self.running
                     && let Some((observed, at)) = observed

@@ -18,7 +18,7 @@ use meshd_proto::{
 use prost::Message;
 use tokio::{task::AbortHandle, time::sleep};
 
-use super::{Daemon, Done, bridge::Answers, clock, resolve, start::Since};
+use super::{Daemon, Done, bridge::Answers, clock, resolve, root_key::credential, start::Since};
 use crate::{
     control::{ControlBackend, ControlError},
     state::{Membership, store::Store},
@@ -154,10 +154,7 @@ impl Daemon {
     }
 
     fn token_file(&self) -> Option<PathBuf> {
-        let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
-            .map(|directory| PathBuf::from(directory).join("meshd.token"))
-            .filter(|path| path.exists());
-        self.config.gossip.join_token_file.clone().or(credential)
+        self.config.gossip.join_token_file.clone().or_else(|| credential("meshd.token"))
     }
 
     fn prepare_join(&mut self, token: &str, name: &str) -> Result<Attempt, ControlError> {

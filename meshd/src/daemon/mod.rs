@@ -28,6 +28,7 @@ mod renewing;
 mod requests;
 mod resolve;
 mod rollover;
+mod root_key;
 mod running;
 mod signers;
 mod start;
@@ -57,6 +58,7 @@ use self::{
     joining::Joining,
     own::{Found, Own},
     renewing::Waiter,
+    root_key::Unlocked,
     running::{Running, Wants},
     signers::Inviting,
     systemd::Notifier,
@@ -115,6 +117,7 @@ struct Daemon {
     stopping: bool,
     /// A member that was asked to become a signer.
     inviting: Option<Inviting>,
+    unlocked: Option<Unlocked>,
     /// Counts signers that were asked to take a key under the newest root.
     moved: usize,
     /// When connections are checked again: certificates end.

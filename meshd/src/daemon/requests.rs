@@ -76,9 +76,13 @@ impl Daemon {
                 answer(to, revoked);
             }
             Request::Roots(to) => answer(to, self.roots()),
-            Request::RotateRoot(to) => {
-                let rotated = self.rotate_root();
-                answer(to, rotated);
+            Request::RotateRoot(to) => self.rotate_root(to),
+            Request::UnlockRoot(request, to) => self.unlock_root(request, to),
+            Request::EncryptRoot(request, to) => self.encrypt_root(&request.passphrase, to),
+            Request::ExportRoot(request, to) => self.export_root(&request.passphrase, to),
+            Request::RemoveRootKey(to) => {
+                let removed = self.remove_root_key();
+                answer(to, removed);
             }
             Request::Join(request, to) => self.join(&request, to),
             Request::Leave(to) => {

@@ -17,6 +17,8 @@ use super::{
 };
 use crate::control::ControlError;
 
+const WHAT: &str = "cannot replace the root";
+
 impl Daemon {
     /// `cert ca show`.
     pub(super) fn roots(&self) -> Result<RootsReply, ControlError> {
@@ -44,39 +46,47 @@ impl Daemon {
             roots,
             to_move,
             to_renew: running.shows_old_certificates(),
-            key_here: self.state.root().ok().flatten().is_some(),
+            key_state: self.root_key_state().to_owned(),
         })
     }
 
-    /// `cert ca rotate`: what is said to be done is on disk, and goes on by itself.
-    pub(super) fn rotate_root(&mut self) -> Result<RootsReply, ControlError> {
-        let what = "cannot replace the root";
-        let old = self.root(what)?;
-        let unwell = |why: String| failed(what, why, "nothing was changed; see the journal");
-        let running = self.running.as_mut().ok_or_else(|| not_a_member("replace the root"))?;
-        let anchors = running.node.anchors().clone();
+    /// The root that could come next.
+    pub(super) fn next_root(&self) -> Result<RootCa, ControlError> {
+        self.root(WHAT)?;
+        let running = self.running.as_ref().ok_or_else(|| not_a_member("replace the root"))?;
+        let anchors = running.node.anchors();
         if anchors.roots().iter().filter(|root| root.counts).count() > 1 {
             return Err(failed(
-                what,
+                WHAT,
                 "the one before still counts",
                 "wait until it is `replaced` in `meshctl cert ca show`, which says what it waits for",
             ));
         }
-        let now = clock::unix();
-        let next = RootCa::create(&rand::random(), anchors.mesh(), anchors.mesh_id(), now)
-            .map_err(|error| unwell(error.to_string()))?;
+        RootCa::create(&rand::random(), anchors.mesh(), anchors.mesh_id(), clock::unix())
+            .map_err(|error| failed(WHAT, error.to_string(), "see the journal"))
+    }
+
+    /// From now on `next` is the mesh's root, its key kept as `text`. What is said to be done is on disk, and goes on
+    /// by itself.
+    pub(super) fn replace_root(
+        &mut self,
+        next: &RootCa,
+        text: &str,
+    ) -> Result<RootsReply, ControlError> {
+        let old = self.root(WHAT)?;
+        let unwell = |why: String| failed(WHAT, why, "nothing was changed; see the journal");
+        let running = self.running.as_mut().ok_or_else(|| not_a_member("replace the root"))?;
+        let anchors = running.node.anchors().clone();
         let succession = anchors
             .succession()
-            .followed_by(&old, &next, now)
+            .followed_by(&old, next, clock::unix())
             .map_err(|error| unwell(error.to_string()))?;
         // A crash from here on leaves one or the other: the bundle on disk says which counts.
-        self.state.save_next_root(&next).map_err(|error| unwell(error.to_string()))?;
-        running.next_bundle(&next, &anchors.signers(), succession, &self.state, what)?;
+        self.state.save_next_root_key(text).map_err(|error| unwell(error.to_string()))?;
+        running.next_bundle(next, &anchors.signers(), succession, &self.state, WHAT)?;
+        // What the old root and its signers revoked stays revoked when they count no more.
+        running.sign_revocations_again(next, |signer| signer != &next.public());
         self.settle_root();
-        if let Some(running) = &mut self.running {
-            // What the old root and its signers revoked stays revoked when they count no more.
-            running.sign_revocations_again(&next, |signer| signer != &next.public());
-        }
         tracing::warn!("the mesh has a new root; the old one counts until all have renewed");
         self.roots()
     }

@@ -46,11 +46,11 @@ pub(super) fn failed(what: &str, why: impl Into<String>, fix: impl Into<String>)
     ControlError::new("signer", what.to_owned(), why, fix)
 }
 
-fn no_root(what: &str) -> ControlError {
+pub(super) fn no_root(what: &str) -> ControlError {
     failed(
         what,
         "the mesh's root key is not on this host",
-        "do it on the host where `meshctl init` was run, or restore pki/root.key there",
+        "do it on the host where `meshctl init` was run, or bring the key with `meshctl cert ca unlock --root-key FILE`",
     )
 }
 
@@ -324,6 +324,7 @@ impl Daemon {
             return;
         }
         self.signers_due = now + LOOK_EVERY;
+        self.lock_root_when_done();
         let Some(running) = &self.running else { return };
         // Whoever has just come back, from a backup or without its store, knows nobody who may need it.
         if !running.node.is_synced() || running.node.directory().len() < 2 {
@@ -345,13 +346,6 @@ impl Daemon {
         if let Err(error) = retired {
             tracing::error!("{error}");
         }
-    }
-
-    pub(super) fn root(&self, what: &str) -> Result<RootCa, ControlError> {
-        let read = self.state.root().map_err(|error| {
-            failed(what, error.to_string(), "restore pki/root.key from a backup")
-        })?;
-        read.ok_or_else(|| no_root(what))
     }
 }
 

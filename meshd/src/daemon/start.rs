@@ -118,6 +118,7 @@ impl Daemon {
             joining: None,
             waiter: None,
             inviting: None,
+            unlocked: None,
             moved: 0,
             signers_due: Instant::now(),
             check_due: Instant::now(),

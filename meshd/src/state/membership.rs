@@ -30,7 +30,7 @@ pub struct Membership {
 
 /// What lets a host admit others.
 pub struct Authority {
-    /// Seed of the root's key, on the host that made the mesh.
+    /// Seed of the root's key, when the mesh is made. Not read back: it may be under a passphrase.
     pub root_seed: Option<Zeroizing<[u8; 32]>>,
     /// The intermediate's certificate, DER.
     pub intermediate: Vec<u8>,
@@ -186,8 +186,7 @@ impl StateDir {
         let path = self.file("pki/intermediate.crt");
         let intermediate = pem::decode(&self.need("pki/intermediate.crt")?)
             .map_err(|why| StateError::damaged(&path, why))?;
-        let root_seed = self.read_seed("pki/root.key")?;
-        Ok(Some(Authority { root_seed, intermediate, intermediate_seed }))
+        Ok(Some(Authority { root_seed: None, intermediate, intermediate_seed }))
     }
 
     /// Keeps an authority. Comes before [`StateDir::save_membership`].

@@ -23,6 +23,7 @@ pub mod durable;
 mod ledger;
 mod membership;
 mod pem;
+mod root_key;
 mod signership;
 pub mod store;
 

@@ -1,42 +1,16 @@
 //! A host that becomes a signer, or ceases to be one, on disk.
 
 use ipnet::Ipv4Net;
-use meshd_core::trust::{self, Anchors, LedgerEntry, LedgerEvent, RootCa, Signer};
+use meshd_core::trust::{Anchors, LedgerEntry, LedgerEvent, Signer};
 use meshd_proto::{MeshId, NodeKey};
 use zeroize::Zeroizing;
 
-use super::{Authority, SMALL, StateDir, StateError, durable, pem};
+use super::{Authority, SMALL, StateDir, StateError, durable};
 
 /// The seed of a key that waits to be certified, and the addresses of its mesh.
 pub type Pending = (Zeroizing<[u8; 32]>, Ipv4Net);
 
 impl StateDir {
-    /// The root, on the host that holds its key.
-    pub fn root(&self) -> Result<Option<RootCa>, StateError> {
-        let Some(seed) = self.read_seed("pki/root.key")? else { return Ok(None) };
-        let path = self.file("pki/root.crt");
-        let der = pem::decode(&self.need("pki/root.crt")?)
-            .map_err(|why| StateError::damaged(&path, why))?;
-        let root =
-            RootCa::from_parts(&der, &seed).map_err(|why| StateError::damaged(&path, why))?;
-        Ok(Some(root))
-    }
-
-    /// Keeps the key of the root that comes next, beside the one that counts.
-    pub fn save_next_root(&self, next: &RootCa) -> Result<(), StateError> {
-        self.write_seed("pki/root-next.key", &next.seed())
-    }
-
-    /// Makes the next root's key the root's when `anchors` name it; one that they do not name was never used.
-    pub fn settle_root(&self, anchors: &Anchors) -> Result<(), StateError> {
-        let Some(seed) = self.read_seed("pki/root-next.key")? else { return Ok(()) };
-        if trust::public_of(&seed) == *anchors.root_key() {
-            self.save_root_certificate(anchors)?;
-            self.write_seed("pki/root.key", &seed)?;
-        }
-        Ok(durable::remove(&self.file("pki/root-next.key"))?)
-    }
-
     /// The seed of the key that waits to be certified: that of the last invitation, or `fresh`, on disk.
     pub fn pending_signer(
         &self,

@@ -8,7 +8,7 @@
 //! | [`signing`], `secret`, `lane` | keys, and signatures bound to their use and mesh |
 //! | `ca`, `certificate`, `extension`, `rfc3779` | making and reading certificates |
 //! | `anchors`, `bundle`, `revocation`, `time` | which certificates chain to the mesh's root; whose count no more, and when |
-//! | `succession` | roots that follow one another |
+//! | `succession`, `sealed` | roots that follow one another; their keys under a passphrase |
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
 //! | `terms`, `token`, `request`, `reply` | joining: the token, what the joiner sends and believes |
 //! | `renewal` | what a member sends for its next certificate, and believes |
@@ -35,6 +35,7 @@ mod reply;
 mod request;
 mod revocation;
 mod rfc3779;
+mod sealed;
 mod secret;
 mod signer;
 mod signership;
@@ -62,6 +63,7 @@ pub use renewal::{Renewed, accept_renewal, build_renewal};
 pub use reply::{EnrolError, Enrolment, accept_reply};
 pub use request::{Decider, build_request, decider};
 pub use revocation::{Revocation, RevocationTerms};
+pub use sealed::{SealError, StoredKey, open_key, read_key, seal_key};
 pub use secret::IdentityKey;
 pub use signer::{Enrolled, Known, Signer, SignerError, TokenInfo, TokenParams, TokenState};
 pub use signership::{Invitation, SignerEntry, build_offer, open_invite, open_offer, public_of};
