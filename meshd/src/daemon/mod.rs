@@ -15,8 +15,10 @@
 mod bridge;
 mod clock;
 mod counters;
+mod deeds;
 mod done;
 mod enrolment;
+mod events;
 mod founding;
 mod health;
 mod joining;
@@ -36,11 +38,15 @@ mod tokens;
 mod upkeep;
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use meshd_core::node::Unreachable;
+use meshd_core::{
+    event::{Actor, Event as Happened, Problems},
+    node::Unreachable,
+};
 use meshd_proto::control::HealthLine;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -50,9 +56,11 @@ use tokio::{
 
 pub(crate) use self::start::backend;
 use self::{
-    bridge::{Bridge, Request},
+    bridge::{Bridge, Call},
     counters::Counters,
     done::Done,
+    enrolment::Asked,
+    events::EventLog,
     joining::Joining,
     own::{Found, Own},
     renewing::Waiter,
@@ -108,6 +116,9 @@ struct Daemon {
     own: Own,
     found: Found,
     counters: Counters,
+    events: EventLog,
+    /// Which health lines were there of late.
+    problems: Problems,
     /// Health lines that come from the start.
     notices: Vec<HealthLine>,
     joining: Option<Joining>,
@@ -141,7 +152,7 @@ struct Daemon {
 /// What wakes the loop beside the transport.
 struct Inboxes {
     reports: mpsc::Receiver<Report>,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<Call>,
     done: mpsc::Receiver<Done>,
     watch: Watch,
     terminate: Signal,
@@ -165,6 +176,17 @@ pub fn run(sources: Sources) -> anyhow::Result<()> {
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
+}
+
+fn refused_connection(code: &'static str, remote: SocketAddr, why: &str) -> Happened {
+    // The net is full of what tries any port.
+    let told = match code {
+        "handshake_failed" | "handshake_timeout" => Happened::info,
+        _ => Happened::warning,
+    };
+    let text = format!("a connection was refused: {}", if why.is_empty() { code } else { why });
+    let event = told("connection_refused", text).because(code).with("remote", remote);
+    event.by(Actor::Address(remote.ip()))
 }
 
 fn signals() -> std::io::Result<(Signal, Signal, Signal)> {
@@ -206,7 +228,7 @@ impl Daemon {
                         break;
                     }
                 },
-                Some(request) = inboxes.requests.recv() => self.on_request(request).await,
+                Some(call) = inboxes.requests.recv() => self.on_request(call).await,
                 Some(done) = inboxes.done.recv() => self.on_done(done),
                 () = inboxes.watch.changed() => {
                     self.reconciler.look();
@@ -222,7 +244,7 @@ impl Daemon {
         }
         self.stopping = true;
         self.notifier.stopping();
-        tracing::info!("stopping; the data plane stays up");
+        self.events.emit(Happened::info("stopping", "stopping; the data plane stays up"));
         let _ = inboxes.stop_control.send(true);
         if let Some(running) = &self.running
             && let Err(why) = running.sync_store()
@@ -238,7 +260,7 @@ impl Daemon {
         let Some(running) = &mut self.running else { return };
         let mut wants = Wants::default();
         loop {
-            running.pump(&mut self.transport, &self.state, &mut self.counters, &mut wants);
+            running.pump(&mut self.transport, &self.state, &mut wants);
             if wants.replies.is_empty() && wants.requests.is_empty() {
                 break;
             }
@@ -246,7 +268,8 @@ impl Daemon {
                 running.forwarded.answer(from, id, reply);
             }
             for (from, id, request) in wants.requests.drain(..) {
-                let reply = running.enrol(&request, &self.state, &mut self.counters);
+                let asked = Asked { via: Some(from), remote: None };
+                let reply = running.enrol(&request, &asked, &self.state, &mut self.counters);
                 running.node.reply_enrolment(from, id, reply, clock::now());
             }
         }
@@ -283,7 +306,11 @@ impl Daemon {
         self.check_due = Instant::now() + CHECK_EVERY;
         for (peer, refusal) in self.transport.check_again() {
             self.counters.connection_refused(refusal.code.as_str());
-            tracing::warn!(node = %peer, code = refusal.code.as_str(), "disconnected: {}", refusal.detail);
+            let event =
+                Happened::warning("disconnected", format!("disconnected: {}", refusal.detail));
+            let name = self.running.as_ref().map(|r| r.node.directory().display_name(&peer));
+            let event = event.about(peer, name.unwrap_or_else(|| peer.short()));
+            self.events.emit(event.because(refusal.code.as_str()));
         }
     }
 
@@ -352,9 +379,9 @@ impl Daemon {
             Event::Enrol(ticket) => {
                 running.handle_enrol(ticket, &self.state, &mut self.counters);
             }
-            Event::Refused { code, remote } => {
-                tracing::debug!(code, %remote, "refused");
+            Event::Refused { code, remote, why } => {
                 self.counters.connection_refused(code);
+                self.events.emit(refused_connection(code, remote, &why));
             }
         }
     }
@@ -380,8 +407,18 @@ impl Daemon {
         if self.check_due <= Instant::now() {
             self.check_connections();
         }
+        self.events.tick();
+        self.tell_problems();
         let line = self.status_line();
         self.notifier.alive(&line);
+    }
+
+    /// Health lines that began or ended become events.
+    fn tell_problems(&mut self) {
+        let now: Vec<_> = health::lines(self).iter().map(events::problem).collect();
+        for event in self.problems.look(&now) {
+            self.events.emit(event);
+        }
     }
 
     /// One line for `systemctl status`.

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use meshd_core::trust::{
-    self, LedgerEntry, LedgerEvent, RevocationTerms, RootCa, SignerEntry, build_offer, open_invite,
-    open_offer,
+use meshd_core::{
+    event::{Actor, Event},
+    trust::{
+        self, LedgerEntry, LedgerEvent, RevocationTerms, RootCa, SignerEntry, build_offer,
+        open_invite, open_offer,
+    },
 };
 use meshd_proto::{
     NodeKey, NodeName,
@@ -18,7 +21,7 @@ use prost::Message as _;
 use super::{
     Daemon,
     bridge::Answer,
-    clock,
+    clock, deeds,
     requests::{not_a_member, one_of},
     running::Running,
 };
@@ -90,8 +93,10 @@ impl Running {
         let invitation = match open_invite(invite, self.node.anchors(), &key, clock::unix()) {
             Ok(invitation) => invitation,
             Err(refusal) => {
-                tracing::warn!(node = %from, code = refusal.code.as_str(),
-                    "an invitation to become a signer is refused: {}", refusal.detail);
+                let why =
+                    format!("an invitation to become a signer is refused: {}", refusal.detail);
+                let event = Event::warning("refused", why).about(from, from.short());
+                self.events.emit(event.by(Actor::Node(from)).because(refusal.code.as_str()));
                 return;
             }
         };
@@ -156,8 +161,15 @@ impl Daemon {
     }
 
     /// `signer add`: answered when the member's key is in the bundle.
-    pub(super) fn add_signer(&mut self, request: &AddSignerRequest, to: Answer<SignerInfo>) {
-        match self.invite(request) {
+    pub(super) fn add_signer(
+        &mut self,
+        request: &AddSignerRequest,
+        by: Actor,
+        to: Answer<SignerInfo>,
+    ) {
+        let invited = self.invite(request);
+        self.note(by, &invited, |(node, name, _)| deeds::signer_invited(*node, name));
+        match invited {
             Ok((node, name, nonce)) => {
                 let until = Instant::now() + PATIENCE;
                 self.inviting = Some(Inviting { node, name, nonce, until, to });
@@ -231,7 +243,6 @@ impl Daemon {
         let mut all = anchors.signers();
         all.push(entry.clone());
         running.next_bundle(&root, &all, &self.state, what)?;
-        tracing::info!(node = %entry.node, "{} is a signer now", entry.name);
         Ok(info(&entry, Some(running.node.key())))
     }
 
@@ -279,7 +290,6 @@ impl Daemon {
         }
         running.next_bundle(&root, &all, &self.state, what)?;
         let users = running.users_of(&gone.key);
-        tracing::warn!(node = %gone.node, "the signer {} was revoked", gone.name);
         let state = if request.now || gone.retiring { "gone" } else { "retiring" };
         let info = SignerInfo { state: state.to_owned(), ..info(&gone, Some(running.node.key())) };
         Ok(RevokeSignerReply { signer: Some(info), users })
