@@ -15,7 +15,10 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 use super::{clock, status::rfc3339};
-use crate::control::{ControlError, ReplyStream};
+use crate::{
+    control::{ControlError, ReplyStream},
+    logging::EVENTS,
+};
 
 /// Events that a reader may be behind before it misses some.
 const BEHIND: usize = 512;
@@ -112,9 +115,14 @@ fn write(logged: &Logged) {
     let others = event.details.iter().filter(|(field, _)| !FIELDS.contains(field));
     let others: Vec<String> = others.map(|(field, value)| format!("{field}={value}")).collect();
     let details = (!others.is_empty()).then(|| others.join("; "));
+    let by = match event.actor {
+        Actor::Daemon => String::new(),
+        actor => format!(" (by {actor})"),
+    };
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(
+                target: EVENTS,
                 code = event.code,
                 severity = event.severity.as_str(),
                 node = event.subject.map(tracing::field::display),
@@ -123,7 +131,7 @@ fn write(logged: &Logged) {
                 reason = event.reason.as_deref(),
                 count = (logged.count > 1).then_some(logged.count),
                 token, serial, prefixes, limits, remote, via, pid, login_uid, details,
-                "{}", event.text
+                "{}{by}", event.text
             )
         };
     }

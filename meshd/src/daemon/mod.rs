@@ -43,6 +43,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::anyhow;
 use meshd_core::{
     event::{Actor, Event as Happened, Problems},
     node::Unreachable,
@@ -70,9 +71,11 @@ use self::{
     upkeep::Flush,
 };
 use crate::{
+    check,
     config::{Config, DEFAULT_DROP_INS},
     control::ControlError,
     dataplane::watch::Watch,
+    privileges,
     reconcile::{Reconciler, Report},
     state::StateDir,
     transport::{Event, Target, Transport},
@@ -167,10 +170,14 @@ struct Inboxes {
 /// When the daemon cannot start.
 pub fn run(sources: Sources) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let config = sources.load()?;
+    check::privileges().map_err(|why| anyhow!("cannot start the daemon; {why}"))?;
+    // Before there is another thread.
+    privileges::give_up(&config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
-        let (daemon, inboxes) = Daemon::start(sources)?;
+        let (daemon, inboxes) = Daemon::start(sources, config)?;
         daemon.run(inboxes).await;
         Ok(())
     });

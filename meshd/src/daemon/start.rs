@@ -31,7 +31,6 @@ use super::{
     systemd::Notifier,
 };
 use crate::{
-    check,
     config::{self, Config},
     control::{self, ControlSocket},
     dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
@@ -63,9 +62,7 @@ pub(crate) fn backend(config: &Config) -> BackendChoice {
 
 impl Daemon {
     /// Opens everything. Must run inside the runtime.
-    pub(super) fn start(sources: Sources) -> anyhow::Result<(Self, Inboxes)> {
-        let config = sources.load()?;
-        check::privileges().map_err(|why| anyhow!("cannot start the daemon; {why}"))?;
+    pub(super) fn start(sources: Sources, config: Config) -> anyhow::Result<(Self, Inboxes)> {
         let (terminate, interrupt, hangup) = signals().context("cannot catch signals")?;
         let state = StateDir::open(&config.node.state_dir)?;
         // What takes longest goes on beside the rest: a host that was switched on is back that much sooner.
