@@ -4,7 +4,10 @@
 //! the control server, which reads; nobody waits for anybody: a reader that is too slow is told how much it
 //! missed.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use futures::{StreamExt as _, future::ready, stream};
 use meshd_core::event::{Actor, Event, Filter, Log, Logged, Problem, Severity};
@@ -158,6 +161,18 @@ fn shown(logged: &Logged) -> wire::Event {
         count: logged.count,
         details: details.map(|(field, value)| ((*field).to_owned(), value.clone())).collect(),
     }
+}
+
+/// A connection that was not let in.
+pub(super) fn refused_connection(code: &'static str, remote: SocketAddr, why: &str) -> Event {
+    // The net is full of what tries any port.
+    let told = match code {
+        "handshake_failed" | "handshake_timeout" => Event::info,
+        _ => Event::warning,
+    };
+    let text = format!("a connection was refused: {}", if why.is_empty() { code } else { why });
+    let event = told("connection_refused", text).because(code).with("remote", remote);
+    event.by(Actor::Address(remote.ip()))
 }
 
 /// A health line as the core follows it.

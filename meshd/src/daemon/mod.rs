@@ -38,14 +38,13 @@ mod tokens;
 mod upkeep;
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::anyhow;
 use meshd_core::{
-    event::{Actor, Event as Happened, Problems},
+    event::{Event as Happened, Problems},
     node::Unreachable,
 };
 use meshd_proto::control::HealthLine;
@@ -183,17 +182,6 @@ pub fn run(sources: Sources) -> anyhow::Result<()> {
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
-}
-
-fn refused_connection(code: &'static str, remote: SocketAddr, why: &str) -> Happened {
-    // The net is full of what tries any port.
-    let told = match code {
-        "handshake_failed" | "handshake_timeout" => Happened::info,
-        _ => Happened::warning,
-    };
-    let text = format!("a connection was refused: {}", if why.is_empty() { code } else { why });
-    let event = told("connection_refused", text).because(code).with("remote", remote);
-    event.by(Actor::Address(remote.ip()))
 }
 
 fn signals() -> std::io::Result<(Signal, Signal, Signal)> {
@@ -388,7 +376,7 @@ impl Daemon {
             }
             Event::Refused { code, remote, why } => {
                 self.counters.connection_refused(code);
-                self.events.emit(refused_connection(code, remote, &why));
+                self.events.emit(events::refused_connection(code, remote, &why));
             }
         }
     }
@@ -415,33 +403,16 @@ impl Daemon {
             self.check_connections();
         }
         self.events.tick();
-        self.tell_problems();
-        let line = self.status_line();
-        self.notifier.alive(&line);
+        let status = status::status(self);
+        self.tell_problems(&status.health);
+        self.notifier.alive(&status::one_line(status));
     }
 
     /// Health lines that began or ended become events.
-    fn tell_problems(&mut self) {
-        let now: Vec<_> = health::lines(self).iter().map(events::problem).collect();
+    fn tell_problems(&mut self, health: &[HealthLine]) {
+        let now: Vec<_> = health.iter().map(events::problem).collect();
         for event in self.problems.look(&now) {
             self.events.emit(event);
-        }
-    }
-
-    /// One line for `systemctl status`.
-    fn status_line(&self) -> String {
-        let status = status::status(self);
-        match (status.mesh, status.peers) {
-            (Some(mesh), Some(peers)) => {
-                format!(
-                    "{}: {} in {mesh}, {} of {} peers up",
-                    status.state,
-                    status.node.unwrap_or_default(),
-                    peers.up,
-                    peers.total
-                )
-            }
-            _ => format!("{}: run `meshctl init` or `meshctl join TOKEN`", status.state),
         }
     }
 }

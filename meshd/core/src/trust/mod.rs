@@ -8,6 +8,7 @@
 //! | [`signing`], `secret`, `lane` | keys, and signatures bound to their use and mesh |
 //! | `ca`, `certificate`, `extension`, `rfc3779` | making and reading certificates |
 //! | `anchors`, `revocation`, `time` | which certificates chain to the mesh's root; whose count no more, and when |
+//! | `endings` | which certificates of the mesh itself end soon |
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
 //! | `terms`, `token`, `request`, `reply`, `asker` | joining: the token, what the joiner sends and believes |
 //! | `renewal` | what a member sends for its next certificate, and believes |
@@ -20,6 +21,7 @@ mod asker;
 mod ca;
 mod cache;
 mod certificate;
+mod endings;
 mod extension;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -51,6 +53,7 @@ pub use asker::{Asker, asker};
 pub use ca::{CaError, Intermediate, NodeTerms, RootCa};
 pub use cache::VerifyCache;
 pub use certificate::{server_name, spiffe_id, valid_moment};
+pub use endings::Ending;
 pub use grants::EnrolRefusal;
 pub use identity::{NodeIdentity, RecordDraft};
 pub use init::{InitParams, MeshInit, init_mesh};
