@@ -72,7 +72,7 @@ mod tests {
         let contested = |message| blocked("10.1.0.0/24", BlockReason::Contested, message);
         let with = |all: Vec<Blocked>| BTreeMap::from([(key, all)]);
         let (none, one) = (BTreeMap::new(), with(vec![contested("db-1 has it")]));
-        let said = |before, after| {
+        let said = |before: &BTreeMap<_, _>, after: &BTreeMap<_, _>| {
             let events = of_blocked(before, after, |_| "db-2".to_owned());
             events.iter().map(|e| (e.code, e.text.clone())).collect::<Vec<_>>()
         };
