@@ -72,6 +72,8 @@ pub(crate) enum Verb {
     Peers(Peers),
     /// Probe a peer through the tunnel: path, round trip, MTU
     Ping(Ping),
+    /// What happened since the daemon's start: who did what to whom, and why
+    Events(Events),
     /// Leave the mesh and remove everything meshd made on this host
     Leave(Leave),
     /// Print a completion script for a shell
@@ -141,6 +143,9 @@ pub(crate) struct SignerRevoke {
     /// What it revoked is void: a thief may have revoked good nodes
     #[arg(long)]
     pub(crate) drop_revocations: bool,
+    /// Why, in your words: for this host's events and journal
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
     /// Do not ask
     #[arg(long, short)]
     pub(crate) yes: bool,
@@ -208,6 +213,9 @@ pub(crate) struct CaRotate {
 pub(crate) struct NodeRevoke {
     /// The node's name, or its id
     pub(crate) node: String,
+    /// Why, in your words: for this host's events and journal
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
     /// Do not ask
     #[arg(long, short)]
     pub(crate) yes: bool,
@@ -332,6 +340,22 @@ pub(crate) struct Ping {
     /// Bytes of payload
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=65_000), value_name = "BYTES")]
     pub(crate) size: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Go on with what happens (with -o json: an object per line)
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only events with this code or reason, such as node_admitted or token_expired; may be given again
+    #[arg(long = "code", value_name = "CODE")]
+    pub(crate) codes: Vec<String>,
+    /// Only what is no older than this, such as 10m or 2h
+    #[arg(long, value_parser = crate::text::parse_duration, value_name = "TIME")]
+    pub(crate) since: Option<Duration>,
+    /// Only the newest N [default: 100, with --follow 10, with --since all]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub(crate) limit: Option<u32>,
 }
 
 #[derive(Debug, Args)]

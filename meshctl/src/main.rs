@@ -47,6 +47,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Status(arguments) => commands::status::run(&socket, output, arguments).await,
         Verb::Peers(verb) => commands::peers::run(&socket, output, verb).await,
         Verb::Ping(arguments) => commands::ping::run(&socket, output, arguments).await,
+        Verb::Events(arguments) => commands::events::run(&socket, output, arguments).await,
         Verb::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "meshctl", &mut script);

@@ -67,6 +67,20 @@ impl Output {
         write(&text)
     }
 
+    /// Prints one of many things that follow each other: a line of JSON, a YAML document, a row.
+    pub(crate) fn print_next<T: Serialize>(
+        self,
+        value: &T,
+        people: impl FnOnce(Paint, &mut Vec<u8>) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let mut text = Vec::new();
+        if self.is_for_programs() {
+            return self.print_again(value, people);
+        }
+        people(self.paint, &mut text)?;
+        write(&text)
+    }
+
     /// Prints one of many states: a line of JSON, a YAML document, a redrawn screen.
     pub(crate) fn print_again<T: Serialize>(
         self,

@@ -2,6 +2,7 @@
 //! messages of the socket. Unknown is `null`. Every text from the daemon passes `safe` here.
 
 mod authority;
+use std::collections::BTreeMap;
 
 use meshd_proto::control as wire;
 use serde::Serialize;
@@ -388,6 +389,40 @@ impl From<wire::RenewCertificateReply> for CertificateView {
             not_after: safe(&reply.not_after),
             prefixes: safe_all(&reply.prefixes),
             renewed: reply.renewed,
+        }
+    }
+}
+
+/// An element of `meshctl events`.
+#[derive(Debug, Serialize)]
+pub(crate) struct EventView {
+    pub(crate) number: u64,
+    pub(crate) time: String,
+    pub(crate) severity: String,
+    pub(crate) code: String,
+    pub(crate) node: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) actor: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) message: String,
+    pub(crate) count: u64,
+    pub(crate) details: BTreeMap<String, String>,
+}
+
+impl From<wire::Event> for EventView {
+    fn from(event: wire::Event) -> Self {
+        Self {
+            number: event.number,
+            time: safe(&event.time),
+            severity: safe(&event.severity),
+            code: safe(&event.code),
+            node: optional(event.node.as_ref()),
+            name: optional(event.name.as_ref()),
+            actor: safe(&event.actor),
+            reason: optional(event.reason.as_ref()),
+            message: safe(&event.message),
+            count: event.count,
+            details: event.details.iter().map(|(k, v)| (safe(k), safe(v))).collect(),
         }
     }
 }

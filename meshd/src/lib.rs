@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod host;
 pub mod logging;
+pub mod privileges;
 pub mod probe;
 pub mod reconcile;
 pub mod state;

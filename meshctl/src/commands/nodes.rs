@@ -70,7 +70,8 @@ async fn revoke(socket: &Path, output: Output, arguments: NodeRevoke) -> Result<
         arguments.node
     );
     sure(arguments.yes, "the revocation was not confirmed", &question)?;
-    let request = RevokeNodeRequest { node: arguments.node };
+    let request =
+        RevokeNodeRequest { node: arguments.node, reason: arguments.reason.unwrap_or_default() };
     let revoked = RevokedView::from(client.revoke_node(request).await?.into_inner());
     if revoked.before && !output.is_for_programs() {
         remark("it had been revoked before; nothing changed");

@@ -69,6 +69,7 @@ async fn revoke(socket: &Path, output: Output, arguments: SignerRevoke) -> Resul
         signer: arguments.signer,
         now: arguments.now,
         drop_revocations: arguments.drop_revocations,
+        reason: arguments.reason.unwrap_or_default(),
     };
     let reply = client.revoke_signer(request).await?.into_inner();
     let revoked = RevokedSignerView::from(reply);

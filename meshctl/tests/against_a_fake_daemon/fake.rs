@@ -12,7 +12,9 @@ use std::{
 };
 
 use futures::{FutureExt as _, StreamExt as _, future::ready, stream};
-use meshd::control::{ControlBackend, ControlError, ControlSocket, Reply, ReplyStream, serve};
+use meshd::control::{
+    Caller, ControlBackend, ControlError, ControlSocket, Reply, ReplyStream, serve,
+};
 use meshd_proto::control::*;
 use tokio::sync::watch;
 
@@ -25,8 +27,11 @@ pub(crate) struct Script {
     pub(crate) nodes: Vec<NodeInfo>,
     pub(crate) pings: Vec<PingReply>,
     pub(crate) join: Vec<JoinProgress>,
+    pub(crate) events: Vec<EventsReply>,
     pub(crate) error: Option<ControlError>,
     pub(crate) asked: Vec<String>,
+    /// Who changed something, or was refused.
+    pub(crate) callers: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -78,6 +83,17 @@ fn signer(state: &str) -> SignerInfo {
 }
 
 impl ControlBackend for Fake {
+    fn by(&self, caller: Caller) -> Arc<dyn ControlBackend> {
+        self.0.lock().unwrap().callers.push(caller.actor().to_string());
+        Arc::new(self.clone())
+    }
+    fn refused(&self, caller: Caller, error: &ControlError) {
+        let refused = format!("{}: {}", caller.actor(), error.code);
+        self.0.lock().unwrap().callers.push(refused);
+    }
+    fn events(&self, request: EventsRequest) -> Reply<'_, ReplyStream<EventsReply>> {
+        self.answer(format!("{request:?}"), |s| each(s.events.clone()))
+    }
     fn status(&self) -> Reply<'_, StatusReply> {
         self.answer("status".into(), |s| s.status.clone())
     }
@@ -238,6 +254,10 @@ impl Daemon {
 
     pub(crate) fn asked(&self) -> Vec<String> {
         self.script.lock().unwrap().asked.clone()
+    }
+
+    pub(crate) fn callers(&self) -> Vec<String> {
+        self.script.lock().unwrap().callers.clone()
     }
 
     /// Runs `meshctl` with these arguments and no terminal.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // A failed step of a test is a failed test.
 
 mod changing;
+mod events;
 mod fake;
 mod looking;
 mod serving;

@@ -173,4 +173,6 @@ fn the_group_reads_and_only_root_changes() {
     assert_eq!(stranger.status.code(), Some(1));
     assert!(stderr(&stranger).contains("neither root nor"), "{}", stderr(&stranger));
     assert_eq!(daemon.asked(), ["status"]);
+    // Both refusals are known to the daemon.
+    assert_eq!(daemon.callers(), ["user:65534: permission_denied"; 2]);
 }

@@ -8,10 +8,12 @@
 //! | [`trust`] | who is who: keys, certificates, tokens, enrolment, which records are believed |
 //! | [`directory`] | what is known of each member: one verified record per identity |
 //! | [`node`] | what to tell whom and when: SWIM, dissemination, anti-entropy |
+//! | [`event`] | what is worth a line in the log, and how often |
 //! | [`plan`] | what the kernel should hold, and the changes that lead there |
 
 pub mod address;
 pub mod directory;
+pub mod event;
 pub mod limits;
 pub mod node;
 pub mod now;

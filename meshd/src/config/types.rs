@@ -105,6 +105,8 @@ impl FromStr for InterfaceName {
     fn from_str(text: &str) -> Result<Self, ()> {
         let sound = (1..=15).contains(&text.len())
             && !matches!(text, "." | ".." | "lo" | "all" | "default")
+            // It is an argument of other programs.
+            && !text.starts_with('-')
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
         if sound { Ok(Self(text.to_owned())) } else { Err(()) }
     }

@@ -1,16 +1,19 @@
 //! What the daemon answers to each call.
 
+use std::sync::Arc;
+
 use futures::{future::BoxFuture, stream::BoxStream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, EncryptRootRequest,
-    ExportRootReply, ExportRootRequest, InitReply, InitRequest, JoinProgress, JoinRequest,
-    LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply,
-    PingRequest, RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowPeerReply,
-    ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
+    EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, InitReply, InitRequest,
+    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
+    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
+    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    RevokeTokenRequest, RootsReply, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    UnlockRootRequest,
 };
 
-use super::ControlError;
+use super::{Caller, ControlError};
 
 /// The answer of a call.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, ControlError>>;
@@ -22,6 +25,15 @@ pub type ReplyStream<T> = BoxStream<'static, Result<T, ControlError>>;
 /// A future or stream is dropped when the client goes away; what must not be left half done runs in
 /// a task of its own.
 pub trait ControlBackend: Send + Sync + 'static {
+    /// The same, for what this caller asks to have changed.
+    fn by(&self, caller: Caller) -> Arc<dyn ControlBackend>;
+
+    /// This caller may not have what it asked for, and was told so.
+    fn refused(&self, caller: Caller, error: &ControlError);
+
+    /// What happened, and if asked what happens from then on. The server passes it on as fast as the reader reads.
+    fn events(&self, request: EventsRequest) -> Reply<'_, ReplyStream<EventsReply>>;
+
     /// This host.
     fn status(&self) -> Reply<'_, StatusReply>;
 

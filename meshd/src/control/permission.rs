@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use meshd_core::event::Actor;
 use nix::unistd::{Gid, Uid};
 use tokio::net::unix::UCred;
 
@@ -20,6 +21,8 @@ pub struct Readers {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
     uid: Uid,
+    pid: Option<i32>,
+    login: Option<u32>,
     may_read: bool,
     may_change: bool,
 }
@@ -34,7 +37,15 @@ impl Caller {
             Gid::from_raw(credentials.gid()) == group
                 || credentials.pid().is_some_and(|pid| supplementary_groups(pid).contains(&group))
         });
-        Self { uid, may_read: may_change || in_group, may_change }
+        let pid = credentials.pid();
+        let login = pid.and_then(login_uid);
+        Self { uid, pid, login, may_read: may_change || in_group, may_change }
+    }
+
+    /// As events name it.
+    #[must_use]
+    pub fn actor(&self) -> Actor {
+        Actor::User { uid: self.uid.as_raw(), pid: self.pid, login: self.login }
     }
 
     /// The user, for limits and logs.
@@ -86,6 +97,13 @@ fn supplementary_groups(pid: i32) -> Vec<Gid> {
     groups.split_ascii_whitespace().filter_map(|id| id.parse().ok()).map(Gid::from_raw).collect()
 }
 
+/// Who logged in, whatever they have become since (`audit_setuid`(3)); nobody for what no login began.
+fn login_uid(pid: i32) -> Option<u32> {
+    const NOBODY: u32 = u32::MAX;
+    let text = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
+    text.trim().parse().ok().filter(|uid| *uid != NOBODY)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,11 +113,19 @@ mod tests {
         let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
         let caller = Caller::of(&ours.peer_cred().unwrap(), Readers { group: None });
         assert!(caller.check_read().is_ok() && caller.check_change("leave").is_ok());
+        let uid = nix::unistd::geteuid().as_raw();
+        let ours = i32::try_from(std::process::id()).unwrap();
+        assert!(
+            matches!(caller.actor(), Actor::User { uid: of, pid: Some(pid), .. } if of == uid && pid == ours),
+            "{:?}",
+            caller.actor()
+        );
     }
 
     #[test]
     fn a_stranger_is_told_why_and_what_to_do() {
-        let stranger = Caller { uid: Uid::from_raw(1234), may_read: false, may_change: false };
+        let uid = Uid::from_raw(1234);
+        let stranger = Caller { uid, pid: None, login: None, may_read: false, may_change: false };
         let error = stranger.check_read().unwrap_err();
         assert_eq!(error.code, "permission_denied");
         assert!(error.to_string().contains("usermod -aG meshd"), "{error}");

@@ -16,13 +16,14 @@ use std::{
 use futures::{Stream, StreamExt, future::ready, stream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest,
-    EncryptRootRequest, ExportRootReply, ExportRootRequest, InitReply, InitRequest, JoinProgress,
-    JoinRequest, LeaveReply, LeaveRequest, ListNodesReply, ListNodesRequest, ListPeersReply,
-    ListPeersRequest, ListRootsRequest, ListSignersReply, ListSignersRequest, ListTokensReply,
-    ListTokensRequest, PingReply, PingRequest, RemoveRootKeyRequest, RenewCertificateReply,
-    RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, RotateRootRequest,
-    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, StatusRequest, UnlockRootRequest,
+    EncryptRootRequest, EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, InitReply,
+    InitRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
+    ListNodesRequest, ListPeersReply, ListPeersRequest, ListRootsRequest, ListSignersReply,
+    ListSignersRequest, ListTokensReply, ListTokensRequest, PingReply, PingRequest,
+    RemoveRootKeyRequest, RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply,
+    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    RevokeTokenRequest, RootsReply, RotateRootRequest, ShowPeerReply, ShowPeerRequest, SignerInfo,
+    StatusReply, StatusRequest, UnlockRootRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::{
@@ -197,14 +198,24 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, ControlError> {
     })
 }
 
-fn reader<T>(request: Request<T>) -> Result<T, ControlError> {
-    caller(&request)?.check_read()?;
-    Ok(request.into_inner())
-}
+impl Service {
+    /// What is asked by a caller that may look.
+    fn look<T>(&self, request: Request<T>) -> Result<T, ControlError> {
+        let caller = caller(&request)?;
+        caller.check_read().inspect_err(|error| self.backend.refused(caller, error))?;
+        Ok(request.into_inner())
+    }
 
-fn changer<T>(request: Request<T>, what: &str) -> Result<T, ControlError> {
-    caller(&request)?.check_change(what)?;
-    Ok(request.into_inner())
+    /// What is asked, and who answers it for this caller: nothing is changed without saying by whom.
+    fn change<T>(
+        &self,
+        request: Request<T>,
+        what: &str,
+    ) -> Result<(Arc<dyn ControlBackend>, T), ControlError> {
+        let caller = caller(&request)?;
+        caller.check_change(what).inspect_err(|error| self.backend.refused(caller, error))?;
+        Ok((self.backend.by(caller), request.into_inner()))
+    }
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -218,12 +229,13 @@ impl Control for Service {
     type WatchPeersStream = Answers<ListPeersReply>;
     type PingStream = Answers<PingReply>;
     type JoinStream = Answers<JoinProgress>;
+    type EventsStream = Answers<EventsReply>;
 
     async fn status(
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusReply>, Status> {
-        reader(request)?;
+        self.look(request)?;
         Ok(Response::new(self.backend.status().await?))
     }
 
@@ -231,7 +243,7 @@ impl Control for Service {
         &self,
         request: Request<ListPeersRequest>,
     ) -> Result<Response<ListPeersReply>, Status> {
-        let filter = PeerFilter::try_from(reader(request)?)?;
+        let filter = PeerFilter::try_from(self.look(request)?)?;
         let mut reply = self.backend.peers().await?;
         reply.peers.retain(|peer| filter.matches(peer));
         Ok(Response::new(reply))
@@ -241,7 +253,7 @@ impl Control for Service {
         &self,
         request: Request<ListPeersRequest>,
     ) -> Result<Response<Self::WatchPeersStream>, Status> {
-        let filter = PeerFilter::try_from(reader(request)?)?;
+        let filter = PeerFilter::try_from(self.look(request)?)?;
         let mut last = None;
         let peers = self.backend.watch_peers().await?.filter_map(move |item| {
             let item = item.map(|mut reply| {
@@ -262,14 +274,14 @@ impl Control for Service {
         &self,
         request: Request<ShowPeerRequest>,
     ) -> Result<Response<ShowPeerReply>, Status> {
-        Ok(Response::new(self.backend.peer(reader(request)?).await?))
+        Ok(Response::new(self.backend.peer(self.look(request)?).await?))
     }
 
     async fn ping(
         &self,
         request: Request<PingRequest>,
     ) -> Result<Response<Self::PingStream>, Status> {
-        let replies = self.backend.ping(reader(request)?).await?;
+        let replies = self.backend.ping(self.look(request)?).await?;
         let replies = replies.take_until(Box::pin(stopped(self.stop.clone())));
         Ok(Response::new(answers(replies.boxed())))
     }
@@ -278,7 +290,7 @@ impl Control for Service {
         &self,
         request: Request<ListTokensRequest>,
     ) -> Result<Response<ListTokensReply>, Status> {
-        reader(request)?;
+        self.look(request)?;
         Ok(Response::new(self.backend.tokens().await?))
     }
 
@@ -286,49 +298,49 @@ impl Control for Service {
         &self,
         request: Request<CountersRequest>,
     ) -> Result<Response<CountersReply>, Status> {
-        reader(request)?;
+        self.look(request)?;
         Ok(Response::new(self.backend.counters().await?))
     }
 
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
-        let request = changer(request, "make a mesh")?;
-        Ok(Response::new(self.backend.init(request).await?))
+        let (backend, request) = self.change(request, "make a mesh")?;
+        Ok(Response::new(backend.init(request).await?))
     }
 
     async fn create_token(
         &self,
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenReply>, Status> {
-        let request = changer(request, "create a token")?;
-        Ok(Response::new(self.backend.create_token(request).await?))
+        let (backend, request) = self.change(request, "create a token")?;
+        Ok(Response::new(backend.create_token(request).await?))
     }
 
     async fn join(
         &self,
         request: Request<JoinRequest>,
     ) -> Result<Response<Self::JoinStream>, Status> {
-        let request = changer(request, "join a mesh")?;
-        Ok(Response::new(answers(self.backend.join(request).await?)))
+        let (backend, request) = self.change(request, "join a mesh")?;
+        Ok(Response::new(answers(backend.join(request).await?)))
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
-        changer(request, "leave the mesh")?;
-        Ok(Response::new(self.backend.leave().await?))
+        let (backend, _) = self.change(request, "leave the mesh")?;
+        Ok(Response::new(backend.leave().await?))
     }
 
     async fn revoke_token(
         &self,
         request: Request<RevokeTokenRequest>,
     ) -> Result<Response<RevokeTokenReply>, Status> {
-        let request = changer(request, "revoke a token")?;
-        Ok(Response::new(self.backend.revoke_token(request).await?))
+        let (backend, request) = self.change(request, "revoke a token")?;
+        Ok(Response::new(backend.revoke_token(request).await?))
     }
 
     async fn list_nodes(
         &self,
         request: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesReply>, Status> {
-        reader(request)?;
+        self.look(request)?;
         Ok(Response::new(self.backend.nodes().await?))
     }
 
@@ -336,15 +348,15 @@ impl Control for Service {
         &self,
         request: Request<RevokeNodeRequest>,
     ) -> Result<Response<RevokeNodeReply>, Status> {
-        let request = changer(request, "revoke a node")?;
-        Ok(Response::new(self.backend.revoke_node(request).await?))
+        let (backend, request) = self.change(request, "revoke a node")?;
+        Ok(Response::new(backend.revoke_node(request).await?))
     }
 
     async fn list_signers(
         &self,
         request: Request<ListSignersRequest>,
     ) -> Result<Response<ListSignersReply>, Status> {
-        reader(request)?;
+        self.look(request)?;
         Ok(Response::new(self.backend.signers().await?))
     }
 
@@ -352,23 +364,23 @@ impl Control for Service {
         &self,
         request: Request<AddSignerRequest>,
     ) -> Result<Response<SignerInfo>, Status> {
-        let request = changer(request, "add a signer")?;
-        Ok(Response::new(self.backend.add_signer(request).await?))
+        let (backend, request) = self.change(request, "add a signer")?;
+        Ok(Response::new(backend.add_signer(request).await?))
     }
 
     async fn revoke_signer(
         &self,
         request: Request<RevokeSignerRequest>,
     ) -> Result<Response<RevokeSignerReply>, Status> {
-        let request = changer(request, "revoke a signer")?;
-        Ok(Response::new(self.backend.revoke_signer(request).await?))
+        let (backend, request) = self.change(request, "revoke a signer")?;
+        Ok(Response::new(backend.revoke_signer(request).await?))
     }
 
     async fn list_roots(
         &self,
         request: Request<ListRootsRequest>,
     ) -> Result<Response<RootsReply>, Status> {
-        reader(request)?;
+        self.look(request)?;
         Ok(Response::new(self.backend.roots().await?))
     }
 
@@ -376,47 +388,56 @@ impl Control for Service {
         &self,
         request: Request<RotateRootRequest>,
     ) -> Result<Response<RootsReply>, Status> {
-        changer(request, "replace the root")?;
-        Ok(Response::new(self.backend.rotate_root().await?))
+        let (backend, _) = self.change(request, "replace the root")?;
+        Ok(Response::new(backend.rotate_root().await?))
     }
 
     async fn unlock_root(
         &self,
         request: Request<UnlockRootRequest>,
     ) -> Result<Response<RootsReply>, Status> {
-        let request = changer(request, "unlock the root")?;
-        Ok(Response::new(self.backend.unlock_root(request).await?))
+        let (backend, request) = self.change(request, "unlock the root")?;
+        Ok(Response::new(backend.unlock_root(request).await?))
     }
 
     async fn encrypt_root(
         &self,
         request: Request<EncryptRootRequest>,
     ) -> Result<Response<RootsReply>, Status> {
-        let request = changer(request, "encrypt the root's key")?;
-        Ok(Response::new(self.backend.encrypt_root(request).await?))
+        let (backend, request) = self.change(request, "encrypt the root's key")?;
+        Ok(Response::new(backend.encrypt_root(request).await?))
     }
 
     async fn export_root(
         &self,
         request: Request<ExportRootRequest>,
     ) -> Result<Response<ExportRootReply>, Status> {
-        let request = changer(request, "export the root's key")?;
-        Ok(Response::new(self.backend.export_root(request).await?))
+        let (backend, request) = self.change(request, "export the root's key")?;
+        Ok(Response::new(backend.export_root(request).await?))
     }
 
     async fn remove_root_key(
         &self,
         request: Request<RemoveRootKeyRequest>,
     ) -> Result<Response<RootsReply>, Status> {
-        changer(request, "take the root's key off this host")?;
-        Ok(Response::new(self.backend.remove_root_key().await?))
+        let (backend, _) = self.change(request, "take the root's key off this host")?;
+        Ok(Response::new(backend.remove_root_key().await?))
     }
 
     async fn renew_certificate(
         &self,
         request: Request<RenewCertificateRequest>,
     ) -> Result<Response<RenewCertificateReply>, Status> {
-        changer(request, "renew the certificate")?;
-        Ok(Response::new(self.backend.renew_certificate().await?))
+        let (backend, _) = self.change(request, "renew the certificate")?;
+        Ok(Response::new(backend.renew_certificate().await?))
+    }
+
+    async fn events(
+        &self,
+        request: Request<EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let events = self.backend.events(self.look(request)?).await?;
+        let events = events.take_until(Box::pin(stopped(self.stop.clone())));
+        Ok(Response::new(answers(events.boxed())))
     }
 }

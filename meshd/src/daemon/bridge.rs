@@ -1,20 +1,23 @@
 //! The control API's backend: every call is a message to the loop, which answers it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use meshd_core::event::Actor;
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, EncryptRootRequest,
-    ExportRootReply, ExportRootRequest, InitReply, InitRequest, JoinProgress, JoinRequest,
-    LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply,
-    PingRequest, RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowPeerReply,
-    ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
+    EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, InitReply, InitRequest,
+    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
+    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
+    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    RevokeTokenRequest, RootsReply, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    UnlockRootRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::control::{ControlBackend, ControlError, Reply, ReplyStream};
+use super::{deeds, events::EventLog};
+use crate::control::{Caller, ControlBackend, ControlError, Reply, ReplyStream};
 
 /// Where one answer goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
@@ -48,26 +51,41 @@ pub(super) enum Request {
     RemoveRootKey(Answer<RootsReply>),
 }
 
+/// A call, and who made it.
+pub(super) struct Call {
+    pub(super) by: Actor,
+    pub(super) request: Request,
+}
+
 /// How often a watch looks; the server leaves out what did not change.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// The sending side, given to the control server.
 #[derive(Clone)]
-pub(super) struct Bridge(pub(super) mpsc::Sender<Request>);
+pub(super) struct Bridge {
+    calls: mpsc::Sender<Call>,
+    events: EventLog,
+    by: Actor,
+}
 
 fn stopping() -> ControlError {
     ControlError::new("stopping", "the call was not answered", "meshd is stopping", "try again")
 }
 
 impl Bridge {
+    /// For calls that nobody made from outside.
+    pub(super) fn new(calls: mpsc::Sender<Call>, events: EventLog) -> Self {
+        Self { calls, events, by: Actor::Daemon }
+    }
+
     fn ask<T: Send + 'static>(
         &self,
         request: impl FnOnce(Answer<T>) -> Request + Send + 'static,
     ) -> BoxFuture<'static, Result<T, ControlError>> {
-        let loop_ = self.0.clone();
+        let (loop_, by) = (self.calls.clone(), self.by);
         async move {
             let (answer, wait) = oneshot::channel();
-            loop_.send(request(answer)).await.map_err(|_| stopping())?;
+            loop_.send(Call { by, request: request(answer) }).await.map_err(|_| stopping())?;
             wait.await.unwrap_or_else(|_| Err(stopping()))
         }
         .boxed()
@@ -77,10 +95,10 @@ impl Bridge {
         &self,
         request: impl FnOnce(Answers<T>) -> Request + Send + 'static,
     ) -> BoxFuture<'static, Result<ReplyStream<T>, ControlError>> {
-        let loop_ = self.0.clone();
+        let (loop_, by) = (self.calls.clone(), self.by);
         async move {
             let (answers, stream) = mpsc::channel(16);
-            loop_.send(request(answers)).await.map_err(|_| stopping())?;
+            loop_.send(Call { by, request: request(answers) }).await.map_err(|_| stopping())?;
             Ok(ReceiverStream::new(stream).boxed())
         }
         .boxed()
@@ -88,6 +106,19 @@ impl Bridge {
 }
 
 impl ControlBackend for Bridge {
+    fn by(&self, caller: Caller) -> Arc<dyn ControlBackend> {
+        Arc::new(Self { by: caller.actor(), ..self.clone() })
+    }
+
+    fn refused(&self, caller: Caller, error: &ControlError) {
+        self.events.emit(deeds::refused(error).by(caller.actor()));
+    }
+
+    fn events(&self, request: EventsRequest) -> Reply<'_, ReplyStream<EventsReply>> {
+        let events = self.events.read(request);
+        async move { Ok(events) }.boxed()
+    }
+
     fn status(&self) -> Reply<'_, StatusReply> {
         self.ask(Request::Status)
     }

@@ -13,8 +13,6 @@ const REASONS: usize = 256;
 pub(super) struct Counters {
     /// Handshakes and streams refused, by reason.
     pub(super) connections_refused: BTreeMap<&'static str, u64>,
-    /// Events, by code.
-    events: BTreeMap<&'static str, u64>,
     /// Enrolments refused, by reason.
     pub(super) enrolments_refused: BTreeMap<&'static str, u64>,
     /// Enrolments granted by this signer.
@@ -34,10 +32,6 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn event(&mut self, code: &'static str) {
-        bump(&mut self.events, code);
-    }
-
     pub(super) fn connection_refused(&mut self, code: &'static str) {
         bump(&mut self.connections_refused, code);
     }
@@ -51,7 +45,11 @@ impl Counters {
     }
 
     /// All of them, named as in the metrics.
-    pub(super) fn reply(&self, node: Option<&node::Counters>) -> CountersReply {
+    pub(super) fn reply(
+        &self,
+        node: Option<&node::Counters>,
+        events: &[(&'static str, u64)],
+    ) -> CountersReply {
         let mut counters = Vec::new();
         let mut one = |name: &str, label: Option<(&str, &str)>, value: u64| {
             counters.push(Counter {
@@ -69,7 +67,7 @@ impl Counters {
                 one(name, Some(("reason", reason)), *value);
             }
         }
-        for (code, value) in &self.events {
+        for (code, value) in events {
             one("events", Some(("code", code)), *value);
         }
         one("enrolments", None, self.enrolments);

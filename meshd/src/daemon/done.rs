@@ -9,11 +9,11 @@ use zeroize::Zeroizing;
 
 use super::{
     Daemon, SYNC_DELAY,
-    bridge::{Answer, Request},
+    bridge::Request,
     clock,
     joining::{Joined, Joining},
     resolve::Resolved,
-    root_key::Sealing,
+    root_key::{Asked, Sealing},
 };
 use crate::control::ControlError;
 
@@ -26,7 +26,7 @@ pub(super) enum Done {
     Renewal(u64, Option<Bytes>),
     Flushed(Result<(), String>),
     /// The root's key, and the passphrase that opened it.
-    Opened(Result<Zeroizing<[u8; 32]>, SealError>, Zeroizing<Vec<u8>>, Answer<RootsReply>),
+    Opened(Result<Zeroizing<[u8; 32]>, SealError>, Zeroizing<Vec<u8>>, Asked<RootsReply>),
     /// A root's key under a passphrase.
     Sealed(Result<Zeroizing<String>, SealError>, Box<Sealing>),
     /// What the kernel holds now, if it said so in time, for an answer.
@@ -68,9 +68,7 @@ impl Daemon {
                 }
             }
             Done::Opened(seed, passphrase, to) => {
-                let opened = self.root_opened(seed, passphrase);
-                // An answer whose caller went away is nobody's loss.
-                drop(to.send(opened));
+                self.root_opened(seed, passphrase, to);
             }
             Done::Sealed(text, then) => self.root_sealed(text, *then),
             Done::Looked(observed, request) => {

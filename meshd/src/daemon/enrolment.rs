@@ -2,14 +2,17 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use meshd_core::{
+    event::{Actor, Event, of_admission},
     refusal::{Code, Refusal},
     trust::{
-        Decider, EnrolRefusal, Enrolled, Known, LedgerEntry, NodeCertificate, Signer, decider,
+        Asker, Decider, EnrolRefusal, Enrolled, Known, LedgerEntry, NodeCertificate, Signer, asker,
+        decider,
     },
 };
 use meshd_proto::{NodeKey, wire};
@@ -70,6 +73,22 @@ impl Forwarded {
     }
 }
 
+/// From where a request came: a stranger's own connection, or a member that handed it on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    pub(super) remote: Option<SocketAddr>,
+    pub(super) via: Option<NodeKey>,
+}
+
+impl Asked {
+    fn add_to(self, event: Event) -> Event {
+        let text = |item: Option<String>| item.unwrap_or_default();
+        event
+            .with("remote", text(self.remote.map(|remote| remote.to_string())))
+            .with("via", text(self.via.map(|via| via.to_string())))
+    }
+}
+
 fn no_signer() -> Refusal {
     Refusal::new(Code::NoSigner, "no signer that could decide is reached from here")
 }
@@ -97,9 +116,12 @@ impl Running {
         state: &StateDir,
         counters: &mut Counters,
     ) {
+        let asked = Asked { remote: Some(ticket.remote), via: None };
         if !self.forwarded.admit(Instant::now()) {
             counters.enrolment_refused(Code::RateLimited.as_str());
             let refusal = Refusal::new(Code::RateLimited, "too many enrolments at once");
+            // Nothing is verified for it.
+            self.tell_refused(&[], asked, &refusal);
             ticket.answer(encode_refusal(&refusal, "try again in a few seconds"));
             return;
         }
@@ -115,20 +137,20 @@ impl Running {
             Ok(Decider::Any) => self.node.a_signer().unwrap_or(self.node.key()),
             Err(refusal) => {
                 counters.enrolment_refused(refusal.code.as_str());
-                tracing::warn!(remote = %ticket.remote, code = refusal.code.as_str(),
-                    "enrolment refused: {}", refusal.detail);
+                self.tell_refused(&ticket.request, asked, &refusal);
                 ticket
                     .answer(encode_refusal(&refusal, "make a new token on a signer of this mesh"));
                 return;
             }
         };
         if signer == self.node.key() {
-            let reply = self.enrol(&ticket.request, state, counters);
+            let reply = self.enrol(&ticket.request, &asked, state, counters);
             ticket.answer(reply);
         } else if self.forwarded.waiting.len() >= WAITING
             || self.node.directory().get(&signer).is_none()
         {
             counters.enrolment_refused(Code::NoSigner.as_str());
+            self.tell_refused(&ticket.request, asked, &no_signer());
             ticket.answer(refusal_reply(&no_signer()));
         } else {
             self.forward(signer, ticket);
@@ -146,6 +168,7 @@ impl Running {
     pub(super) fn enrol(
         &mut self,
         request: &[u8],
+        asked: &Asked,
         state: &StateDir,
         counters: &mut Counters,
     ) -> Bytes {
@@ -158,20 +181,35 @@ impl Running {
                 }
                 counters.enrolments += u64::from(!renewal);
                 counters.renewals += u64::from(renewal);
-                let what = if renewal { "has its next certificate" } else { "was admitted" };
-                tracing::info!(node = %key, "{name} {what}");
+                for event in entries.iter().filter_map(of_admission) {
+                    self.events.emit(asked.add_to(event));
+                }
                 reply.encode_to_vec().into()
             }
             Err(EnrolRefusal { refusal, fix }) => {
                 counters.enrolment_refused(refusal.code.as_str());
-                tracing::warn!(
-                    code = refusal.code.as_str(),
-                    "enrolment refused: {}",
-                    refusal.detail
-                );
+                self.tell_refused(request, *asked, &refusal);
                 encode_refusal(&refusal, &fix)
             }
         }
+    }
+
+    /// Who asked is named as far as the request proves it.
+    fn tell_refused(&self, request: &[u8], asked: Asked, refusal: &Refusal) {
+        let text = format!("enrolment refused: {}", refusal.detail);
+        let event = Event::warning("enrolment_refused", text).because(refusal.code.as_str());
+        let event = match asker(request, self.node.anchors()) {
+            Some(Asker { key, name, token }) => {
+                let by = token.map_or(Actor::Node(key), Actor::Token);
+                event.about(key, name).by(by)
+            }
+            None => match (asked.remote, asked.via) {
+                (Some(remote), _) => event.by(Actor::Address(remote.ip())),
+                (None, Some(via)) => event.by(Actor::Node(via)),
+                (None, None) => event,
+            },
+        };
+        self.events.emit(asked.add_to(event));
     }
 
     fn decide(&mut self, request: &[u8], state: &StateDir) -> Result<Enrolled, EnrolRefusal> {

@@ -209,7 +209,43 @@ fn expiry(running: &Running, lines: &mut Vec<HealthLine>) {
              new token",
         ));
     }
+    authorities(running, lines);
     signers(running, lines);
+}
+
+/// What signs certificates ends too, and somebody has to act long before.
+fn authorities(running: &Running, lines: &mut Vec<HealthLine>) {
+    let anchors = running.node.anchors();
+    // A clock that is behind must not hide it.
+    let now = anchors.trust_time(clock::unix()).begins;
+    for ending in anchors.endings(now) {
+        let (days, date) = (ending.at.since(now) / DAY_SECONDS, rfc3339(ending.at));
+        let date = date.unwrap_or_default();
+        let when = if days < 0 {
+            format!("ended on {date}")
+        } else {
+            format!("ends on {date}, in {days} days")
+        };
+        let severity = ending.severity.as_str();
+        match ending.signer {
+            None => lines.push(line(
+                "root_expiry",
+                severity,
+                format!("the certificate of the mesh's root {when}; nobody is believed after that"),
+                "replace it with `meshctl cert ca rotate`, on the host with the root's key, while all nodes can \
+                 hear of it",
+            )),
+            Some(name) => lines.push(line(
+                "signer_expiry",
+                severity,
+                format!("the certificate of the signer {name} {when}, and all that it issues with it"),
+                format!(
+                    "on the host with the root's key: `meshctl signer add` another host, `meshctl signer revoke \
+                     {name}`, and `meshctl signer add {name}` when it is gone from the list"
+                ),
+            )),
+        }
+    }
 }
 
 /// Without signers nothing is cut, and nobody is admitted, renewed or revoked.

@@ -7,6 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use bytes::Bytes;
 use ipnet::IpNet;
 use meshd_core::{
+    event::Actor,
     refusal::Code,
     trust::{self, Enrolment, IdentityKey, JoinToken, LaneKey},
 };
@@ -18,7 +19,9 @@ use meshd_proto::{
 use prost::Message;
 use tokio::{task::AbortHandle, time::sleep};
 
-use super::{Daemon, Done, bridge::Answers, clock, resolve, root_key::credential, start::Since};
+use super::{
+    Daemon, Done, bridge::Answers, clock, deeds, resolve, root_key::credential, start::Since,
+};
 use crate::{
     control::{ControlBackend, ControlError},
     state::{Membership, store::Store},
@@ -51,7 +54,7 @@ pub(super) struct Joined {
 /// A join in progress.
 pub(super) enum Joining {
     /// By `meshctl join`.
-    ByHand,
+    ByHand(Actor),
     /// With the token file, for as long as it takes: gives way to a person.
     Unattended(AbortHandle),
 }
@@ -76,13 +79,18 @@ const BUSY: Duration = Duration::from_secs(60);
 
 impl Daemon {
     /// `meshctl join`.
-    pub(super) fn join(&mut self, request: &JoinRequest, answers: Answers<JoinProgress>) {
+    pub(super) fn join(
+        &mut self,
+        request: &JoinRequest,
+        by: Actor,
+        answers: Answers<JoinProgress>,
+    ) {
         // A CNI that was set up a moment ago counts.
         self.look_at_host();
         match self.prepare_join(&request.token, &request.name) {
             Ok(attempt) => {
                 self.stop_unattended();
-                self.joining = Some(Joining::ByHand);
+                self.joining = Some(Joining::ByHand(by));
                 let done = self.done.clone();
                 tokio::spawn(async move {
                     let result = attempt.run_while_busy(&answers).await;
@@ -91,6 +99,7 @@ impl Daemon {
                 });
             }
             Err(error) => {
+                self.events.emit(deeds::refused(&error).by(by));
                 let _ = answers.try_send(Err(error));
             }
         }
@@ -138,7 +147,7 @@ impl Daemon {
     }
 
     pub(super) fn is_joining_by_hand(&self) -> bool {
-        matches!(self.joining, Some(Joining::ByHand))
+        matches!(self.joining, Some(Joining::ByHand(_)))
     }
 
     /// A person decides otherwise than the token file.
@@ -213,12 +222,18 @@ impl Daemon {
             // Given up when its result was on the way already.
             return;
         }
-        self.joining = None;
+        let by = match self.joining.take() {
+            Some(Joining::ByHand(by)) => by,
+            _ => Actor::Daemon,
+        };
         let outcome = joined.result.and_then(|(enrolment, identity, lane, seeds)| {
+            let certificate = enrolment.certificate.clone();
             let not_granted = enrolment.not_granted.clone();
             self.take_over(enrolment, identity, lane, seeds)?;
-            Ok(not_granted)
+            Ok((certificate, not_granted))
         });
+        self.note(by, &outcome, |(certificate, _)| deeds::joined(certificate));
+        let outcome = outcome.map(|(_, not_granted)| not_granted);
         match (outcome, joined.answers) {
             (Err(error), Some(answers)) => {
                 let _ = answers.try_send(Err(error));

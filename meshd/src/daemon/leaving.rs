@@ -62,7 +62,6 @@ impl Daemon {
                 "stop meshd and run `meshd cleanup`",
             ));
         }
-        tracing::info!(told, "left the mesh");
         Ok(LeaveReply {
             told: u32::try_from(told).unwrap_or(u32::MAX),
             authority: aside.map(|path| path.display().to_string()),

@@ -15,8 +15,10 @@
 mod bridge;
 mod clock;
 mod counters;
+mod deeds;
 mod done;
 mod enrolment;
+mod events;
 mod founding;
 mod health;
 mod joining;
@@ -42,7 +44,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshd_core::node::Unreachable;
+use anyhow::anyhow;
+use meshd_core::{
+    event::{Event as Happened, Problems},
+    node::Unreachable,
+};
 use meshd_proto::control::HealthLine;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -52,9 +58,11 @@ use tokio::{
 
 pub(crate) use self::start::backend;
 use self::{
-    bridge::{Bridge, Request},
+    bridge::{Bridge, Call},
     counters::Counters,
     done::Done,
+    enrolment::Asked,
+    events::EventLog,
     joining::Joining,
     own::{Found, Own},
     renewing::Waiter,
@@ -65,9 +73,11 @@ use self::{
     upkeep::Flush,
 };
 use crate::{
+    check,
     config::{Config, DEFAULT_DROP_INS},
     control::ControlError,
     dataplane::watch::Watch,
+    privileges,
     reconcile::{Reconciler, Report},
     state::StateDir,
     transport::{Event, Target, Transport},
@@ -111,6 +121,9 @@ struct Daemon {
     own: Own,
     found: Found,
     counters: Counters,
+    events: EventLog,
+    /// Which health lines were there of late.
+    problems: Problems,
     /// Health lines that come from the start.
     notices: Vec<HealthLine>,
     joining: Option<Joining>,
@@ -147,7 +160,7 @@ struct Daemon {
 /// What wakes the loop beside the transport.
 struct Inboxes {
     reports: mpsc::Receiver<Report>,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<Call>,
     done: mpsc::Receiver<Done>,
     watch: Watch,
     terminate: Signal,
@@ -162,10 +175,14 @@ struct Inboxes {
 /// When the daemon cannot start.
 pub fn run(sources: Sources) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let config = sources.load()?;
+    check::privileges().map_err(|why| anyhow!("cannot start the daemon; {why}"))?;
+    // Before there is another thread.
+    privileges::give_up(&config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
-        let (daemon, inboxes) = Daemon::start(sources)?;
+        let (daemon, inboxes) = Daemon::start(sources, config)?;
         daemon.run(inboxes).await;
         Ok(())
     });
@@ -212,7 +229,7 @@ impl Daemon {
                         break;
                     }
                 },
-                Some(request) = inboxes.requests.recv() => self.on_request(request).await,
+                Some(call) = inboxes.requests.recv() => self.on_request(call).await,
                 Some(done) = inboxes.done.recv() => self.on_done(done),
                 () = inboxes.watch.changed() => {
                     self.reconciler.look();
@@ -228,7 +245,7 @@ impl Daemon {
         }
         self.stopping = true;
         self.notifier.stopping();
-        tracing::info!("stopping; the data plane stays up");
+        self.events.emit(Happened::info("stopping", "stopping; the data plane stays up"));
         let _ = inboxes.stop_control.send(true);
         if let Some(running) = &self.running
             && let Err(why) = running.sync_store()
@@ -244,7 +261,7 @@ impl Daemon {
         let Some(running) = &mut self.running else { return };
         let mut wants = Wants::default();
         loop {
-            running.pump(&mut self.transport, &self.state, &mut self.counters, &mut wants);
+            running.pump(&mut self.transport, &self.state, &mut wants);
             if wants.replies.is_empty() && wants.requests.is_empty() {
                 break;
             }
@@ -252,7 +269,8 @@ impl Daemon {
                 running.forwarded.answer(from, id, reply);
             }
             for (from, id, request) in wants.requests.drain(..) {
-                let reply = running.enrol(&request, &self.state, &mut self.counters);
+                let asked = Asked { via: Some(from), remote: None };
+                let reply = running.enrol(&request, &asked, &self.state, &mut self.counters);
                 running.node.reply_enrolment(from, id, reply, clock::now());
             }
         }
@@ -289,7 +307,11 @@ impl Daemon {
         self.check_due = Instant::now() + CHECK_EVERY;
         for (peer, refusal) in self.transport.check_again() {
             self.counters.connection_refused(refusal.code.as_str());
-            tracing::warn!(node = %peer, code = refusal.code.as_str(), "disconnected: {}", refusal.detail);
+            let event =
+                Happened::warning("disconnected", format!("disconnected: {}", refusal.detail));
+            let name = self.running.as_ref().map(|r| r.node.directory().display_name(&peer));
+            let event = event.about(peer, name.unwrap_or_else(|| peer.short()));
+            self.events.emit(event.because(refusal.code.as_str()));
         }
     }
 
@@ -358,9 +380,9 @@ impl Daemon {
             Event::Enrol(ticket) => {
                 running.handle_enrol(ticket, &self.state, &mut self.counters);
             }
-            Event::Refused { code, remote } => {
-                tracing::debug!(code, %remote, "refused");
+            Event::Refused { code, remote, why } => {
                 self.counters.connection_refused(code);
+                self.events.emit(events::refused_connection(code, remote, &why));
             }
         }
     }
@@ -386,24 +408,17 @@ impl Daemon {
         if self.check_due <= Instant::now() {
             self.check_connections();
         }
-        let line = self.status_line();
-        self.notifier.alive(&line);
+        self.events.tick();
+        let status = status::status(self);
+        self.tell_problems(&status.health);
+        self.notifier.alive(&status::one_line(status));
     }
 
-    /// One line for `systemctl status`.
-    fn status_line(&self) -> String {
-        let status = status::status(self);
-        match (status.mesh, status.peers) {
-            (Some(mesh), Some(peers)) => {
-                format!(
-                    "{}: {} in {mesh}, {} of {} peers up",
-                    status.state,
-                    status.node.unwrap_or_default(),
-                    peers.up,
-                    peers.total
-                )
-            }
-            _ => format!("{}: run `meshctl init` or `meshctl join TOKEN`", status.state),
+    /// Health lines that began or ended become events.
+    fn tell_problems(&mut self, health: &[HealthLine]) {
+        let now: Vec<_> = health.iter().map(events::problem).collect();
+        for event in self.problems.look(&now) {
+            self.events.emit(event);
         }
     }
 }

@@ -8,11 +8,12 @@ use std::{
 
 use meshd_core::{
     address,
+    event::of_blocked,
     node::Liveness,
     plan::{Change, Desired, LaneKeys, Member, Observed, PlanConfig, PlanInput, TunnelState, plan},
     trust::Record,
 };
-use meshd_proto::WgPublicKey;
+use meshd_proto::{NodeKey, WgPublicKey};
 
 use super::{
     counters::Counters,
@@ -57,6 +58,9 @@ impl Running {
         self.node.set_routed(planned.routed.values().flatten().copied().collect());
         let desired = Arc::new(planned.desired.clone());
         let scope = scope(config, &desired);
+        let name = |key: &NodeKey| self.node.directory().display_name(key);
+        let changes = of_blocked(&self.plan.blocked, &planned.blocked, name);
+        changes.into_iter().for_each(|event| self.events.emit(event));
         self.plan = planned;
         Some((desired, scope))
     }

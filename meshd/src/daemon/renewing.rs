@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use meshd_core::{
+    event::Event,
     refusal::Code,
     trust::{NodeCertificate, NodeIdentity},
 };
@@ -58,7 +59,9 @@ impl Running {
         }
         let signed = signer.sign_time(now.unix);
         if let Err(refusal) = self.node.take_time(&signed, now) {
-            tracing::warn!(%refusal, "this signer's time is not taken");
+            let text = format!("this signer's time is not taken: {}", refusal.detail);
+            let event = Event::warning("signer_time_refused", text);
+            self.events.emit(event.because(refusal.code.as_str()));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use meshd_core::{address, trust::Record};
+use meshd_core::{address, event::Event, trust::Record};
 use meshd_proto::control::{
     CreateTokenReply, CreateTokenRequest, ListPeersReply, ListTokensReply, Peer, PingReply,
     PingRequest, RevokeTokenReply, RevokeTokenRequest, ShowPeerReply,
@@ -11,8 +11,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Daemon, Done,
-    bridge::{Answers, Request},
-    clock, status,
+    bridge::{Answers, Call, Request},
+    clock, deeds,
+    root_key::Asked,
+    status,
 };
 use crate::{control::ControlError, probe};
 
@@ -41,7 +43,8 @@ fn answer<T>(to: oneshot::Sender<T>, with: T) {
 }
 
 impl Daemon {
-    pub(super) async fn on_request(&mut self, request: Request) {
+    pub(super) async fn on_request(&mut self, call: Call) {
+        let Call { by, request } = call;
         match request {
             Request::Status(to) => answer(to, Ok(status::status(self))),
             request @ (Request::Peers(_) | Request::Peer(..)) => self.look_for(request),
@@ -49,44 +52,61 @@ impl Daemon {
             Request::Tokens(to) => answer(to, self.tokens()),
             Request::Counters(to) => {
                 let node = self.running.as_ref().map(|running| running.node.counters());
-                answer(to, Ok(self.counters.reply(node)));
+                answer(to, Ok(self.counters.reply(node, &self.events.counts())));
             }
             Request::Init(request, to) => {
                 let made = self.init(&request);
+                self.note(by, &made, deeds::mesh_created);
                 answer(to, made);
             }
             Request::CreateToken(request, to) => {
                 let made = self.create_token(&request);
+                let tell = |made: &CreateTokenReply| {
+                    deeds::token_created(&made.info.clone().unwrap_or_default())
+                };
+                self.note(by, &made, tell);
                 answer(to, made);
             }
             Request::RevokeToken(request, to) => {
                 let revoked = self.revoke_token(&request);
+                let tell = |revoked: &RevokeTokenReply| {
+                    deeds::token_revoked(&revoked.info.clone().unwrap_or_default())
+                };
+                self.note(by, &revoked, tell);
                 answer(to, revoked);
             }
             Request::Nodes(to) => answer(to, self.nodes()),
             Request::RevokeNode(request, to) => {
                 let revoked = self.revoke_node(&request);
+                self.note(by, &revoked, |reply| deeds::node_revoked(&request, reply));
                 answer(to, revoked);
             }
-            Request::Renew(to) => self.renew(to),
+            Request::Renew(to) => {
+                let text = "this node's next certificate was asked for";
+                self.events.emit(Event::info("renewal_requested", text).by(by));
+                self.renew(to);
+            }
             Request::Signers(to) => answer(to, self.signers()),
-            Request::AddSigner(request, to) => self.add_signer(&request, to),
+            Request::AddSigner(request, to) => self.add_signer(&request, by, to),
             Request::RevokeSigner(request, to) => {
                 let revoked = self.revoke_signer(&request);
+                self.note(by, &revoked, |reply| deeds::signer_revoked(&request, reply));
                 answer(to, revoked);
             }
             Request::Roots(to) => answer(to, self.roots()),
-            Request::RotateRoot(to) => self.rotate_root(to),
-            Request::UnlockRoot(request, to) => self.unlock_root(request, to),
-            Request::EncryptRoot(request, to) => self.encrypt_root(&request.passphrase, to),
-            Request::ExportRoot(request, to) => self.export_root(&request.passphrase, to),
-            Request::RemoveRootKey(to) => {
-                let removed = self.remove_root_key();
-                answer(to, removed);
+            Request::RotateRoot(to) => self.rotate_root(Asked { by, to }),
+            Request::UnlockRoot(request, to) => self.unlock_root(request, Asked { by, to }),
+            Request::EncryptRoot(request, to) => {
+                self.encrypt_root(&request.passphrase, Asked { by, to });
             }
-            Request::Join(request, to) => self.join(&request, to),
+            Request::ExportRoot(request, to) => {
+                self.export_root(&request.passphrase, Asked { by, to });
+            }
+            Request::RemoveRootKey(to) => self.remove_root_key(Asked { by, to }),
+            Request::Join(request, to) => self.join(&request, by, to),
             Request::Leave(to) => {
                 let left = self.leave().await;
+                self.note(by, &left, deeds::left);
                 answer(to, left);
             }
         }

@@ -87,7 +87,6 @@ impl Daemon {
         // What the old root and its signers revoked stays revoked when they count no more.
         running.sign_revocations_again(next, |signer| signer != &next.public());
         self.settle_root();
-        tracing::warn!("the mesh has a new root; the old one counts until all have renewed");
         self.roots()
     }
 

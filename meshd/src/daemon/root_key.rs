@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshd_core::trust::{RootCa, SealError, StoredKey, open_key, public_of, read_key, seal_key};
+use meshd_core::{
+    event::{Actor, Event},
+    trust::{RootCa, SealError, StoredKey, open_key, public_of, read_key, seal_key},
+};
 use meshd_proto::control::{ExportRootReply, RootsReply, UnlockRootRequest};
 use zeroize::Zeroizing;
 
@@ -37,15 +40,28 @@ pub(super) struct Unlocked {
     until: Instant,
 }
 
+/// Who asked for something, and where the answer goes.
+pub(super) struct Asked<T> {
+    pub(super) by: Actor,
+    pub(super) to: Answer<T>,
+}
+
 /// What is done when a key is sealed.
 pub(super) enum Sealing {
     /// It takes the place of the one on disk.
-    Keep(RootCa, Zeroizing<Vec<u8>>, Answer<RootsReply>),
+    Keep(RootCa, Zeroizing<Vec<u8>>, Asked<RootsReply>),
     /// It goes to who asked.
-    Export(Answer<ExportRootReply>),
+    Export(Asked<ExportRootReply>),
     /// It is the next root's.
-    Rotate(RootCa, Answer<RootsReply>),
+    Rotate(RootCa, Asked<RootsReply>),
 }
+
+const UNLOCKED: (&str, &str) = ("root_unlocked", "the root's key was unlocked");
+const ENCRYPTED: (&str, &str) = ("root_encrypted", "the root's key is under a passphrase now");
+const EXPORTED: (&str, &str) = ("root_exported", "the root's key was exported");
+const REMOVED: (&str, &str) = ("root_removed", "the root's key was taken off this host");
+const REPLACED: (&str, &str) =
+    ("root_replaced", "the mesh has a new root; the old one counts until all have renewed");
 
 /// A credential's file, if systemd gave this daemon one of that name.
 pub(super) fn credential(name: &str) -> Option<PathBuf> {
@@ -126,14 +142,14 @@ impl Daemon {
     }
 
     /// `cert ca unlock`: the key's file is read here, or comes with the call.
-    pub(super) fn unlock_root(&mut self, request: UnlockRootRequest, to: Answer<RootsReply>) {
+    pub(super) fn unlock_root(&mut self, request: UnlockRootRequest, to: Asked<RootsReply>) {
         let what = "cannot unlock the root";
         let passphrase = Zeroizing::new(request.passphrase.to_vec());
         let text = if request.key.is_empty() {
             match self.root_key_texts(what).map(|texts| texts.into_iter().next()) {
                 Ok(Some(text)) => text,
-                Ok(None) => return drop(to.send(Err(no_root(what)))),
-                Err(error) => return drop(to.send(Err(error))),
+                Ok(None) => return self.answer_root(to, Err(no_root(what)), UNLOCKED),
+                Err(error) => return self.answer_root(to, Err(error), UNLOCKED),
             }
         } else {
             Zeroizing::new(request.key.to_vec())
@@ -148,6 +164,28 @@ impl Daemon {
     }
 
     pub(super) fn root_opened(
+        &mut self,
+        seed: Result<Zeroizing<[u8; 32]>, SealError>,
+        passphrase: Zeroizing<Vec<u8>>,
+        to: Asked<RootsReply>,
+    ) {
+        let opened = self.hold_root(seed, passphrase);
+        self.answer_root(to, opened, UNLOCKED);
+    }
+
+    /// Answers, and tells that it was done, or refused.
+    fn answer_root<T>(
+        &self,
+        to: Asked<T>,
+        done: Result<T, ControlError>,
+        (code, text): (&'static str, &str),
+    ) {
+        self.note(to.by, &done, |_| Event::warning(code, text));
+        // An answer whose caller went away is nobody's loss.
+        drop(to.to.send(done));
+    }
+
+    fn hold_root(
         &mut self,
         seed: Result<Zeroizing<[u8; 32]>, SealError>,
         passphrase: Zeroizing<Vec<u8>>,
@@ -172,7 +210,6 @@ impl Daemon {
         let root =
             RootCa::from_parts(anchors.root_der(), &seed).map_err(|why| unreadable(what, why))?;
         self.unlocked = Some(Unlocked { root, passphrase, until: Instant::now() + HELD_FOR });
-        tracing::warn!("the root's key was unlocked");
         self.roots()
     }
 
@@ -191,7 +228,7 @@ impl Daemon {
     }
 
     /// `cert ca encrypt`: from now on the key on disk is under that passphrase.
-    pub(super) fn encrypt_root(&mut self, passphrase: &[u8], to: Answer<RootsReply>) {
+    pub(super) fn encrypt_root(&mut self, passphrase: &[u8], to: Asked<RootsReply>) {
         match self.root("cannot encrypt the root's key") {
             Ok(root) => {
                 let passphrase = Zeroizing::new(passphrase.to_vec());
@@ -199,23 +236,23 @@ impl Daemon {
                 let seed = root.seed();
                 self.seal(seed, &passphrase, Sealing::Keep(root, kept, to));
             }
-            Err(error) => drop(to.send(Err(error))),
+            Err(error) => self.answer_root(to, Err(error), ENCRYPTED),
         }
     }
 
     /// `cert ca export`.
-    pub(super) fn export_root(&mut self, passphrase: &[u8], to: Answer<ExportRootReply>) {
+    pub(super) fn export_root(&mut self, passphrase: &[u8], to: Asked<ExportRootReply>) {
         match self.root("cannot export the root's key") {
             Ok(root) => self.seal(root.seed(), passphrase, Sealing::Export(to)),
-            Err(error) => drop(to.send(Err(error))),
+            Err(error) => self.answer_root(to, Err(error), EXPORTED),
         }
     }
 
     /// `cert ca rotate`: a key that was under a passphrase gets a successor that is, too.
-    pub(super) fn rotate_root(&mut self, to: Answer<RootsReply>) {
+    pub(super) fn rotate_root(&mut self, to: Asked<RootsReply>) {
         let next = match self.next_root() {
             Ok(next) => next,
-            Err(error) => return drop(to.send(Err(error))),
+            Err(error) => return self.answer_root(to, Err(error), REPLACED),
         };
         match &self.unlocked {
             Some(unlocked) if !unlocked.passphrase.is_empty() => {
@@ -225,7 +262,8 @@ impl Daemon {
             _ => {
                 let text = format!("{}\n", data_encoding::HEXLOWER.encode(&*next.seed()));
                 let text = Zeroizing::new(text);
-                let _ = to.send(self.replace_root(&next, &text));
+                let replaced = self.replace_root(&next, &text);
+                self.answer_root(to, replaced, REPLACED);
             }
         }
     }
@@ -245,7 +283,6 @@ impl Daemon {
     ) {
         let text = text
             .map_err(|why| failed("cannot encrypt the root's key", why.to_string(), "give one"));
-        // An answer whose caller went away is nobody's loss.
         match then {
             Sealing::Keep(root, passphrase, to) => {
                 let kept = text.and_then(|text| {
@@ -256,16 +293,14 @@ impl Daemon {
                     // Who has just given the passphrase need not give it again.
                     let until = Instant::now() + HELD_FOR;
                     self.unlocked = Some(Unlocked { root, passphrase, until });
-                    tracing::warn!("the root's key is under a passphrase now");
                     self.roots()
                 });
-                drop(to.send(kept));
+                self.answer_root(to, kept, ENCRYPTED);
             }
             Sealing::Export(to) => {
-                tracing::warn!("the root's key was exported");
                 let reply =
                     text.map(|text| ExportRootReply { key: text.as_bytes().to_vec().into() });
-                drop(to.send(reply));
+                self.answer_root(to, reply, EXPORTED);
             }
             Sealing::Rotate(next, to) => {
                 let replaced = text.and_then(|text| self.replace_root(&next, &text));
@@ -274,20 +309,24 @@ impl Daemon {
                 {
                     unlocked.root = next;
                 }
-                drop(to.send(replaced));
+                self.answer_root(to, replaced, REPLACED);
             }
         }
     }
 
     /// `cert ca export --remove`, after the file was written.
-    pub(super) fn remove_root_key(&mut self) -> Result<RootsReply, ControlError> {
+    pub(super) fn remove_root_key(&mut self, to: Asked<RootsReply>) {
+        let removed = self.take_root_key_off();
+        self.answer_root(to, removed, REMOVED);
+    }
+
+    fn take_root_key_off(&mut self) -> Result<RootsReply, ControlError> {
         let what = "cannot take the root's key off this host";
         self.root(what)?;
         self.state
             .remove_root_key()
             .map_err(|why| failed(what, why.to_string(), "check the disk"))?;
         self.unlocked = None;
-        tracing::warn!("the root's key was taken off this host");
         self.roots()
     }
 }

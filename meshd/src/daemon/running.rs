@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use meshd_core::{
     address,
-    node::{Event, Node, Output, Severity},
+    node::{Node, Output},
     plan::{FirstHandshakes, Observed, Plan, TunnelTracker},
     refusal::{Code, Refusal},
     trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
@@ -21,7 +21,7 @@ use meshd_proto::{NodeKey, wire};
 use prost::Message as _;
 use rustls_pki_types::CertificateDer;
 
-use super::{clock, counters::Counters, enrolment::Forwarded, own::Own};
+use super::{clock, enrolment::Forwarded, events::EventLog, own::Own};
 use crate::{
     config::Config,
     probe::{self, Prober},
@@ -39,6 +39,7 @@ pub(super) struct Running {
     pub(super) lane: LaneKey,
     pub(super) store: Store,
     pub(super) signer: Option<Signer>,
+    pub(super) events: EventLog,
     pub(super) anchors: SharedAnchors,
     pub(super) seeds: Vec<String>,
     pub(super) prober: Option<Arc<Prober>>,
@@ -153,13 +154,7 @@ impl Running {
     }
 
     /// Carries out what the node wants done.
-    pub(super) fn pump(
-        &mut self,
-        transport: &mut Transport,
-        state: &StateDir,
-        counters: &mut Counters,
-        wants: &mut Wants,
-    ) {
+    pub(super) fn pump(&mut self, transport: &mut Transport, state: &StateDir, wants: &mut Wants) {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Datagram { to, bytes } => {
@@ -236,13 +231,13 @@ impl Running {
                     }
                 }
                 Output::Event(event) => {
-                    log(&event, counters);
                     // What a dead process left behind must not swallow what is sent to the next.
                     if event.code == "member_down"
                         && let Some(key) = event.subject
                     {
                         transport.close(&key, "down");
                     }
+                    self.events.emit(event);
                 }
             }
         }
@@ -344,15 +339,5 @@ impl Running {
         for (key, age) in ages {
             self.node.handle_handshake_age(key, age, clock::now());
         }
-    }
-}
-
-fn log(event: &Event, counters: &mut Counters) {
-    counters.event(event.code);
-    let subject = event.subject.map(|key| key.to_string()).unwrap_or_default();
-    match event.severity {
-        Severity::Info => tracing::info!(code = event.code, node = %subject, "{}", event.text),
-        Severity::Warning => tracing::warn!(code = event.code, node = %subject, "{}", event.text),
-        Severity::Error => tracing::error!(code = event.code, node = %subject, "{}", event.text),
     }
 }

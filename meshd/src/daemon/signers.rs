@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
-use meshd_core::trust::{
-    self, LedgerEntry, LedgerEvent, RevocationTerms, RootCa, SignerEntry, Succession, build_offer,
-    open_invite, open_offer,
+use meshd_core::{
+    event::{Actor, Event},
+    trust::{
+        self, LedgerEntry, LedgerEvent, RevocationTerms, RootCa, SignerEntry, Succession,
+        build_offer, open_invite, open_offer,
+    },
 };
 use meshd_proto::{
     NodeKey, NodeName,
@@ -19,7 +22,7 @@ use prost::Message as _;
 use super::{
     Daemon,
     bridge::Answer,
-    clock,
+    clock, deeds,
     requests::{not_a_member, one_of},
     running::Running,
 };
@@ -96,8 +99,10 @@ impl Running {
         let invitation = match open_invite(invite, self.node.anchors(), &key, clock::unix()) {
             Ok(invitation) => invitation,
             Err(refusal) => {
-                tracing::warn!(node = %from, code = refusal.code.as_str(),
-                    "an invitation to become a signer is refused: {}", refusal.detail);
+                let why =
+                    format!("an invitation to become a signer is refused: {}", refusal.detail);
+                let event = Event::warning("refused", why).about(from, from.short());
+                self.events.emit(event.by(Actor::Node(from)).because(refusal.code.as_str()));
                 return;
             }
         };
@@ -165,8 +170,15 @@ impl Daemon {
     }
 
     /// `signer add`: answered when the member's key is in the bundle.
-    pub(super) fn add_signer(&mut self, request: &AddSignerRequest, to: Answer<SignerInfo>) {
-        match self.invite(request) {
+    pub(super) fn add_signer(
+        &mut self,
+        request: &AddSignerRequest,
+        by: Actor,
+        to: Answer<SignerInfo>,
+    ) {
+        let invited = self.invite(request);
+        self.note(by, &invited, |(node, name, _)| deeds::signer_invited(*node, name));
+        match invited {
             Ok((node, name, nonce)) => {
                 let until = Instant::now() + PATIENCE;
                 self.inviting = Some(Inviting { node, name, nonce, until, to: Some(to) });
@@ -251,7 +263,6 @@ impl Daemon {
         let entry = SignerEntry { key, node, name, certificate, retiring: false };
         let (all, succession) = anchors.with_signer(entry.clone());
         running.next_bundle(&root, &all, succession, &self.state, what)?;
-        tracing::info!(node = %entry.node, "{} is a signer now", entry.name);
         Ok(info(&entry, Some(running.node.key())))
     }
 
@@ -300,7 +311,6 @@ impl Daemon {
         let succession = running.node.anchors().succession().clone();
         running.next_bundle(&root, &all, succession, &self.state, what)?;
         let users = running.users_of(&gone.key);
-        tracing::warn!(node = %gone.node, "the signer {} was revoked", gone.name);
         let state = if request.now || gone.retiring { "gone" } else { "retiring" };
         let info = SignerInfo { state: state.to_owned(), ..info(&gone, Some(running.node.key())) };
         Ok(RevokeSignerReply { signer: Some(info), users })

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use meshd_core::{
+    event::{Event, about_certificate},
     node::{Node, NodeConfig, Profile, VersionBlock},
     plan::{FirstHandshakes, TunnelTracker},
     refusal::Code,
@@ -22,6 +23,7 @@ use super::{
     clock,
     counters::Counters,
     enrolment::Forwarded,
+    events::EventLog,
     health,
     own::{Found, Own},
     running::{Running, SharedAnchors},
@@ -29,7 +31,6 @@ use super::{
     systemd::Notifier,
 };
 use crate::{
-    check,
     config::{self, Config},
     control::{self, ControlSocket},
     dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
@@ -61,9 +62,7 @@ pub(crate) fn backend(config: &Config) -> BackendChoice {
 
 impl Daemon {
     /// Opens everything. Must run inside the runtime.
-    pub(super) fn start(sources: Sources) -> anyhow::Result<(Self, Inboxes)> {
-        let config = sources.load()?;
-        check::privileges().map_err(|why| anyhow!("cannot start the daemon; {why}"))?;
+    pub(super) fn start(sources: Sources, config: Config) -> anyhow::Result<(Self, Inboxes)> {
         let (terminate, interrupt, hangup) = signals().context("cannot catch signals")?;
         let state = StateDir::open(&config.node.state_dir)?;
         // What takes longest goes on beside the rest: a host that was switched on is back that much sooner.
@@ -96,7 +95,8 @@ impl Daemon {
         let (calls, requests) = mpsc::channel(64);
         let (done, done_inbox) = mpsc::channel(16);
         let (stop_control, stopped) = watch::channel(false);
-        let bridge = Bridge(calls);
+        let events = EventLog::default();
+        let bridge = Bridge::new(calls, events.clone());
         let server = control::serve(socket, Arc::new(bridge.clone()), stopped);
         tokio::spawn(async move {
             if let Err(error) = server.await {
@@ -114,6 +114,8 @@ impl Daemon {
             own,
             found,
             counters: Counters::default(),
+            events,
+            problems: meshd_core::event::Problems::default(),
             notices,
             joining: None,
             waiter: None,
@@ -208,6 +210,7 @@ impl Daemon {
             lane: membership.lane,
             store: opened.store,
             signer,
+            events: self.events.clone(),
             anchors: SharedAnchors(Arc::new(std::sync::RwLock::new(membership.anchors))),
             seeds: membership.seeds,
             prober: None,
@@ -235,8 +238,10 @@ impl Daemon {
             if let Err(refusal) = running.node.restore(&record, clock::now()) {
                 self.counters.stored_refused(refusal.code.as_str());
                 running.store_whole = false;
-                tracing::warn!(node = %key, code = refusal.code.as_str(),
-                    "a stored record is not believed: {}", refusal.detail);
+                let text = format!("a stored record is not believed: {}", refusal.detail);
+                let event = Event::warning("stored_record_refused", text);
+                let event = event.about(key, key.short()).because(refusal.code.as_str());
+                self.events.emit(event);
                 // An issuer may only be unknown yet: the bundle comes with the first exchange.
                 if refusal.code != Code::UnknownIssuer
                     && let Err(why) = running.store.remove(&key)
@@ -266,8 +271,9 @@ impl Daemon {
         self.look_at_host();
         self.announce();
         self.resolve_seeds();
-        tracing::info!(mesh = %certificate.mesh, node = %certificate.name, id = %certificate.key,
-            "running");
+        let text = format!("running as {} of the mesh {}", certificate.name, certificate.mesh);
+        let event = Event::info("running", text).about(certificate.key, &certificate.name);
+        self.events.emit(about_certificate(event, &certificate));
         Ok(())
     }
 

@@ -60,6 +60,22 @@ pub(super) fn status(daemon: &Daemon) -> StatusReply {
     }
 }
 
+/// One line for `systemctl status`.
+pub(super) fn one_line(status: StatusReply) -> String {
+    match (status.mesh, status.peers) {
+        (Some(mesh), Some(peers)) => {
+            format!(
+                "{}: {} in {mesh}, {} of {} peers up",
+                status.state,
+                status.node.unwrap_or_default(),
+                peers.up,
+                peers.total
+            )
+        }
+        _ => format!("{}: run `meshctl init` or `meshctl join TOKEN`", status.state),
+    }
+}
+
 fn others(running: &Running) -> impl Iterator<Item = &Arc<Record>> {
     let own = running.node.key();
     running.node.directory().iter().filter(move |record| record.key != own)

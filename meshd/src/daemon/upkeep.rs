@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use meshd_core::event::Event;
+
 use super::{Daemon, Done, LOOK_EVERY, clock, own::Own, resolve};
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// What the records are to survive.
 #[derive(Debug, Clone, Copy)]
@@ -109,12 +111,19 @@ impl Daemon {
                 for change in &changes.live {
                     tracing::info!(key = change.key, old = %change.old, new = %change.new, "applied");
                 }
+                let keys = |changes: &[config::Difference]| {
+                    changes.iter().map(|change| change.key).collect::<Vec<_>>().join(",")
+                };
+                let event = Event::info("config_reloaded", "the configuration was read again")
+                    .with("applied", keys(&changes.live))
+                    .with("needs_restart", keys(&changes.restart));
+                self.events.emit(event);
                 self.reload_error = None;
                 self.apply_live(new);
-                tracing::info!("configuration read again");
             }
             Err(errors) => {
-                tracing::error!("the configuration in force stays: {errors}");
+                let text = format!("the configuration in force stays: {errors}");
+                self.events.emit(Event::error("config_refused", text).because("config_refused"));
                 self.reload_error = Some(errors.to_string());
             }
         }

@@ -248,5 +248,5 @@ async fn read_datagrams(
 }
 
 fn refused(code: &'static str, connection: &Connection) -> Event {
-    Event::Refused { code, remote: canonical(connection.remote_address()) }
+    Event::Refused { code, remote: canonical(connection.remote_address()), why: String::new() }
 }

@@ -43,7 +43,11 @@ pub(super) async fn serve(
         Ok(Ok(())) => {}
         Ok(Err(code)) => {
             connection.close(VarInt::from_u32(7), code.as_bytes());
-            let _ = reports.try_send(Report::Event(Event::Refused { code, remote }));
+            let _ = reports.try_send(Report::Event(Event::Refused {
+                code,
+                remote,
+                why: String::new(),
+            }));
         }
         Err(_) => connection.close(VarInt::from_u32(8), b"timeout"),
     }

@@ -58,6 +58,8 @@ pub enum Event {
         code: &'static str,
         /// From where.
         remote: SocketAddr,
+        /// More of it for a person, or empty. May hold what the other side wrote.
+        why: String,
     },
 }
 

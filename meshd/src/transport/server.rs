@@ -1,8 +1,11 @@
 //! Incoming handshakes: who is let in, and as what.
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use meshd_core::{refusal::Refusal, trust::NodeCertificate};
@@ -57,7 +60,7 @@ pub(super) async fn accept(endpoint: Endpoint, gate: Gate, reports: mpsc::Sender
         if now >= limits::HANDSHAKES {
             let remote = canonical(incoming.remote_address());
             incoming.refuse();
-            refuse(&reports, "too_many_handshakes", remote);
+            refuse(&reports, "too_many_handshakes", remote, String::new());
             continue;
         }
         if now >= limits::HANDSHAKES_BEFORE_RETRY && !incoming.remote_address_validated() {
@@ -77,9 +80,9 @@ pub(super) async fn accept(endpoint: Endpoint, gate: Gate, reports: mpsc::Sender
     }
 }
 
-fn refuse(reports: &mpsc::Sender<Report>, code: &'static str, remote: std::net::SocketAddr) {
+fn refuse(reports: &mpsc::Sender<Report>, code: &'static str, remote: SocketAddr, why: String) {
     // A flood must not be able to block on its own counting.
-    let _ = reports.try_send(Report::Event(Event::Refused { code, remote }));
+    let _ = reports.try_send(Report::Event(Event::Refused { code, remote, why }));
 }
 
 async fn handshake(incoming: Incoming, reports: &mpsc::Sender<Report>) -> Option<Connection> {
@@ -88,12 +91,11 @@ async fn handshake(incoming: Incoming, reports: &mpsc::Sender<Report>) -> Option
     match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => Some(connection),
         Ok(Err(error)) => {
-            tracing::debug!(%remote, %error, "handshake failed");
-            refuse(reports, "handshake_failed", remote);
+            refuse(reports, "handshake_failed", remote, error.to_string());
             None
         }
         Err(_) => {
-            refuse(reports, "handshake_timeout", remote);
+            refuse(reports, "handshake_timeout", remote, String::new());
             None
         }
     }
@@ -114,17 +116,15 @@ async fn admit(
                 let _ = reports.send(Report::Up(Box::new(live))).await;
             }
             Err(refusal) => {
-                tracing::warn!(%remote, code = refusal.code.as_str(), detail = %refusal.detail,
-                    "connection refused");
                 connection.close(VarInt::from_u32(2), refusal.code.as_str().as_bytes());
-                refuse(&reports, refusal.code.as_str(), remote);
+                refuse(&reports, refusal.code.as_str(), remote, refusal.detail);
             }
         },
         Some(tls::ALPN_ENROL) => match enrolments.try_acquire_owned() {
             Ok(permit) => enrol::serve(connection, permit, reports).await,
             Err(_) => {
                 connection.close(VarInt::from_u32(3), b"busy");
-                refuse(&reports, "too_many_enrolments", remote);
+                refuse(&reports, "too_many_enrolments", remote, String::new());
             }
         },
         _ => connection.close(VarInt::from_u32(4), b"alpn"),

@@ -9,7 +9,8 @@ use std::{
 
 use bytes::Bytes;
 use meshd_core::{
-    node::{Event, Node, NodeConfig, VersionBlock},
+    event::Event,
+    node::{Node, NodeConfig, VersionBlock},
     now::Now,
     trust::{Anchors, Known, NodeIdentity, RecordDraft, Signer},
 };

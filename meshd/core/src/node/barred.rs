@@ -9,7 +9,7 @@ use meshd_proto::{NodeKey, wire};
 
 use super::{
     Node,
-    types::{Event, Output, Severity, SharedRecord},
+    types::{Output, SharedRecord},
 };
 use crate::{
     limits,
@@ -47,7 +47,7 @@ impl Node {
                 return;
             }
             if let Err(refusal) = self.take_revocation(signed, now) {
-                self.refused_record(from, &refusal, now);
+                self.refused_record(from, &refusal);
             }
         }
     }
@@ -141,12 +141,7 @@ impl Node {
             self.push_revocations(key, last.as_slice());
         }
         self.outputs.push_back(Output::Disconnect { key });
-        self.outputs.push_back(Output::Event(Event {
-            code: "member_revoked",
-            severity: Severity::Warning,
-            subject: Some(key),
-            text: format!("{name} is no member any more ({})", why.as_str()),
-        }));
+        self.tell_of_barred(key, &name, why);
     }
 
     /// Why the holder of a record that was believed is no member any more.

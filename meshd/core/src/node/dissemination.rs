@@ -277,7 +277,7 @@ impl Node {
     /// Records that somebody has.
     pub(super) fn handle_announce(&mut self, from: NodeKey, entries: &[wire::RecordKey], now: Now) {
         if entries.len() > ENTRIES_PER_FRAME {
-            self.refuse(from, Code::TooLarge, "more records announced than fit a frame", now);
+            self.refuse(from, Code::TooLarge, "more records announced than fit a frame");
             return;
         }
         self.pull_lacking(from, entries, now);

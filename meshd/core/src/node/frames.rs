@@ -62,20 +62,20 @@ impl Node {
     fn frame(&mut self, from: NodeKey, bytes: &[u8], now: Now) {
         if bytes.len() > limits::FRAME {
             let detail = format!("frame of {} bytes, at most {}", bytes.len(), limits::FRAME);
-            return self.refuse(from, Code::TooLarge, &detail, now);
+            return self.refuse(from, Code::TooLarge, &detail);
         }
         if from == self.own.key() {
             return;
         }
         if self.anchors.revocation(&from).is_some() {
             // Its connection is being closed.
-            return self.refuse(from, Code::Revoked, "it is no member any more", now);
+            return self.refuse(from, Code::Revoked, "it is no member any more");
         }
         if !self.budgets.of(&from, now.mono).work.take(1, now.mono) {
-            return self.refuse(from, Code::RateLimited, "more frames than are allowed", now);
+            return self.refuse(from, Code::RateLimited, "more frames than are allowed");
         }
         let Ok(wire::Frame { body }) = wire::Frame::decode(Bytes::copy_from_slice(bytes)) else {
-            return self.refuse(from, Code::Malformed, "frame: not Protobuf", now);
+            return self.refuse(from, Code::Malformed, "frame: not Protobuf");
         };
         self.membership.heard(&from, now.mono);
         let cost = match &body {
@@ -89,7 +89,7 @@ impl Node {
             _ => 0,
         };
         if !self.budgets.of(&from, now.mono).work.take(cost, now.mono) {
-            return self.refuse(from, Code::RateLimited, "more work than is allowed", now);
+            return self.refuse(from, Code::RateLimited, "more work than is allowed");
         }
         match body {
             Some(Body::Hello(hello)) => {
@@ -106,7 +106,7 @@ impl Node {
             Some(Body::SyncDone(done)) => self.handle_sync_done(from, done.exchange, now),
             Some(Body::EnrolForward(forward)) => {
                 if forward.request.len() > limits::ENROL_MESSAGE {
-                    return self.refuse(from, Code::TooLarge, "enrolment request", now);
+                    return self.refuse(from, Code::TooLarge, "enrolment request");
                 }
                 let (id, request) = (forward.id, forward.request);
                 self.outputs.push_back(Output::EnrolForward { from, id, request });

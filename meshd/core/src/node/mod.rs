@@ -12,6 +12,7 @@
 //! | `sync` | with whom directories are compared, and how |
 //! | `membership` | who is there |
 //! | `time` | what time it is by the signers |
+//! | `telling` | what is said of all this |
 //! | `seeds`, `paths` | whom to try, and where |
 //! | `frames`, `budget` | what a peer may ask for |
 
@@ -26,6 +27,7 @@ mod records;
 mod renewal;
 mod seeds;
 mod sync;
+mod telling;
 mod time;
 mod types;
 
@@ -46,8 +48,8 @@ use meshd_proto::{BootId, NodeKey, wire};
 use rand::{SeedableRng, rngs::StdRng};
 
 pub use self::types::{
-    Counters, Event, Liveness, NodeConfig, Output, Profile, Severity, SharedRecord, TimeoutReason,
-    Traffic, Unreachable, VersionBlock,
+    Counters, Liveness, NodeConfig, Output, Profile, SharedRecord, TimeoutReason, Traffic,
+    Unreachable, VersionBlock,
 };
 use self::{
     budget::{Budgets, Updates},
@@ -55,13 +57,13 @@ use self::{
     membership::Membership,
     own::Own,
     paths::Paths,
-    records::EventLimiter,
     renewal::Renewals,
     seeds::Seeds,
     sync::Sync,
 };
 use crate::{
     directory::{Directory, Refused},
+    event::Event,
     now::Now,
     refusal::{Code, Refusal},
     trust::{Anchors, NodeIdentity, VerifyCache},
@@ -99,7 +101,6 @@ pub struct Node {
     updates: Updates,
     /// At the last call, to tell a clock that was set.
     clock: Now,
-    events: EventLimiter,
     /// When the kernel saw the last handshake with each; `None`: never.
     handshakes: BTreeMap<NodeKey, Option<Instant>>,
     housekeeping: Instant,
@@ -146,7 +147,6 @@ impl Node {
             budgets: Budgets::default(),
             updates: Updates::default(),
             clock: now,
-            events: EventLimiter::default(),
             handshakes: BTreeMap::new(),
             housekeeping: now.mono + HOUSEKEEPING,
             outputs: VecDeque::new(),
@@ -209,7 +209,7 @@ impl Node {
         } else if !self.budgets.of(&from, now.mono).datagrams.take(1, now.mono) {
             self.counters.refuse(Code::RateLimited);
         } else if let Err(refusal) = self.membership.handle_packet(&from, bytes, now.mono) {
-            self.refused_record(from, &refusal, now);
+            self.refused_record(from, &refusal);
         }
         self.settle(now);
     }
@@ -395,18 +395,15 @@ impl Node {
         }
         while let Some((key, liveness)) = self.membership.poll_change() {
             self.changed = true;
-            let (code, severity) = match liveness {
-                Liveness::Alive => ("member_alive", Severity::Info),
-                Liveness::Down => ("member_down", Severity::Warning),
+            let name = self.directory.display_name(&key);
+            let event = match liveness {
+                Liveness::Alive => Event::info("member_alive", format!("{name} answers")),
+                Liveness::Down => {
+                    Event::warning("member_down", format!("{name} does not answer any more"))
+                }
                 Liveness::Suspect | Liveness::Left => continue,
             };
-            let text = self.directory.display_name(&key);
-            self.outputs.push_back(Output::Event(Event {
-                code,
-                severity,
-                subject: Some(key),
-                text,
-            }));
+            self.tell(event.about(key, name));
         }
         for (code, count) in self.membership.take_refusals() {
             self.counters.add_refusals(code, count);

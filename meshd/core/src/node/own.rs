@@ -18,9 +18,10 @@ use rand::{RngExt, seq::IteratorRandom};
 
 use super::{
     Node,
-    types::{Event, Liveness, Output, Severity, SharedRecord, VersionBlock},
+    types::{Liveness, Output, SharedRecord, VersionBlock},
 };
 use crate::{
+    event::{Event, Severity},
     limits,
     now::{Now, UnixTime},
     refusal::{Code, Refusal},
@@ -329,13 +330,13 @@ impl Node {
         };
         if refusals != self.own.refusals {
             for refusal in &refusals {
-                let (code, severity) = match refusal.code {
-                    Code::PrefixNotGranted => (refusal.code.as_str(), Severity::Warning),
-                    _ => ("own_record_refused", Severity::Error),
+                let severity = match refusal.code {
+                    Code::PrefixNotGranted => Severity::Warning,
+                    _ => Severity::Error,
                 };
-                let subject = Some(self.own.key);
                 let text = format!("other members would refuse this node's record: {refusal}");
-                self.outputs.push_back(Output::Event(Event { code, severity, subject, text }));
+                let event = Event::new("own_record_refused", severity, text);
+                self.tell_of_self(event.because(refusal.code.as_str()));
             }
             self.own.refusals = refusals;
             self.changed = true;

@@ -1,10 +1,6 @@
 //! Records on their way into the directory: verified, admitted, held; or refused, counted and remembered.
 
-use std::{
-    cmp::Reverse,
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{cmp::Reverse, time::Duration};
 
 use meshd_proto::{NodeKey, wire};
 use prost::Message as _;
@@ -12,9 +8,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Node,
-    types::{Counters, Event, Liveness, Output, Severity, SharedRecord},
+    types::{Counters, Liveness, Output, SharedRecord},
 };
 use crate::{
+    event::Event,
     limits,
     now::Now,
     refusal::{Code, Refusal},
@@ -23,35 +20,8 @@ use crate::{
 
 /// A record signed this many seconds ago or less says that its owner is there.
 const FRESH_SECONDS: i64 = 30;
-/// The same refusal from the same peer is an event at most once in this time.
-const EVENT_INTERVAL: Duration = Duration::from_secs(10);
-/// Pairs of code and peer that are told apart.
-const EVENT_KINDS: usize = 1_024;
 /// What a refused record costs its sender, in verifications.
 const REFUSED_COST: u64 = 10;
-
-/// When which refusal was last an event.
-#[derive(Debug, Default)]
-pub(super) struct EventLimiter {
-    last: BTreeMap<(Code, NodeKey), Instant>,
-}
-
-impl EventLimiter {
-    fn allows(&mut self, code: Code, from: NodeKey, now: Instant) -> bool {
-        let recent = |at: &Instant| now.duration_since(*at) < EVENT_INTERVAL;
-        if self.last.get(&(code, from)).is_some_and(recent) {
-            return false;
-        }
-        if self.last.len() >= EVENT_KINDS {
-            self.last.retain(|_, at| recent(at));
-        }
-        if self.last.len() >= EVENT_KINDS {
-            return false;
-        }
-        self.last.insert((code, from), now);
-        true
-    }
-}
 
 impl Counters {
     pub(super) fn refuse(&mut self, code: Code) {
@@ -113,7 +83,7 @@ impl Node {
                 if refusal.code != Code::RateLimited {
                     self.budgets.of(&from, now.mono).work.drain(REFUSED_COST, now.mono);
                 }
-                self.refused_record(from, &refusal, now);
+                self.refused_record(from, &refusal);
                 if let Some(key) = claimed_key(&signed.payload) {
                     self.settle_exchanges(&key, Some(from), now);
                 }
@@ -196,17 +166,17 @@ impl Node {
             return;
         }
         let was = old.map(|old| old.left);
-        let code = match (was, left) {
-            (None | Some(true), false) => "member_joined",
-            (None | Some(false), true) => "member_left",
+        let name = self.directory.display_name(&key);
+        let event = match (was, left) {
+            (None | Some(true), false) => {
+                Event::info("member_joined", format!("{name} is a member"))
+            }
+            (None | Some(false), true) => {
+                Event::info("member_left", format!("{name} has left the mesh"))
+            }
             _ => return,
         };
-        self.outputs.push_back(Output::Event(Event {
-            code,
-            severity: Severity::Info,
-            subject: Some(key),
-            text: self.directory.display_name(&key),
-        }));
+        self.tell(event.about(key, name));
     }
 
     /// A bundle of intermediates from a peer.
@@ -219,7 +189,7 @@ impl Node {
             return;
         }
         if let Err(refusal) = self.take_bundle(bundle, now) {
-            self.refused_record(from, &refusal, now);
+            self.refused_record(from, &refusal);
         }
     }
 
@@ -242,8 +212,10 @@ impl Node {
         bundle: &wire::SignedBundle,
         now: Now,
     ) -> Result<bool, Refusal> {
+        let before = self.anchors.signers();
         let news = self.anchors.install_bundle(bundle)?;
         if news {
+            self.tell_of_signers(&before);
             self.outputs.push_back(Output::StoreBundle(bundle.encode_to_vec().into()));
             self.dissemination.add_bundle();
             self.heed_bundle(now);
@@ -261,29 +233,8 @@ impl Node {
     }
 
     /// Counts a refusal and makes it an event.
-    pub(super) fn refuse(&mut self, from: NodeKey, code: Code, detail: &str, now: Now) {
-        self.refused_record(from, &Refusal::new(code, detail), now);
-    }
-
-    pub(super) fn refused_record(&mut self, from: NodeKey, refusal: &Refusal, now: Now) {
-        self.counters.refuse(refusal.code);
-        // Gossip is full of what is just out of date.
-        let severity = match refusal.code {
-            Code::OldVersion | Code::SwimUnknownMember | Code::SwimGeneration => Severity::Info,
-            _ => Severity::Warning,
-        };
-        if self.events.allows(refusal.code, from, now.mono) {
-            self.outputs.push_back(Output::Event(Event {
-                code: refusal.code.as_str(),
-                severity,
-                subject: Some(from),
-                text: format!(
-                    "refused from {}: {}",
-                    self.directory.display_name(&from),
-                    refusal.detail
-                ),
-            }));
-        }
+    pub(super) fn refuse(&mut self, from: NodeKey, code: Code, detail: &str) {
+        self.refused_record(from, &Refusal::new(code, detail));
     }
 
     /// Forgets those who left or are gone for long enough.
@@ -311,15 +262,11 @@ impl Node {
         };
         let keys: Vec<_> = self.directory.iter().filter(gone).map(|record| record.key).collect();
         for key in keys {
-            let text = format!("{} is forgotten", self.directory.display_name(&key));
+            let name = self.directory.display_name(&key);
             self.drop_member(&key, now);
             self.outputs.push_back(Output::Forget { key });
-            self.outputs.push_back(Output::Event(Event {
-                code: "member_forgotten",
-                severity: Severity::Info,
-                subject: Some(key),
-                text,
-            }));
+            let event = Event::info("member_forgotten", format!("{name} is forgotten"));
+            self.tell(event.about(key, name));
         }
         self.forget_the_barred(now);
         self.dissemination.expire(now.mono);

@@ -24,9 +24,10 @@ use rand::{RngExt, seq::IteratorRandom};
 use super::{
     Node,
     sync::jitter,
-    types::{Event, Liveness, Output, Severity},
+    types::{Liveness, Output},
 };
 use crate::{
+    event::{Event, about_certificate, signer_actor},
     limits,
     now::{Now, UnixTime},
     refusal::{Code, Refusal},
@@ -355,14 +356,12 @@ impl Node {
         self.own.set_identity(Arc::new(identity), now.mono);
         self.changed = true;
         self.outputs.push_back(Output::Renewed { certificate: certificate.clone() });
-        self.outputs.push_back(Output::Event(Event {
-            code: "certificate_renewed",
-            severity: Severity::Info,
-            subject: Some(self.own.key()),
-            text: format!("this node has its next certificate, for {} days", {
-                certificate.not_after.since(certificate.not_before) / limits::DAY_SECONDS
-            }),
-        }));
+        let days = certificate.not_after.since(certificate.not_before) / limits::DAY_SECONDS;
+        let text = format!("this node has its next certificate, for {days} days");
+        let issuer = self.anchors.issuer_key(&certificate).unwrap_or_default();
+        let event = Event::info("certificate_renewed", text);
+        let event = event.by(signer_actor(&self.anchors, &issuer).0);
+        self.tell_of_self(about_certificate(event, &certificate));
     }
 
     /// One did not answer, or refused: the next is asked.
@@ -389,12 +388,8 @@ impl Node {
         renewals.pause = (renewals.pause * 2).min(PAUSE.1);
         // One attempt that fails is no news: the next asks somebody else.
         if renewals.attempts == 2 && self.needs_renewal(now) {
-            self.outputs.push_back(Output::Event(Event {
-                code: "renewal_failed",
-                severity: Severity::Warning,
-                subject: Some(self.own.key()),
-                text: format!("this node's certificate is not renewed: {why}"),
-            }));
+            let text = format!("this node's certificate is not renewed: {why}");
+            self.tell_of_self(Event::warning("renewal_failed", text).because(why.code.as_str()));
         }
         self.renewals.problem = Some(why);
     }

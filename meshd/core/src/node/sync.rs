@@ -23,10 +23,11 @@ use rand::{RngExt, seq::IteratorRandom};
 use super::{
     Node,
     dissemination::{ENTRIES_PER_FRAME, entry},
-    types::{Event, Liveness, Output, Severity},
+    types::Liveness,
 };
 use crate::{
     directory::{BUCKETS, bucket_of},
+    event::Event,
     limits,
     now::Now,
     refusal::Code,
@@ -256,7 +257,7 @@ impl Node {
         }
         if theirs.hashes.len() != BUCKETS * 8 {
             self.sync.exchanges.remove(&theirs.exchange);
-            self.refuse(from, Code::Malformed, "bucket hashes of a wrong length", now);
+            self.refuse(from, Code::Malformed, "bucket hashes of a wrong length");
             return;
         }
         let ours = self.directory.bucket_hashes();
@@ -312,7 +313,7 @@ impl Node {
         now: Now,
     ) {
         if theirs.entries.len() > ENTRIES_PER_FRAME || theirs.buckets.len() > BUCKETS {
-            self.refuse(from, Code::TooLarge, "more entries than fit a frame", now);
+            self.refuse(from, Code::TooLarge, "more entries than fit a frame");
             return;
         }
         let covered: BTreeSet<u8> =
@@ -380,12 +381,8 @@ impl Node {
         if !self.sync.synced {
             self.sync.synced = true;
             self.sync.next = now.mono + jitter(YOUNG_PAUSE, &mut self.rng);
-            self.outputs.push_back(Output::Event(Event {
-                code: "synced",
-                severity: Severity::Info,
-                subject: Some(peer),
-                text: format!("first exchange completed, {} members known", self.directory.len()),
-            }));
+            let text = format!("first exchange completed, {} members known", self.directory.len());
+            self.tell_of(peer, Event::info("synced", text));
             self.changed = true;
         }
     }

@@ -154,7 +154,7 @@ fn a_prefix_that_is_not_granted_is_said_at_home_and_left_out() {
     let own = us.directory().get(&us.key()).unwrap().clone();
     assert_eq!(own.prefixes, ["10.1.0.0/16".parse().unwrap()]);
     assert_eq!(us.own_refusals().len(), 1);
-    assert_eq!(events(&outputs(&mut us), "prefix_not_granted"), 1);
+    assert_eq!(events(&outputs(&mut us), "own_record_refused"), 1);
 }
 
 #[test]

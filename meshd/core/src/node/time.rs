@@ -33,7 +33,7 @@ impl Node {
         if !self.budgets.of(&from, now.mono).work.take(1, now.mono) {
             self.counters.refuse(Code::RateLimited);
         } else if let Err(refusal) = self.note_time(signed, now) {
-            self.refused_record(from, &refusal, now);
+            self.refused_record(from, &refusal);
         }
     }
 

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use meshd_proto::NodeKey;
 
+use crate::event::Event;
+
 /// How patient SWIM is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Profile {
@@ -83,33 +85,6 @@ impl Liveness {
             Self::Left => "left",
         }
     }
-}
-
-/// How much an [`Event`] matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Worth a line.
-    Info,
-    /// Somebody should look.
-    Warning,
-    /// Something does not work.
-    Error,
-}
-
-/// Something for the log and for `events`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// Stable code: a refusal's, or one of `member_joined`, `member_left`, `member_down`,
-    /// `member_alive`, `member_forgotten`, `member_revoked`, `revoked`,
-    /// `certificate_renewed`, `renewal_failed`, `clone_suspected`, `outbid`, `own_record_refused`,
-    /// `synced`.
-    pub code: &'static str,
-    /// How much it matters.
-    pub severity: Severity,
-    /// The member that it is about.
-    pub subject: Option<NodeKey>,
-    /// For a person.
-    pub text: String,
 }
 
 /// What a node wants done. The daemon does each in order and never has to answer at once.

@@ -4,6 +4,7 @@
 //! `ca`'s part.
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use ipnet::IpNet;
 use meshd_proto::{MeshId, MeshName, NodeKey, NodeName};
 use rustls_pki_types::CertificateDer;
@@ -112,6 +113,13 @@ impl NodeCertificate {
             return Err(malformed("its address blocks are not those of its grants"));
         }
         Ok(certificate)
+    }
+
+    /// The serial number, in hexadecimal.
+    #[must_use]
+    pub fn serial(&self) -> String {
+        let read = Read::parse(&self.der);
+        read.map(|read| HEXLOWER.encode(read.certificate.raw_serial())).unwrap_or_default()
     }
 
     /// The node's addresses inside the mesh, sorted: IPv4 when granted, and the ULA.

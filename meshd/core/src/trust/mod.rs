@@ -9,18 +9,21 @@
 //! | `ca`, `certificate`, `extension`, `rfc3779` | making and reading certificates |
 //! | `anchors`, `bundle`, `revocation`, `time` | which certificates chain to the mesh's root; whose count no more, and when |
 //! | `succession`, `sealed` | roots that follow one another; their keys under a passphrase |
+//! | `endings` | which certificates of the mesh itself end soon |
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
-//! | `terms`, `token`, `request`, `reply` | joining: the token, what the joiner sends and believes |
+//! | `terms`, `token`, `request`, `reply`, `asker` | joining: the token, what the joiner sends and believes |
 //! | `renewal` | what a member sends for its next certificate, and believes |
 //! | `signership` | becoming a signer, and ceasing to be one |
 //! | `grants`, `signer`, `ledger`, `init` | admitting: who gets what, and what is kept of it |
 
 mod admit;
 mod anchors;
+mod asker;
 mod bundle;
 mod ca;
 mod cache;
 mod certificate;
+mod endings;
 mod extension;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -50,9 +53,11 @@ mod verify;
 
 pub use admit::admit;
 pub use anchors::{Anchors, root_from_key};
+pub use asker::{Asker, asker};
 pub use ca::{CaError, Intermediate, NodeTerms, RootCa};
 pub use cache::VerifyCache;
 pub use certificate::{server_name, spiffe_id, valid_moment};
+pub use endings::Ending;
 pub use grants::EnrolRefusal;
 pub use identity::{NodeIdentity, RecordDraft};
 pub use init::{InitParams, MeshInit, init_mesh};

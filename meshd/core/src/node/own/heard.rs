@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use super::{CLONES, LONGEST_OUTBID, Stage};
 use crate::{
+    event::Event,
     limits,
-    node::{
-        Node,
-        records::rank,
-        types::{Event, Output, Severity},
-    },
+    node::{Node, records::rank},
     now::Now,
+    refusal::Code,
     trust::Record,
 };
 
@@ -52,27 +50,20 @@ impl Node {
                 versions.pop_first();
                 own.outbid_pause = (own.outbid_pause * 2).min(LONGEST_OUTBID);
                 if !std::mem::replace(&mut own.alarmed, true) {
-                    self.outputs.push_back(Output::Event(Event {
-                        code: "clone_suspected",
-                        severity: Severity::Error,
-                        subject: Some(own.key),
-                        text: format!(
-                            "another host signs records with this node's identity key (its start is {}); \
-                             stop one of the two and enrol it under a name of its own",
-                            record.boot_id
-                        ),
-                    }));
+                    let text = format!(
+                        "another host signs records with this node's identity key (its start is {}); \
+                         stop one of the two and enrol it under a name of its own",
+                        record.boot_id
+                    );
+                    let event = Event::error("clone_suspected", text);
+                    self.tell_of_self(event.with("boot_id", record.boot_id));
                 }
             }
         }
         let own = &mut self.own;
         own.due = Some(at.max(now.mono + (own.outbid_pause - limits::OWN_UPDATE_INTERVAL)));
-        self.outputs.push_back(Output::Event(Event {
-            code: "outbid",
-            severity: Severity::Info,
-            subject: Some(own.key),
-            text: format!("a record of this node with version {} is outbid", record.version),
-        }));
+        let text = format!("a record of this node with version {} is outbid", record.version);
+        self.tell_of_self(Event::info("outbid", text).with("boot_id", record.boot_id));
     }
 
     /// This membership was ended, by a leave that was cut short or before this state was restored from a
@@ -84,13 +75,9 @@ impl Node {
         self.own.stage = Stage::Left;
         self.own.due = None;
         self.own.view.get_or_insert_with(|| Arc::new(record.clone()));
-        self.outputs.push_back(Output::Event(Event {
-            code: "has_left",
-            severity: Severity::Error,
-            subject: Some(self.own.key),
-            text: "this node has left the mesh before; `meshctl leave` here, then join with a new token"
-                .to_owned(),
-        }));
+        let text =
+            "this node has left the mesh before; `meshctl leave` here, then join with a new token";
+        self.tell_of_self(Event::error("has_left", text));
     }
 
     /// A revocation of this node came in. Its kernel is left as it is: what goes into its tunnels is answered by
@@ -101,13 +88,9 @@ impl Node {
         }
         self.own.stage = Stage::Revoked;
         self.own.due = None;
-        self.outputs.push_back(Output::Event(Event {
-            code: "revoked",
-            severity: Severity::Error,
-            subject: Some(self.own.key),
-            text: "a signer has ended this node's membership; `meshctl leave` here, then join with a new token"
-                .to_owned(),
-        }));
+        let text = "a signer has ended this node's membership; `meshctl leave` here, then join with a new token";
+        let event = self.by_revoker(Event::error("revoked", text), &self.own.key, Code::Revoked);
+        self.tell_of_self(event);
     }
 
     /// An own record from the store: the next one must be higher.

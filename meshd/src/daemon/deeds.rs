@@ -1,0 +1,122 @@
+//! What people had done on this host, as events: the answer that they got says what.
+
+use std::fmt::Display;
+
+use meshd_core::{
+    event::{Actor, Event, about_certificate},
+    trust::NodeCertificate,
+};
+use meshd_proto::{
+    NodeKey,
+    control::{
+        InitReply, LeaveReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+        RevokeSignerRequest, TokenInfo,
+    },
+};
+
+use super::Daemon;
+use crate::control::ControlError;
+
+impl Daemon {
+    /// Tells what a call did, or that it was refused.
+    pub(super) fn note<T>(
+        &self,
+        by: Actor,
+        done: &Result<T, ControlError>,
+        tell: impl FnOnce(&T) -> Event,
+    ) {
+        let event = match done {
+            Ok(reply) => tell(reply),
+            Err(error) => refused(error),
+        };
+        self.events.emit(event.by(by));
+    }
+}
+
+/// A call that was refused.
+pub(super) fn refused(error: &ControlError) -> Event {
+    let text = format!("{}: {}", error.what, error.why);
+    Event::warning("control_refused", text).because(error.code.clone())
+}
+
+/// `init`.
+pub(super) fn mesh_created(reply: &InitReply) -> Event {
+    let text = format!("the mesh {} was made, with this host as {}", reply.mesh, reply.node);
+    about(Event::info("mesh_created", text), &reply.id, &reply.node)
+        .with("prefixes", reply.prefixes.join(","))
+        .with("not_granted", reply.not_granted.join(","))
+}
+
+/// `join`, by hand or with the token that was found.
+pub(super) fn joined(certificate: &NodeCertificate) -> Event {
+    let (mesh, name) = (&certificate.mesh, &certificate.name);
+    let text = format!("this host has joined the mesh {mesh} as {name}");
+    let event = Event::info("joined", text).about(certificate.key, name);
+    about_certificate(event, certificate)
+}
+
+/// `token create`.
+pub(super) fn token_created(token: &TokenInfo) -> Event {
+    let uses = token.uses;
+    let text = format!("a token was made for {uses} hosts, until {}", token.expires_at);
+    named(Event::info("token_created", text), &token.node_name)
+        .with("token", &token.id)
+        .with("uses", uses)
+        .with("prefixes", token.prefixes.join(","))
+        .with("limits", token.allow.join(","))
+        .with("groups", token.groups.join(","))
+        .with("expires_at", &token.expires_at)
+}
+
+/// `token revoke`.
+pub(super) fn token_revoked(token: &TokenInfo) -> Event {
+    let text = format!("the token {} was revoked, used {} times", token.id, token.used);
+    named(Event::warning("token_revoked", text), &token.node_name).with("token", &token.id)
+}
+
+/// `node revoke`.
+pub(super) fn node_revoked(request: &RevokeNodeRequest, reply: &RevokeNodeReply) -> Event {
+    let again = if reply.before { " again, which changes nothing" } else { "" };
+    let text = format!("the membership of {} was ended{again}", reply.name);
+    let event = Event::warning("node_revoked", text).with("members", reply.members);
+    because(about(event, &reply.id, &reply.name), &request.reason)
+}
+
+/// `signer revoke`.
+pub(super) fn signer_revoked(request: &RevokeSignerRequest, reply: &RevokeSignerReply) -> Event {
+    let signer = reply.signer.clone().unwrap_or_default();
+    let text = format!("the signer {} was revoked and is {}", signer.name, signer.state);
+    let event = Event::warning("signer_revoked", text).with("signer", &signer.key);
+    let event = if request.drop_revocations { event.with("revocations", "void") } else { event };
+    because(about(event, &signer.id, &signer.name), &request.reason)
+}
+
+/// `signer add`: the member was asked.
+pub(super) fn signer_invited(key: NodeKey, name: impl Display) -> Event {
+    let text = format!("{name} was asked to become a signer");
+    Event::info("signer_invited", text).about(key, name)
+}
+
+/// `leave`.
+pub(super) fn left(reply: &LeaveReply) -> Event {
+    let text =
+        format!("this host has left the mesh {} and told {} members", reply.mesh, reply.told);
+    let event = Event::warning("left", text);
+    named(event, &reply.node).with("ca", reply.authority.as_deref().unwrap_or_default())
+}
+
+fn about(event: Event, id: &str, name: &str) -> Event {
+    match id.parse::<NodeKey>() {
+        Ok(key) => event.about(key, name),
+        // It was printed by this daemon: it is one.
+        Err(_) => named(event, name),
+    }
+}
+
+fn named(event: Event, name: &str) -> Event {
+    Event { name: Some(name.to_owned()).filter(|name| !name.is_empty()), ..event }
+}
+
+fn because(event: Event, words: &str) -> Event {
+    if words.is_empty() { event } else { event.because(words.to_owned()) }
+}
