@@ -1,4 +1,8 @@
-//! `cert renew`.
+//! `cert renew`, `cert issue` and `cert show`.
+
+mod files;
+mod issue;
+mod show;
 
 use std::{io::Write as _, path::Path};
 
@@ -16,6 +20,9 @@ use crate::{
 pub(crate) async fn run(socket: &Path, output: Output, verb: Cert) -> Result<(), Failure> {
     match verb {
         Cert::Renew => renew(socket, output).await,
+        Cert::Issue(arguments) => issue::run(socket, output, arguments).await,
+        Cert::Show { file: Some(file) } => show::file(output, &file),
+        Cert::Show { file: None } => show::own(socket, output).await,
     }
 }
 

@@ -3,10 +3,12 @@
 use futures::{future::BoxFuture, stream::BoxStream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
+    IssueCertificateReply, IssueCertificateRequest,
     JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
     ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
     RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    RevokeTokenRequest, ShowCertificatesReply, ShowPeerReply, ShowPeerRequest, SignerInfo,
+    StatusReply,
 };
 
 use super::ControlError;
@@ -75,4 +77,13 @@ pub trait ControlBackend: Send + Sync + 'static {
 
     /// Asks a signer for this node's next certificate, and waits for it.
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply>;
+
+    /// Issues a certificate for a host that gets it as a file.
+    fn issue_certificate(
+        &self,
+        request: IssueCertificateRequest,
+    ) -> Reply<'_, IssueCertificateReply>;
+
+    /// This node's certificate and those above it.
+    fn certificates(&self) -> Reply<'_, ShowCertificatesReply>;
 }

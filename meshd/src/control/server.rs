@@ -16,11 +16,11 @@ use std::{
 use futures::{Stream, StreamExt, future::ready, stream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest,
-    InitReply, InitRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
+    InitReply, InitRequest, IssueCertificateReply, IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
     ListNodesRequest, ListPeersReply, ListPeersRequest, ListSignersReply, ListSignersRequest,
     ListTokensReply, ListTokensRequest, PingReply, PingRequest, RenewCertificateReply,
     RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, ShowPeerReply, ShowPeerRequest,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, ShowCertificatesReply, ShowCertificatesRequest, ShowPeerReply, ShowPeerRequest,
     SignerInfo, StatusReply, StatusRequest,
     control_server::{Control, ControlServer},
 };
@@ -369,5 +369,21 @@ impl Control for Service {
     ) -> Result<Response<RenewCertificateReply>, Status> {
         changer(request, "renew the certificate")?;
         Ok(Response::new(self.backend.renew_certificate().await?))
+    }
+
+    async fn issue_certificate(
+        &self,
+        request: Request<IssueCertificateRequest>,
+    ) -> Result<Response<IssueCertificateReply>, Status> {
+        let request = changer(request, "issue a certificate")?;
+        Ok(Response::new(self.backend.issue_certificate(request).await?))
+    }
+
+    async fn show_certificates(
+        &self,
+        request: Request<ShowCertificatesRequest>,
+    ) -> Result<Response<ShowCertificatesReply>, Status> {
+        reader(request)?;
+        Ok(Response::new(self.backend.certificates().await?))
     }
 }

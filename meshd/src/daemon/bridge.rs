@@ -5,10 +5,12 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
+    IssueCertificateReply, IssueCertificateRequest,
     JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
     ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
     RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    RevokeTokenRequest, ShowCertificatesReply, ShowPeerReply, ShowPeerRequest, SignerInfo,
+    StatusReply,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +41,8 @@ pub(super) enum Request {
     Signers(Answer<ListSignersReply>),
     AddSigner(AddSignerRequest, Answer<SignerInfo>),
     RevokeSigner(RevokeSignerRequest, Answer<RevokeSignerReply>),
+    Issue(IssueCertificateRequest, Answer<IssueCertificateReply>),
+    Certificates(Answer<ShowCertificatesReply>),
 }
 
 /// How often a watch looks; the server leaves out what did not change.
@@ -160,5 +164,16 @@ impl ControlBackend for Bridge {
 
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {
         self.ask(Request::Renew)
+    }
+
+    fn issue_certificate(
+        &self,
+        request: IssueCertificateRequest,
+    ) -> Reply<'_, IssueCertificateReply> {
+        self.ask(|answer| Request::Issue(request, answer))
+    }
+
+    fn certificates(&self) -> Reply<'_, ShowCertificatesReply> {
+        self.ask(Request::Certificates)
     }
 }

@@ -18,7 +18,9 @@ mod counters;
 mod done;
 mod enrolment;
 mod founding;
+mod handed;
 mod health;
+mod issuing;
 mod joining;
 mod leaving;
 mod nodes;
@@ -36,7 +38,7 @@ mod tokens;
 mod upkeep;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -53,6 +55,7 @@ use self::{
     bridge::{Bridge, Request},
     counters::Counters,
     done::Done,
+    handed::Handed,
     joining::Joining,
     own::{Found, Own},
     renewing::Waiter,
@@ -88,6 +91,12 @@ impl Sources {
         Self { file, drop_ins }
     }
 
+    /// The directory of an identity that was issued off-line: `identity`, beside the main file.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.file.parent().unwrap_or(Path::new(".")).join("identity")
+    }
+
     /// Reads all layers.
     ///
     /// # Errors
@@ -120,6 +129,8 @@ struct Daemon {
     signers_due: Instant,
     /// Who waits for this node's next certificate.
     waiter: Option<Waiter>,
+    /// The identity that lies beside the configuration, if any.
+    handed: Handed,
     /// Why an unattended join did not succeed yet.
     join_error: Option<ControlError>,
     /// Why the configuration on disk is not the one in force.
@@ -377,6 +388,7 @@ impl Daemon {
             running.plan_when_complete(Instant::now());
         }
         self.tend_signers();
+        self.look_at_handed();
         if self.check_due <= Instant::now() {
             self.check_connections();
         }

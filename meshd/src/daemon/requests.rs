@@ -75,6 +75,11 @@ impl Daemon {
                 let revoked = self.revoke_signer(&request);
                 answer(to, revoked);
             }
+            Request::Issue(request, to) => {
+                let issued = self.issue(&request);
+                answer(to, issued);
+            }
+            Request::Certificates(to) => answer(to, self.certificates()),
             Request::Join(request, to) => self.join(&request, to),
             Request::Leave(to) => {
                 let left = self.leave().await;

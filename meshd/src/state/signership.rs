@@ -1,11 +1,11 @@
 //! A host that becomes a signer, or ceases to be one, on disk.
 
 use ipnet::Ipv4Net;
-use meshd_core::trust::{Anchors, LedgerEntry, LedgerEvent, RootCa, Signer};
+use meshd_core::trust::{Anchors, LedgerEntry, LedgerEvent, RootCa, Signer, pem};
 use meshd_proto::{MeshId, NodeKey};
 use zeroize::Zeroizing;
 
-use super::{Authority, SMALL, StateDir, StateError, durable, pem};
+use super::{Authority, SMALL, StateDir, StateError, durable};
 
 /// The seed of a key that waits to be certified, and the addresses of its mesh.
 pub type Pending = (Zeroizing<[u8; 32]>, Ipv4Net);

@@ -11,6 +11,7 @@
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
 //! | `terms`, `token`, `request`, `reply` | joining: the token, what the joiner sends and believes |
 //! | `renewal` | what a member sends for its next certificate, and believes |
+//! | `offline`, [`pem`], `description` | identities that come as files; what a certificate says, for people |
 //! | `signership` | becoming a signer, and ceasing to be one |
 //! | `grants`, `signer`, `ledger`, `init` | admitting: who gets what, and what is kept of it |
 
@@ -19,6 +20,7 @@ mod anchors;
 mod ca;
 mod cache;
 mod certificate;
+mod description;
 mod extension;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -27,6 +29,8 @@ mod identity;
 mod init;
 mod lane;
 mod ledger;
+mod offline;
+pub mod pem;
 mod record;
 mod renewal;
 mod reply;
@@ -49,18 +53,23 @@ pub use anchors::{Anchors, root_from_key};
 pub use ca::{CaError, Intermediate, NodeTerms, RootCa};
 pub use cache::VerifyCache;
 pub use certificate::{server_name, spiffe_id, valid_moment};
+pub use description::{CertificateKind, Description, NodeDescription, describe};
 pub use grants::EnrolRefusal;
 pub use identity::{NodeIdentity, RecordDraft};
 pub use init::{InitParams, MeshInit, init_mesh};
 pub use lane::{LaneKey, check as check_lane};
 pub use ledger::{LedgerEntry, LedgerEvent};
+pub use offline::{
+    IdentityFile, IdentityFiles, IssuedIdentity, Misfit, build_issue_request,
+    identity_files, read_bundle, read_certificate,
+};
 pub use record::{AdmitContext, Grant, LaneInfo, NodeCertificate, Record};
 pub use renewal::{Renewed, accept_renewal, build_renewal};
 pub use reply::{EnrolError, Enrolment, accept_reply};
 pub use request::{Decider, build_request, decider};
 pub use revocation::{Revocation, RevocationTerms};
 pub use secret::IdentityKey;
-pub use signer::{Enrolled, Known, Signer, SignerError, TokenInfo, TokenParams, TokenState};
+pub use signer::{Enrolled, IssueTerms, Known, Signer, SignerError, TokenInfo, TokenParams, TokenState};
 pub use signership::{Invitation, SignerEntry, build_offer, open_invite, open_offer, public_of};
 pub use terms::{TokenId, TokenTerms};
 pub use time::{Expiry, TrustTime};

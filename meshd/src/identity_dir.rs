@@ -1,0 +1,118 @@
+//! Reads the directory in which somebody has put an identity that was issued off-line.
+//!
+//! Only reads: it belongs to who put it there (an image, Ansible, a person). Files that others could have written,
+//! or a key that others can read, are refused. Nothing blocks, whatever lies there. What the contents mean, the
+//! core decides.
+
+use std::{
+    fs::{File, Metadata, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use meshd_core::trust::{IdentityFile, IdentityFiles, Misfit};
+use zeroize::Zeroizing;
+
+/// None of the files is larger.
+const LARGEST: u64 = 1 << 20;
+
+/// What the directory looked like: another value means that it is worth reading again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stamp(Vec<(IdentityFile, [i64; 8])>);
+
+impl Stamp {
+    /// Of the directory as it is now.
+    #[must_use]
+    pub fn of(directory: &Path) -> Self {
+        let stamps = IdentityFile::ALL.into_iter().filter_map(|file| {
+            let found = std::fs::metadata(directory.join(file.name())).ok()?;
+            Some((file, stamp(&found)))
+        });
+        Self(stamps.collect())
+    }
+
+    /// None of the files is there.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn stamp(of: &Metadata) -> [i64; 8] {
+    let number = |unsigned: u64| i64::from_ne_bytes(unsigned.to_ne_bytes());
+    [
+        number(of.ino()),
+        number(of.size()),
+        of.mtime(),
+        of.mtime_nsec(),
+        of.ctime(),
+        of.ctime_nsec(),
+        i64::from(of.mode()),
+        i64::from(of.uid()),
+    ]
+}
+
+/// Reads the files that are there.
+///
+/// # Errors
+/// The first that cannot be read, or must not be trusted.
+pub fn read(directory: &Path) -> Result<IdentityFiles, Misfit> {
+    let mut files = IdentityFiles::new();
+    for file in IdentityFile::ALL {
+        if let Some(content) = read_one(directory, file)? {
+            files.insert(file, content);
+        }
+    }
+    Ok(files)
+}
+
+fn read_one(directory: &Path, file: IdentityFile) -> Result<Option<Zeroizing<Vec<u8>>>, Misfit> {
+    let path = directory.join(file.name());
+    let failed = |error: io::Error| {
+        let fix = format!("give it to root: chown root {}", path.display());
+        Misfit::new(file, error.to_string(), fix)
+    };
+    let opened = match open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    let found = opened.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(Misfit::new(file, "it is no regular file", "put a copy of the file there"));
+    }
+    check_owner(&path, file, &found)?;
+    // As large as it may become: a buffer that grows leaves copies of a key behind.
+    let room = usize::try_from(found.size().min(LARGEST)).unwrap_or_default() + 1;
+    let mut content = Zeroizing::new(Vec::with_capacity(room));
+    opened.take(LARGEST + 1).read_to_end(&mut content).map_err(failed)?;
+    if content.len() as u64 > LARGEST {
+        return Err(Misfit::new(file, "it is larger than 1 MiB", "put the right file there"));
+    }
+    Ok(Some(content))
+}
+
+/// A pipe that nobody writes to must not hold the daemon up.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+fn check_owner(path: &Path, file: IdentityFile, found: &Metadata) -> Result<(), Misfit> {
+    let mode = found.mode() & 0o777;
+    let refused = |why: String, fix: &str| {
+        Err(Misfit::new(file, why, format!("{fix} {}", path.display())))
+    };
+    let owner = found.uid();
+    if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+        return refused(format!("it belongs to user {owner}, who may change it"), "chown root");
+    }
+    match file {
+        IdentityFile::Key if mode & 0o077 != 0 => {
+            refused(format!("its mode is {mode:04o}: others than root may use it"), "chmod 600")
+        }
+        _ if mode & 0o022 != 0 => {
+            refused(format!("its mode is {mode:04o}: others than root may change it"), "chmod go-w")
+        }
+        _ => Ok(()),
+    }
+}
