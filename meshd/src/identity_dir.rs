@@ -116,3 +116,108 @@ fn check_owner(path: &Path, file: IdentityFile, found: &Metadata) -> Result<(), 
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::{PermissionsExt as _, symlink},
+        path::PathBuf,
+    };
+
+    use super::*;
+
+    fn directory() -> (tempfile::TempDir, PathBuf) {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().to_owned();
+        for file in IdentityFile::ALL {
+            put(&path, file, 0o600);
+        }
+        (home, path)
+    }
+
+    fn put(directory: &Path, file: IdentityFile, mode: u32) {
+        let path = directory.join(file.name());
+        fs::write(&path, file.name()).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_is_there_is_read_and_nothing_else() {
+        let (_home, path) = directory();
+        fs::write(path.join("notes"), "x").unwrap();
+        let files = read(&path).unwrap();
+        assert_eq!(files.len(), 5);
+        assert_eq!(files[&IdentityFile::Bundle].as_slice(), b"bundle");
+        assert!(read(&path.join("none")).unwrap().is_empty());
+        assert!(Stamp::of(&path.join("none")).is_empty() && !Stamp::of(&path).is_empty());
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_and_files_that_others_can_write_are_refused() {
+        let (_home, path) = directory();
+        for mode in [0o640, 0o604, 0o644, 0o660, 0o666, 0o610, 0o601] {
+            put(&path, IdentityFile::Key, mode);
+            let misfit = read(&path).unwrap_err();
+            assert_eq!(misfit.file, IdentityFile::Key);
+            assert!(misfit.why.contains(&format!("{mode:04o}")), "{misfit}");
+            let key = path.join("identity.key");
+            assert_eq!(misfit.fix, format!("chmod 600 {}", key.display()));
+        }
+        for mode in [0o400, 0o600, 0o700] {
+            put(&path, IdentityFile::Key, mode);
+            assert!(read(&path).is_ok(), "{mode:o}");
+        }
+        for mode in [0o664, 0o646, 0o666] {
+            put(&path, IdentityFile::Root, mode);
+            let misfit = read(&path).unwrap_err();
+            assert!(misfit.file == IdentityFile::Root && misfit.fix.contains("go-w"), "{misfit}");
+        }
+        put(&path, IdentityFile::Root, 0o644);
+        assert!(read(&path).is_ok());
+    }
+
+    #[test]
+    fn pipes_directories_and_what_is_endless_do_not_hold_anybody_up() {
+        let (_home, path) = directory();
+        let seeds = path.join("seeds");
+        let refused = |why: &str| {
+            let misfit = read(&path).unwrap_err();
+            assert!(misfit.file == IdentityFile::Seeds && misfit.why.contains(why), "{misfit}");
+            assert!(!misfit.fix.is_empty());
+        };
+        fs::remove_file(&seeds).unwrap();
+        nix::unistd::mkfifo(&seeds, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        refused("no regular file");
+        fs::remove_file(&seeds).unwrap();
+        fs::create_dir(&seeds).unwrap();
+        refused("no regular file");
+        fs::remove_dir(&seeds).unwrap();
+        symlink("/dev/zero", &seeds).unwrap();
+        refused("no regular file");
+        fs::remove_file(&seeds).unwrap();
+        fs::write(&seeds, vec![b'x'; (1 << 20) + 1]).unwrap();
+        refused("larger than 1 MiB");
+    }
+
+    #[test]
+    fn every_change_shows() {
+        let (_home, path) = directory();
+        let mut last = Stamp::of(&path);
+        assert_eq!(Stamp::of(&path), last);
+        let mut changed = |what: &str| {
+            let now = Stamp::of(&path);
+            assert_ne!(now, last, "{what}");
+            last = now;
+        };
+        put(&path, IdentityFile::Key, 0o644);
+        changed("a mode");
+        fs::write(path.join("node.crt"), "node.crX").unwrap();
+        changed("a content of the same length");
+        fs::remove_file(path.join("bundle")).unwrap();
+        changed("a file that went");
+        fs::write(path.join("new"), "seeds").unwrap();
+        fs::rename(path.join("new"), path.join("seeds")).unwrap();
+        changed("a file that was replaced");
+    }
+}

@@ -62,7 +62,7 @@ impl OutDir {
     }
 
     /// The directory's own entry survives a power loss.
-    pub(super) fn finish(self) -> Result<(), Failure> {
+    pub(super) fn finish(&self) -> Result<(), Failure> {
         let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
         let synced = File::open(parent).and_then(|directory| directory.sync_all());

@@ -10,6 +10,7 @@ use meshd_core::{
     now::UnixTime,
     trust::{
         Anchors, IdentityFile, IdentityKey, NodeCertificate, build_issue_request, identity_files,
+        identity_key_file,
     },
 };
 use meshd_proto::{
@@ -57,19 +58,40 @@ pub(super) async fn run(socket: &Path, output: Output, arguments: CertIssue) -> 
             return Err(failure);
         }
     };
-    let (anchors, certificate) = believe(&reply, before.as_ref(), key.as_ref())?;
-    let files = identity_files(key.as_ref(), &anchors, &certificate, &reply.seeds);
-    // The key is there already.
-    let rest = files.into_iter().filter(|(file, _)| *file != IdentityFile::Key);
-    let mut written = Vec::from_iter(key.is_some().then(|| IdentityFile::Key.name().to_owned()));
-    for (file, content) in rest {
-        out.write(file, &content).map_err(|failure| failure.and(&taken(&certificate.name)))?;
-        written.push(file.name().to_owned());
-    }
+    let written = finish(&reply, before.as_ref(), key.as_ref(), &mut out);
+    let (certificate, files) = match written {
+        Ok(written) => written,
+        Err(failure) => {
+            out.discard()?;
+            return Err(match &arguments.name {
+                Some(name) => failure.and(&taken(name)),
+                None => failure,
+            });
+        }
+    };
     let shown = ShownView::of(&certificate.der, now(), None).map_err(|error| misread(&error))?;
-    let view = IssuedView { out: out.path().display().to_string(), files: written, shown };
-    out.finish()?;
+    let view = IssuedView { out: out.path().display().to_string(), files, shown };
     print(output, &view, key.is_some())
+}
+
+/// Writes what goes with the key; the certificate last.
+fn finish(
+    reply: &IssueCertificateReply,
+    before: Option<&NodeCertificate>,
+    key: Option<&IdentityKey>,
+    out: &mut OutDir,
+) -> Result<(NodeCertificate, Vec<String>), Failure> {
+    let (anchors, certificate) = believe(reply, before, key)?;
+    let mut names = Vec::new();
+    for (file, content) in identity_files(key, &anchors, &certificate, &reply.seeds) {
+        // The key is there already.
+        if file != IdentityFile::Key {
+            out.write(file, &content)?;
+        }
+        names.push(file.name().to_owned());
+    }
+    out.finish()?;
+    Ok((certificate, names))
 }
 
 /// For a key that is made here, and on disk before anybody is asked.
@@ -84,9 +106,7 @@ async fn first(
     let shown = client.show_certificates(ShowCertificatesRequest {}).await?.into_inner();
     let anchors = Anchors::from_root(&shown.root).map_err(|error| misread(&error))?;
     let key = IdentityKey::from_seed(&Zeroizing::new(rand::random()));
-    let mut text = Zeroizing::new(data_encoding::HEXLOWER.encode(&*key.seed()));
-    text.push('\n');
-    out.write(IdentityFile::Key, text.as_bytes())?;
+    out.write(IdentityFile::Key, &identity_key_file(&key))?;
     let request = build_issue_request(&key, anchors.mesh_id(), &name, rand::random(), now());
     let request = IssueCertificateRequest {
         request: request.encode_to_vec(),
@@ -140,7 +160,7 @@ fn misread(error: &impl std::fmt::Display) -> Failure {
     Failure::local(WHAT, why, "use meshctl and meshd of one version")
 }
 
-fn taken(name: &NodeName) -> String {
+fn taken(name: &str) -> String {
     format!(
         "the signer has given the name {name} away all the same: `meshctl node revoke {name}` frees it"
     )

@@ -61,7 +61,7 @@ pub use lane::{LaneKey, check as check_lane};
 pub use ledger::{LedgerEntry, LedgerEvent};
 pub use offline::{
     IdentityFile, IdentityFiles, IssuedIdentity, Misfit, build_issue_request,
-    identity_files, read_bundle, read_certificate,
+    identity_files, identity_key_file, read_bundle, read_certificate,
 };
 pub use record::{AdmitContext, Grant, LaneInfo, NodeCertificate, Record};
 pub use renewal::{Renewed, accept_renewal, build_renewal};

@@ -126,20 +126,17 @@ pub fn identity_files(
     certificate: &NodeCertificate,
     seeds: &[String],
 ) -> Vec<(IdentityFile, Zeroizing<Vec<u8>>)> {
+    let text = |text: String| Some(Zeroizing::new(text.into_bytes()));
     let content = |file: IdentityFile| match file {
-        IdentityFile::Key => key.map(write_key),
-        IdentityFile::Root => Some(pem::encode(anchors.root_der()).into_bytes()),
+        IdentityFile::Key => key.map(identity_key_file),
+        IdentityFile::Root => text(pem::encode(anchors.root_der())),
         IdentityFile::Bundle => {
-            let bundle = anchors.signed_bundle().encode_to_vec();
-            Some(pem::encode_as(BUNDLE, &bundle).into_bytes())
+            text(pem::encode_as(BUNDLE, &anchors.signed_bundle().encode_to_vec()))
         }
-        IdentityFile::Seeds => {
-            Some(seeds.iter().map(|seed| format!("{seed}\n")).collect::<String>().into_bytes())
-        }
-        IdentityFile::Certificate => Some(pem::encode(&certificate.der).into_bytes()),
+        IdentityFile::Seeds => text(seeds.iter().map(|seed| format!("{seed}\n")).collect()),
+        IdentityFile::Certificate => text(pem::encode(&certificate.der)),
     };
-    let all = IdentityFile::ALL.into_iter();
-    all.filter_map(|file| Some((file, Zeroizing::new(content(file)?)))).collect()
+    IdentityFile::ALL.into_iter().filter_map(|file| Some((file, content(file)?))).collect()
 }
 
 /// The certificate alone: all that a member wants to know first.
@@ -171,8 +168,10 @@ fn misfit(file: IdentityFile, why: impl Into<String>) -> Misfit {
     Misfit::new(file, why, ISSUE)
 }
 
-fn write_key(key: &IdentityKey) -> Vec<u8> {
-    let mut text = HEX.encode(&*key.seed()).into_bytes();
+/// The file of a key.
+#[must_use]
+pub fn identity_key_file(key: &IdentityKey) -> Zeroizing<Vec<u8>> {
+    let mut text = Zeroizing::new(HEX.encode(&*key.seed()).into_bytes());
     text.push(b'\n');
     text
 }
@@ -226,6 +225,10 @@ fn check_dates(certificate: &NodeCertificate, now: UnixTime) -> Result<(), Misfi
 fn read_seeds(text: &[u8]) -> Result<Vec<String>, Misfit> {
     let file = IdentityFile::Seeds;
     let text = std::str::from_utf8(text).map_err(|_| misfit(file, "it is not text"))?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        // Half a port is a port.
+        return Err(misfit(file, "it is cut off: its last line does not end"));
+    }
     let seeds: Vec<String> =
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
     if seeds.len() > limits::TOKEN_SEEDS || !seeds.iter().all(|seed| is_seed(seed)) {

@@ -9,7 +9,7 @@ mod request;
 pub(super) use self::request::open_issue_request;
 pub use self::{
     files::{
-        IdentityFile, IdentityFiles, IssuedIdentity, Misfit, identity_files, read_bundle,
+        IdentityFile, IdentityFiles, IssuedIdentity, Misfit, identity_files, identity_key_file, read_bundle,
         read_certificate,
     },
     request::build_issue_request,
