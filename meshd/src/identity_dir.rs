@@ -26,8 +26,12 @@ impl Stamp {
     #[must_use]
     pub fn of(directory: &Path) -> Self {
         let stamps = IdentityFile::ALL.into_iter().filter_map(|file| {
-            let found = std::fs::metadata(directory.join(file.name())).ok()?;
-            Some((file, stamp(&found)))
+            match std::fs::metadata(directory.join(file.name())) {
+                Ok(found) => Some((file, stamp(&found))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                // Something is there that cannot be looked at: reading it tells why.
+                Err(_) => Some((file, [0; 8])),
+            }
         });
         Self(stamps.collect())
     }
@@ -70,7 +74,7 @@ pub fn read(directory: &Path) -> Result<IdentityFiles, Misfit> {
 fn read_one(directory: &Path, file: IdentityFile) -> Result<Option<Zeroizing<Vec<u8>>>, Misfit> {
     let path = directory.join(file.name());
     let failed = |error: io::Error| {
-        let fix = format!("give it to root: chown root {}", path.display());
+        let fix = format!("give it to root: chown -R root {}", directory.display());
         Misfit::new(file, error.to_string(), fix)
     };
     let opened = match open(&path) {
@@ -99,9 +103,8 @@ fn open(path: &Path) -> io::Result<File> {
 
 fn check_owner(path: &Path, file: IdentityFile, found: &Metadata) -> Result<(), Misfit> {
     let mode = found.mode() & 0o777;
-    let refused = |why: String, fix: &str| {
-        Err(Misfit::new(file, why, format!("{fix} {}", path.display())))
-    };
+    let refused =
+        |why: String, fix: &str| Err(Misfit::new(file, why, format!("{fix} {}", path.display())));
     let owner = found.uid();
     if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
         return refused(format!("it belongs to user {owner}, who may change it"), "chown root");
@@ -198,6 +201,16 @@ mod tests {
         fs::remove_file(&seeds).unwrap();
         fs::write(&seeds, vec![b'x'; (1 << 20) + 1]).unwrap();
         refused("larger than 1 MiB");
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_taken_for_absent() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("identity");
+        fs::write(&path, "no directory").unwrap();
+        assert!(!Stamp::of(&path).is_empty());
+        let misfit = read(&path).unwrap_err();
+        assert!(misfit.fix.contains("chown -R root"), "{misfit}");
     }
 
     #[test]

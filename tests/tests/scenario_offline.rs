@@ -1,9 +1,7 @@
 //! Identities that are issued off-line and copied to their hosts, as Ansible or an image would.
 
 use anyhow::{Context, Result, ensure};
-use meshd_tests::harness::{
-    Flow, Host, HostPlan, Mesh, Place, World, pace, scenario, wait_for,
-};
+use meshd_tests::harness::{Flow, Host, HostPlan, Mesh, Place, World, pace, scenario, wait_for};
 use serde_json::Value;
 
 const FILES: [&str; 5] = ["identity.key", "root.crt", "bundle", "seeds", "node.crt"];
@@ -79,13 +77,19 @@ fn hosts_join_by_files_before_their_start_and_while_they_wait() {
         let modes = a.run(&["stat", "-c", "%a", "/root/b", "/root/b/identity.key"])?;
         ensure!(modes == "700\n600\n", "{modes}");
         // What others have, and what is there already.
-        let taken = a.meshctl(&["cert", "issue", "--name", "b", "--out", "/root/x"])?.exits(1)?.stderr;
+        let taken =
+            a.meshctl(&["cert", "issue", "--name", "b", "--out", "/root/x"])?.exits(1)?.stderr;
         ensure!(taken.contains("the name b belongs to"), "{taken}");
-        let taken = ["cert", "issue", "--name", "x", "--prefix", "10.50.1.0/24", "--out", "/root/x"];
+        let taken =
+            ["cert", "issue", "--name", "x", "--prefix", "10.50.1.0/24", "--out", "/root/x"];
         let taken = a.meshctl(&taken)?.exits(1)?.stderr;
         ensure!(taken.contains("overlaps"), "{taken}");
-        ensure!(a.try_run(&["test", "-e", "/root/x"])?.ok().is_err(), "a refusal leaves a directory");
-        let full = a.meshctl(&["cert", "issue", "--name", "x", "--out", "/root/b"])?.exits(1)?.stderr;
+        ensure!(
+            a.try_run(&["test", "-e", "/root/x"])?.ok().is_err(),
+            "a refusal leaves a directory"
+        );
+        let full =
+            a.meshctl(&["cert", "issue", "--name", "x", "--out", "/root/b"])?.exits(1)?.stderr;
         ensure!(full.contains("not empty"), "{full}");
 
         // Before the start.
@@ -142,7 +146,11 @@ fn copying_again_changes_nothing_a_later_certificate_is_taken_over_and_a_leave_i
             host.start_daemon()?;
         }
         all_up(&mesh)?;
-        let end = |host: &Host| Ok::<_, anyhow::Error>(json(host, &["cert", "show", "-o", "json"])?[0]["not_after"].clone());
+        let end = |host: &Host| {
+            Ok::<_, anyhow::Error>(
+                json(host, &["cert", "show", "-o", "json"])?[0]["not_after"].clone(),
+            )
+        };
         let (first, id) = (end(b)?, b.status()?.id);
 
         // Under way: packets, a copy of the same, the next certificate, and the older one again.
@@ -183,7 +191,9 @@ fn copying_again_changes_nothing_a_later_certificate_is_taken_over_and_a_leave_i
 
         // The same files after a leave, also at the next start.
         b.meshctl(&["leave"])?.ok()?;
-        wait_for("b says that this identity has left", pace(10), || has_health(b, "identity_left"))?;
+        wait_for("b says that this identity has left", pace(10), || {
+            has_health(b, "identity_left")
+        })?;
         copy(a, "b", b)?;
         b.reload_daemon()?;
         b.stop_daemon()?;
@@ -196,5 +206,42 @@ fn copying_again_changes_nothing_a_later_certificate_is_taken_over_and_a_leave_i
         all_up(&mesh)?;
         ensure!(b.status()?.id != id, "it has its old identity");
         Ok(())
+    });
+}
+
+#[test]
+fn files_that_are_older_than_the_mesh_do_and_those_of_a_revoked_name_do_not() {
+    scenario("offline-older", |world| {
+        let mesh = unstarted(world)?;
+        let [a, b, c, d] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2], &mesh.hosts[3]];
+        for host in [b, c, d] {
+            issue(a, host.name(), &["--name", host.name(), "--ttl", "365d"])?;
+            copy(a, host.name(), host)?;
+        }
+        b.start_daemon()?;
+        b.wait_up(1, pace(20))?;
+        // A signer that the bundle among c's files does not know.
+        a.meshctl(&["signer", "add", "b"])?.ok()?;
+        c.start_daemon()?;
+        c.wait_up(2, pace(20))?;
+        wait_for("c knows both signers", pace(20), || {
+            let signers = json(c, &["signer", "list", "-o", "json"])?;
+            let names: Vec<_> =
+                signers.as_array().context("none")?.iter().map(|s| &s["name"]).collect();
+            ensure!(names.len() == 2, "{names:?}");
+            Ok(())
+        })?;
+        // Stolen, or never used: nobody has seen d yet.
+        a.meshctl(&["node", "revoke", "d", "--yes"])?.ok()?;
+        d.start_daemon()?;
+        wait_for("d learns that it is none", pace(60), || has_health(d, "revoked"))?;
+        for host in [a, b, c] {
+            ensure!(host.peers()?.iter().all(|peer| peer.name != "d"), "{} has d", host.name());
+            ensure!(host.wg_peers()?.len() == 2, "{} has another WireGuard peer", host.name());
+        }
+        let refused = ["cert", "issue", "--certificate", "/root/d/node.crt", "--out", "/root/d2"];
+        let refused = a.meshctl(&refused)?.exits(1)?.stderr;
+        ensure!(refused.contains("was ended"), "{refused}");
+        issue(a, "d3", &["--name", "d"]).map(drop)
     });
 }

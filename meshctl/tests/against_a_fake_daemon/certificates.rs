@@ -186,10 +186,15 @@ fn cert_issue_writes_what_a_daemon_takes_and_sends_no_secret() {
     let out = home.path().join("web-1");
     let out_text = out.to_str().unwrap();
     let daemon = Daemon::start(Script::default());
-    let arguments = ["cert", "issue", "--name", "web-1", "--prefix", "10.244.1.0/24", "--out", out_text];
+    let arguments =
+        ["cert", "issue", "--name", "web-1", "--prefix", "10.244.1.0/24", "--out", out_text];
     let output = daemon.meshctl(&arguments);
     let said = stdout(&output);
-    assert!(said.starts_with("web-1 was issued a certificate, valid until 2"), "{}", stderr(&output));
+    assert!(
+        said.starts_with("web-1 was issued a certificate, valid until 2"),
+        "{}",
+        stderr(&output)
+    );
     assert!(said.contains("/etc/meshd/identity/"), "{said}");
     let issued = IssuedIdentity::read(&files(&out), now()).unwrap();
     assert_eq!(issued.certificate.name.as_str(), "web-1");
@@ -239,7 +244,8 @@ fn a_refusal_and_an_answer_that_is_not_believed_leave_nothing_behind() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("x");
     let out_text = out.to_str().unwrap();
-    let error = ControlError::new("name_taken", "cannot issue", "the name is taken", "take another");
+    let error =
+        ControlError::new("name_taken", "cannot issue", "the name is taken", "take another");
     let daemon = Daemon::start(Script { error: Some(error), ..Script::default() });
     let output = daemon.meshctl(&["cert", "issue", "--name", "x", "--out", out_text]);
     assert_eq!(output.status.code(), Some(1));

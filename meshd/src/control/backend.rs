@@ -3,12 +3,11 @@
 use futures::{future::BoxFuture, stream::BoxStream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
-    IssueCertificateReply, IssueCertificateRequest,
-    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
-    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
-    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, ShowCertificatesReply, ShowPeerReply, ShowPeerRequest, SignerInfo,
-    StatusReply,
+    IssueCertificateReply, IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply,
+    ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply, PingRequest,
+    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, ShowCertificatesReply,
+    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
 };
 
 use super::ControlError;

@@ -16,12 +16,13 @@ use std::{
 use futures::{Stream, StreamExt, future::ready, stream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest,
-    InitReply, InitRequest, IssueCertificateReply, IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
-    ListNodesRequest, ListPeersReply, ListPeersRequest, ListSignersReply, ListSignersRequest,
-    ListTokensReply, ListTokensRequest, PingReply, PingRequest, RenewCertificateReply,
-    RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, ShowCertificatesReply, ShowCertificatesRequest, ShowPeerReply, ShowPeerRequest,
-    SignerInfo, StatusReply, StatusRequest,
+    InitReply, InitRequest, IssueCertificateReply, IssueCertificateRequest, JoinProgress,
+    JoinRequest, LeaveReply, LeaveRequest, ListNodesReply, ListNodesRequest, ListPeersReply,
+    ListPeersRequest, ListSignersReply, ListSignersRequest, ListTokensReply, ListTokensRequest,
+    PingReply, PingRequest, RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply,
+    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    RevokeTokenRequest, ShowCertificatesReply, ShowCertificatesRequest, ShowPeerReply,
+    ShowPeerRequest, SignerInfo, StatusReply, StatusRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::{

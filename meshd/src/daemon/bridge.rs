@@ -5,12 +5,11 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
-    IssueCertificateReply, IssueCertificateRequest,
-    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
-    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
-    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, ShowCertificatesReply, ShowPeerReply, ShowPeerRequest, SignerInfo,
-    StatusReply,
+    IssueCertificateReply, IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply,
+    ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply, PingRequest,
+    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, ShowCertificatesReply,
+    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;

@@ -153,12 +153,20 @@ impl Daemon {
             .map_err(|misfit| self.handed.misfit(&misfit, missing))?;
         let failed = |error: ControlError| Problem {
             code: "state_dir",
-            message: format!("the identity that was issued for this host is not taken over: {}", error.why),
+            message: format!(
+                "the identity that was issued for this host is not taken over: {}",
+                error.why
+            ),
             fix: error.fix,
             passing: true,
         };
         let state = |error: crate::state::StateError| {
-            failed(ControlError::new("state_dir", "", error.to_string(), "check the state directory"))
+            failed(ControlError::new(
+                "state_dir",
+                "",
+                error.to_string(),
+                "check the state directory",
+            ))
         };
         let path = self.handed.path.clone();
         tracing::info!(path = %path.display(), node = %issued.certificate.name,
@@ -210,7 +218,8 @@ impl Daemon {
                     self.handed.path.display(),
                     certificate.name
                 ),
-                fix: "remove the files; or `meshctl leave`, and this host becomes that node".to_owned(),
+                fix: "remove the files; or `meshctl leave`, and this host becomes that node"
+                    .to_owned(),
                 passing: false,
             });
         }
@@ -232,10 +241,13 @@ impl Daemon {
         Problem {
             code: "identity_refused",
             message: format!("{}: {}", path.display(), refusal.detail),
-            fix: if clock {
-                "set this host's clock"
-            } else {
-                "issue the next one with `meshctl cert issue --certificate FILE --out DIR`, and copy all its files"
+            fix: match refusal.code {
+                Code::CertificateNotYetValid => "set this host's clock",
+                Code::Revoked => "`meshctl leave`, then issue a new identity",
+                _ => {
+                    "issue the next one with `meshctl cert issue --certificate FILE --out DIR`, and copy all its \
+                     files"
+                }
             }
             .to_owned(),
             passing: clock,

@@ -33,7 +33,8 @@ impl OutDir {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 check_empty(path)?;
                 let private = Permissions::from_mode(0o700);
-                fs::set_permissions(path, private).map_err(|error| failed("close", path, &error))?;
+                fs::set_permissions(path, private)
+                    .map_err(|error| failed("close", path, &error))?;
                 false
             }
             Err(error) => return Err(failed("make", path, &error)),

@@ -28,9 +28,11 @@ pub(super) async fn own(socket: &Path, output: Output) -> Result<(), Failure> {
     let mut client = connect(socket, Some(LOOK)).await?;
     let reply = client.show_certificates(ShowCertificatesRequest {}).await?.into_inner();
     let mut shown = Vec::new();
-    for (der, renewal) in
-        [(&reply.certificate, reply.renewal_at.as_deref()), (&reply.issuer, None), (&reply.root, None)]
-    {
+    for (der, renewal) in [
+        (&reply.certificate, reply.renewal_at.as_deref()),
+        (&reply.issuer, None),
+        (&reply.root, None),
+    ] {
         if der.is_empty() {
             continue;
         }
@@ -151,13 +153,17 @@ fn print_one(shown: &ShownView, paint: Paint, to: &mut impl Write) -> io::Result
         line("groups", &list(&shown.groups))?;
         line("grants", &list(&shown.grants))?;
         if !shown.pools.is_empty() {
-            let pools: Vec<String> =
-                shown.pools.iter().map(|pool| format!("a /{} of {}", pool.length, pool.prefix)).collect();
+            let pools: Vec<String> = shown
+                .pools
+                .iter()
+                .map(|pool| format!("a /{} of {}", pool.length, pool.prefix))
+                .collect();
             line("pools", &list(&pools))?;
         }
         line("limits", &list(&shown.limits))?;
     }
-    let blocks = shown.address_blocks.as_ref().map_or("none that meshd makes".to_owned(), |b| list(b));
+    let blocks =
+        shown.address_blocks.as_ref().map_or("none that meshd makes".to_owned(), |b| list(b));
     line("address blocks", &blocks)?;
     line("SHA-256", &shown.fingerprint)
 }

@@ -34,9 +34,8 @@ impl Node {
             bundle: bundle.cloned(),
             ..wire::EnrolAccepted::default()
         };
-        let reply = wire::EnrolReply {
-            result: Some(wire::enrol_reply::Result::Accepted(accepted)),
-        };
+        let reply =
+            wire::EnrolReply { result: Some(wire::enrol_reply::Result::Accepted(accepted)) };
         let mut anchors = self.anchors.clone();
         let renewed = accept_renewal(&reply, &current, &mut anchors, now.unix)?;
         if let Some(bundle) = &renewed.bundle {

@@ -118,7 +118,11 @@ pub fn describe(der: &[u8]) -> Result<Description, Refusal> {
         path_length: None,
         node: None,
     };
-    if ca { describe_ca(der, &x509, &mut description)? } else { describe_node(der, &mut description)? }
+    if ca {
+        describe_ca(der, &x509, &mut description)?
+    } else {
+        describe_node(der, &mut description)?
+    }
     Ok(description)
 }
 
@@ -135,7 +139,10 @@ fn describe_ca(
     description.public_key = ca.key;
     description.path_length = ca.path_length;
     let blocks = x509.extensions().iter().find(|extension| {
-        extension.oid.iter().is_some_and(|mut numbers| numbers.by_ref().eq(rfc3779::OID.iter().copied()))
+        extension
+            .oid
+            .iter()
+            .is_some_and(|mut numbers| numbers.by_ref().eq(rfc3779::OID.iter().copied()))
     });
     let everything = blocks.is_some_and(|blocks| blocks.value == rfc3779::encode_all());
     description.address_blocks = everything.then(|| vec!["0.0.0.0/0".into(), "::/0".into()]);

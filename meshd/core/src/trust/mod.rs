@@ -60,8 +60,8 @@ pub use init::{InitParams, MeshInit, init_mesh};
 pub use lane::{LaneKey, check as check_lane};
 pub use ledger::{LedgerEntry, LedgerEvent};
 pub use offline::{
-    IdentityFile, IdentityFiles, IssuedIdentity, Misfit, build_issue_request,
-    identity_files, identity_key_file, read_bundle, read_certificate,
+    IdentityFile, IdentityFiles, IssuedIdentity, Misfit, build_issue_request, identity_files,
+    identity_key_file, read_bundle, read_certificate,
 };
 pub use record::{AdmitContext, Grant, LaneInfo, NodeCertificate, Record};
 pub use renewal::{Renewed, accept_renewal, build_renewal};
@@ -69,7 +69,9 @@ pub use reply::{EnrolError, Enrolment, accept_reply};
 pub use request::{Decider, build_request, decider};
 pub use revocation::{Revocation, RevocationTerms};
 pub use secret::IdentityKey;
-pub use signer::{Enrolled, IssueTerms, Known, Signer, SignerError, TokenInfo, TokenParams, TokenState};
+pub use signer::{
+    Enrolled, IssueTerms, Known, Signer, SignerError, TokenInfo, TokenParams, TokenState,
+};
 pub use signership::{Invitation, SignerEntry, build_offer, open_invite, open_offer, public_of};
 pub use terms::{TokenId, TokenTerms};
 pub use time::{Expiry, TrustTime};

@@ -22,14 +22,13 @@ use crate::{
     limits,
     now::UnixTime,
     refusal::{Code, Refusal},
-    trust::{
-        anchors::Anchors, pem, record::NodeCertificate, secret::IdentityKey, token::is_seed,
-    },
+    trust::{anchors::Anchors, pem, record::NodeCertificate, secret::IdentityKey, token::is_seed},
 };
 
 /// The label of the bundle's section.
 const BUNDLE: &str = "MESHD BUNDLE";
-const ISSUE: &str = "copy all files of one `meshctl cert issue --out DIR` again, or issue them anew";
+const ISSUE: &str =
+    "copy all files of one `meshctl cert issue --out DIR` again, or issue them anew";
 
 /// One of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -186,8 +185,7 @@ fn read_key(text: &[u8]) -> Result<IdentityKey, Misfit> {
 fn read_anchors(files: &IdentityFiles) -> Result<Anchors, Misfit> {
     let file = IdentityFile::Root;
     let der = pem::decode(content(files, file)?).map_err(|why| misfit(file, why))?;
-    let mut anchors =
-        Anchors::from_root(&der).map_err(|refusal| misfit(file, refusal.detail))?;
+    let mut anchors = Anchors::from_root(&der).map_err(|refusal| misfit(file, refusal.detail))?;
     let file = IdentityFile::Bundle;
     content(files, file)?;
     if let Some(bundle) = read_bundle(files)? {

@@ -9,8 +9,8 @@ mod request;
 pub(super) use self::request::open_issue_request;
 pub use self::{
     files::{
-        IdentityFile, IdentityFiles, IssuedIdentity, Misfit, identity_files, identity_key_file, read_bundle,
-        read_certificate,
+        IdentityFile, IdentityFiles, IssuedIdentity, Misfit, identity_files, identity_key_file,
+        read_bundle, read_certificate,
     },
     request::build_issue_request,
 };

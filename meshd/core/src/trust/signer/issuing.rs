@@ -85,12 +85,7 @@ impl Signer {
             name: &request.name,
             token: None,
             groups: &terms.groups,
-            asked: Asked {
-                exact: &terms.prefixes,
-                allow: &terms.allow,
-                wanted: &[],
-                keep: false,
-            },
+            asked: Asked { exact: &terms.prefixes, allow: &terms.allow, wanted: &[], keep: false },
             before: None,
         };
         let validity = Validity::of(now, terms.ttl_seconds);
@@ -143,8 +138,9 @@ impl Signer {
             ));
         }
         let admission = base.admission();
-        let admitted =
-            self.admit_for(&admission, validity, &entries, known.members, now, rng).map_err(retold)?;
+        let admitted = self
+            .admit_for(&admission, validity, &entries, known.members, now, rng)
+            .map_err(retold)?;
         let reply = self.reply(&admitted.certificate, &admitted.not_granted, &[])?;
         entries.push(admitted.entry);
         let (name, key) = (base.certificate.name.clone(), base.certificate.key);

@@ -19,11 +19,11 @@ use rand::CryptoRng;
 use thiserror::Error;
 
 pub(in crate::trust) use self::admission::Admission;
+use self::{admission::departing, tokens::Token};
 pub use self::{
     issuing::IssueTerms,
     tokens::{TokenInfo, TokenParams, TokenState},
 };
-use self::{admission::departing, tokens::Token};
 use super::{
     anchors::Anchors,
     ca::{CaError, Intermediate},

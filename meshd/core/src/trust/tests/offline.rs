@@ -208,7 +208,10 @@ fn the_next_certificate_has_the_same_key_name_address_and_rights() {
     let third = certificate(&enrolled);
     for one in [&second, &third] {
         assert_eq!((one.key, &one.name, one.mesh_ipv4), (first.key, &first.name, first.mesh_ipv4));
-        assert_eq!((&one.grants, &one.limits, &one.groups), (&first.grants, &first.limits, &first.groups));
+        assert_eq!(
+            (&one.grants, &one.limits, &one.groups),
+            (&first.grants, &first.limits, &first.groups)
+        );
         assert_eq!(one.enrolment_id, first.enrolment_id);
     }
     assert_eq!(third.not_after.since(late), 30 * DAY);
@@ -308,7 +311,9 @@ fn every_file_that_is_missing_or_damaged_is_named() {
         missing.remove(&file);
         let misfit = IssuedIdentity::read(&missing, NOW).unwrap_err();
         assert_eq!((misfit.file, misfit.why.as_str()), (file, "it is missing"));
-        for damage in [b"\xff\xfe\x00".to_vec(), b"-----BEGIN CERTIFICATE-----\n".to_vec(), b"x".to_vec()] {
+        for damage in
+            [b"\xff\xfe\x00".to_vec(), b"-----BEGIN CERTIFICATE-----\n".to_vec(), b"x".to_vec()]
+        {
             let mut damaged = whole.clone();
             damaged.insert(file, Zeroizing::new(damage));
             let misfit = IssuedIdentity::read(&damaged, NOW).unwrap_err();
