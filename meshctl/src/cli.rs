@@ -60,7 +60,7 @@ pub(crate) enum Verb {
     /// The hosts that may admit, renew and revoke
     #[command(subcommand)]
     Signer(Signer),
-    /// This host's certificate
+    /// Certificates: of this host, and such as are issued as files
     #[command(subcommand)]
     Cert(Cert),
     /// Join this host to a mesh; returns when it is running and has synced once
@@ -158,6 +158,41 @@ pub(crate) enum Cert {
     /// The mesh's root, which stands behind all certificates
     #[command(subcommand)]
     Ca(Ca),
+    /// On a signer: issue a certificate for a host that gets it as files instead of joining with a token
+    Issue(CertIssue),
+    /// What certificates say, grants included: this host's and those above it, or those in a file
+    Show {
+        /// PEM (one or several) or DER, or '-' for stdin [default: this host's, from its daemon]
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertIssue {
+    /// The node's name
+    #[arg(long, value_name = "NAME", required_unless_present = "certificate")]
+    pub(crate) name: Option<String>,
+    /// Grant exactly this prefix to the node
+    #[arg(long = "prefix", value_name = "CIDR")]
+    pub(crate) prefixes: Vec<String>,
+    /// Grant what the node finds on itself inside these limits, when a signer renews its certificate
+    #[arg(long = "allow", value_name = "CIDR")]
+    pub(crate) allow: Vec<String>,
+    /// Put the node into a group
+    #[arg(long = "group", value_name = "NAME")]
+    pub(crate) groups: Vec<String>,
+    /// Issue the next certificate for the key, name and rights of this one, without a new key
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "prefixes", "allow", "groups"])]
+    pub(crate) certificate: Option<PathBuf>,
+    /// Where the node asks first: a member's HOST:PORT [default: this host's addresses]
+    #[arg(long = "seed", value_name = "ADDR")]
+    pub(crate) seeds: Vec<String>,
+    /// How long the certificate counts, such as 30d, at most 365d
+    #[arg(long, default_value = "30d", value_parser = crate::text::parse_duration, value_name = "TIME")]
+    pub(crate) ttl: Duration,
+    /// The directory for the files: absent or empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

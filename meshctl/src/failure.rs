@@ -38,6 +38,12 @@ impl Failure {
         self.parts.is_empty()
     }
 
+    /// The same, and what more is to be known.
+    pub(crate) fn and(mut self, more: &str) -> Self {
+        self.parts.push(more.to_owned());
+        self
+    }
+
     /// The same text with exit code 1, where no other is allowed.
     pub(crate) fn plain(mut self) -> Self {
         self.exit = self.exit.min(FAILED);

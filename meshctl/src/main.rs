@@ -6,6 +6,7 @@ mod commands;
 mod connection;
 mod failure;
 mod output;
+mod shown;
 mod table;
 mod text;
 mod views;

@@ -5,14 +5,16 @@ use std::{
     net::{SocketAddr, UdpSocket},
     os::unix::net::UnixStream,
     path::Path,
+    time::SystemTime,
 };
 
 use anyhow::anyhow;
+use meshd_core::{now::UnixTime, trust::IssuedIdentity};
 
 use crate::{
     daemon::Sources,
     dataplane::{DataplaneError, LinuxDataplane},
-    host,
+    host, identity_dir,
 };
 
 /// Prints a line per thing that was looked at.
@@ -34,6 +36,11 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     tell("privileges", privileges());
     tell("WireGuard", wireguard(&config));
     tell("nft", program("nft"));
+    // A member has what it needs, and its files may be half gone.
+    let member = config.node.state_dir.join("pki/node.crt").exists();
+    if !member && let Some(found) = identity(&sources.identity()) {
+        tell("identity files", found);
+    }
     tell("gossip port", port(config.gossip.listen, &config.control.socket));
     tell(
         "host",
@@ -88,6 +95,24 @@ fn program(name: &str) -> Result<String, String> {
         .find(|candidate| candidate.is_file())
         .map(|found| found.display().to_string())
         .ok_or_else(|| format!("{name} is not installed; install nftables"))
+}
+
+/// Says for whom the identity is that lies beside the configuration, if one does.
+fn identity(directory: &Path) -> Option<Result<String, String>> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = UnixTime(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+    let files = match identity_dir::read(directory) {
+        Ok(files) if files.is_empty() => return None,
+        files => files,
+    };
+    let read = files.and_then(|files| IssuedIdentity::read(&files, now));
+    Some(match read {
+        Ok(issued) => {
+            let certificate = &issued.certificate;
+            Ok(format!("{} in mesh {}", certificate.name, certificate.mesh))
+        }
+        Err(misfit) => Err(format!("{}/{misfit}", directory.display())),
+    })
 }
 
 fn port(listen: SocketAddr, socket: &Path) -> Result<String, String> {

@@ -7,6 +7,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod host;
+pub mod identity_dir;
 pub mod logging;
 pub mod privileges;
 pub mod probe;

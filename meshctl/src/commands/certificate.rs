@@ -1,4 +1,8 @@
-//! `cert renew`.
+//! `cert renew`, `cert issue` and `cert show`.
+
+mod files;
+mod issue;
+mod show;
 
 use std::{io::Write as _, path::Path};
 
@@ -17,6 +21,9 @@ pub(crate) async fn run(socket: &Path, output: Output, verb: Cert) -> Result<(),
     match verb {
         Cert::Renew => renew(socket, output).await,
         Cert::Ca(verb) => authority::run(socket, output, verb).await,
+        Cert::Issue(arguments) => issue::run(socket, output, arguments).await,
+        Cert::Show { file: Some(file) } => show::file(output, &file),
+        Cert::Show { file: None } => show::own(socket, output).await,
     }
 }
 

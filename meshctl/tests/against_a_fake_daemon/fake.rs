@@ -210,6 +210,15 @@ impl ControlBackend for Fake {
             renewed: true,
         })
     }
+    fn issue_certificate(
+        &self,
+        request: IssueCertificateRequest,
+    ) -> Reply<'_, IssueCertificateReply> {
+        self.answer(format!("{request:?}"), move |_| crate::certificates::issue(&request))
+    }
+    fn certificates(&self) -> Reply<'_, ShowCertificatesReply> {
+        self.answer("certificates".into(), |_| crate::certificates::own())
+    }
 }
 
 /// A running fake; it stops when dropped.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // A failed step of a test is a failed test.
 
+mod certificates;
 mod changing;
 mod events;
 mod fake;

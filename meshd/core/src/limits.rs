@@ -86,6 +86,10 @@ pub const CONNECTIONS: usize = 256;
 
 /// Validity of a node certificate; it is renewed at two thirds of that.
 pub const NODE_CERTIFICATE_SECONDS: i64 = 30 * 24 * 3600;
+/// Life of a certificate that is issued off-line.
+pub const ISSUED_SECONDS: std::ops::RangeInclusive<i64> = 3600..=365 * 24 * 3600;
+/// Thousandths of a certificate's life after which its node asks for the next one: not all at once.
+pub const RENEWAL_SHARE: std::ops::Range<i64> = 600..700;
 /// A day.
 pub const DAY_SECONDS: i64 = 24 * 3600;
 /// Validity of a root and its intermediates.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Wall-clock time in seconds since the Unix epoch. May jump; liveness never rests on it.
 #[derive(
@@ -21,6 +22,12 @@ impl UnixTime {
     #[must_use]
     pub fn since(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
+    }
+
+    /// As RFC 3339 in UTC; `None` for what no calendar names.
+    #[must_use]
+    pub fn rfc3339(self) -> Option<String> {
+        OffsetDateTime::from_unix_timestamp(self.0).ok()?.format(&Rfc3339).ok()
     }
 }
 

@@ -6,11 +6,11 @@ use futures::{future::BoxFuture, stream::BoxStream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, EncryptRootRequest,
     EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, InitReply, InitRequest,
-    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
-    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
-    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, RootsReply, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
-    UnlockRootRequest,
+    IssueCertificateReply, IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply,
+    ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply, PingRequest,
+    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowCertificatesReply,
+    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
 };
 
 use super::{Caller, ControlError};
@@ -106,4 +106,13 @@ pub trait ControlBackend: Send + Sync + 'static {
 
     /// Asks a signer for this node's next certificate, and waits for it.
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply>;
+
+    /// Issues a certificate for a host that gets it as a file.
+    fn issue_certificate(
+        &self,
+        request: IssueCertificateRequest,
+    ) -> Reply<'_, IssueCertificateReply>;
+
+    /// This node's certificate and those above it.
+    fn certificates(&self) -> Reply<'_, ShowCertificatesReply>;
 }

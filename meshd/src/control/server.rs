@@ -17,13 +17,14 @@ use futures::{Stream, StreamExt, future::ready, stream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest,
     EncryptRootRequest, EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, InitReply,
-    InitRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
-    ListNodesRequest, ListPeersReply, ListPeersRequest, ListRootsRequest, ListSignersReply,
-    ListSignersRequest, ListTokensReply, ListTokensRequest, PingReply, PingRequest,
-    RemoveRootKeyRequest, RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply,
-    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, RootsReply, RotateRootRequest, ShowPeerReply, ShowPeerRequest, SignerInfo,
-    StatusReply, StatusRequest, UnlockRootRequest,
+    InitRequest, IssueCertificateReply, IssueCertificateRequest, JoinProgress, JoinRequest,
+    LeaveReply, LeaveRequest, ListNodesReply, ListNodesRequest, ListPeersReply, ListPeersRequest,
+    ListRootsRequest, ListSignersReply, ListSignersRequest, ListTokensReply, ListTokensRequest,
+    PingReply, PingRequest, RemoveRootKeyRequest, RenewCertificateReply, RenewCertificateRequest,
+    RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    RevokeTokenRequest, RootsReply, RotateRootRequest, ShowCertificatesReply,
+    ShowCertificatesRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    StatusRequest, UnlockRootRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::{
@@ -439,5 +440,21 @@ impl Control for Service {
         let events = self.backend.events(self.look(request)?).await?;
         let events = events.take_until(Box::pin(stopped(self.stop.clone())));
         Ok(Response::new(answers(events.boxed())))
+    }
+
+    async fn issue_certificate(
+        &self,
+        request: Request<IssueCertificateRequest>,
+    ) -> Result<Response<IssueCertificateReply>, Status> {
+        let (backend, request) = self.change(request, "issue a certificate")?;
+        Ok(Response::new(backend.issue_certificate(request).await?))
+    }
+
+    async fn show_certificates(
+        &self,
+        request: Request<ShowCertificatesRequest>,
+    ) -> Result<Response<ShowCertificatesReply>, Status> {
+        self.look(request)?;
+        Ok(Response::new(self.backend.certificates().await?))
     }
 }

@@ -7,11 +7,11 @@ use meshd_core::event::Actor;
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, EncryptRootRequest,
     EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, InitReply, InitRequest,
-    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
-    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
-    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, RootsReply, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
-    UnlockRootRequest,
+    IssueCertificateReply, IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply,
+    ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply, PingRequest,
+    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowCertificatesReply,
+    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -49,6 +49,8 @@ pub(super) enum Request {
     EncryptRoot(EncryptRootRequest, Answer<RootsReply>),
     ExportRoot(ExportRootRequest, Answer<ExportRootReply>),
     RemoveRootKey(Answer<RootsReply>),
+    Issue(IssueCertificateRequest, Answer<IssueCertificateReply>),
+    Certificates(Answer<ShowCertificatesReply>),
 }
 
 /// A call, and who made it.
@@ -222,5 +224,16 @@ impl ControlBackend for Bridge {
 
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {
         self.ask(Request::Renew)
+    }
+
+    fn issue_certificate(
+        &self,
+        request: IssueCertificateRequest,
+    ) -> Reply<'_, IssueCertificateReply> {
+        self.ask(|answer| Request::Issue(request, answer))
+    }
+
+    fn certificates(&self) -> Reply<'_, ShowCertificatesReply> {
+        self.ask(Request::Certificates)
     }
 }

@@ -9,8 +9,8 @@ use meshd_core::{
 use meshd_proto::{
     NodeKey,
     control::{
-        InitReply, LeaveReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-        RevokeSignerRequest, TokenInfo,
+        InitReply, IssueCertificateReply, LeaveReply, RevokeNodeReply, RevokeNodeRequest,
+        RevokeSignerReply, RevokeSignerRequest, TokenInfo,
     },
 };
 
@@ -53,6 +53,20 @@ pub(super) fn joined(certificate: &NodeCertificate) -> Event {
     let text = format!("this host has joined the mesh {mesh} as {name}");
     let event = Event::info("joined", text).about(certificate.key, name);
     about_certificate(event, certificate)
+}
+
+/// `cert issue`.
+pub(super) fn issued(reply: &IssueCertificateReply) -> Event {
+    let text = "a certificate was issued, to be brought as files";
+    match NodeCertificate::parse(&reply.certificate) {
+        Ok(certificate) => {
+            let event = Event::info("certificate_issued", text);
+            let event = event.about(certificate.key, &certificate.name);
+            about_certificate(event, &certificate)
+        }
+        // It was made by this daemon: it is one.
+        Err(_) => Event::info("certificate_issued", text),
+    }
 }
 
 /// `token create`.

@@ -50,6 +50,7 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
         let message = format!("{}: {}", error.what, error.why);
         lines.push(line(&error.code, "warning", message, error.fix.as_str()));
     }
+    lines.extend(daemon.handed.line());
     if let Some(errors) = &daemon.reload_error {
         lines.push(line(
             "config_refused",

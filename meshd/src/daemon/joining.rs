@@ -105,8 +105,12 @@ impl Daemon {
         }
     }
 
-    /// With a token file or a systemd credential: tries for ever.
+    /// With a token file or a systemd credential: tries for ever. An identity that lies beside the configuration
+    /// comes first, and is waited for while it is copied.
     pub(super) fn join_unattended(&mut self) {
+        if self.running.is_some() || self.handed.is_there() {
+            return;
+        }
         let Some(path) = self.token_file() else { return };
         let token = match std::fs::read_to_string(&path) {
             Ok(token) => token,
@@ -246,7 +250,7 @@ impl Daemon {
         }
     }
 
-    fn take_over(
+    pub(super) fn take_over(
         &mut self,
         enrolment: Enrolment,
         identity: IdentityKey,

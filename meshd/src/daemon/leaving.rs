@@ -35,6 +35,7 @@ impl Daemon {
             tracing::error!(%why, "the record store was not emptied");
         }
         self.resolve_due = None;
+        let noted = self.note_left(certificate.key);
         let aside = self.state.forget_membership().map_err(|error| {
             ControlError::new(
                 "state_dir",
@@ -62,6 +63,7 @@ impl Daemon {
                 "stop meshd and run `meshd cleanup`",
             ));
         }
+        noted?;
         Ok(LeaveReply {
             told: u32::try_from(told).unwrap_or(u32::MAX),
             authority: aside.map(|path| path.display().to_string()),

@@ -20,7 +20,9 @@ mod done;
 mod enrolment;
 mod events;
 mod founding;
+mod handed;
 mod health;
+mod issuing;
 mod joining;
 mod leaving;
 mod nodes;
@@ -40,7 +42,7 @@ mod tokens;
 mod upkeep;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -63,6 +65,7 @@ use self::{
     done::Done,
     enrolment::Asked,
     events::EventLog,
+    handed::Handed,
     joining::Joining,
     own::{Found, Own},
     renewing::Waiter,
@@ -99,6 +102,12 @@ impl Sources {
         let drop_ins =
             file.parent().map_or_else(|| PathBuf::from(DEFAULT_DROP_INS), |dir| dir.join("conf.d"));
         Self { file, drop_ins }
+    }
+
+    /// The directory of an identity that was issued off-line: `identity`, beside the main file.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.file.parent().unwrap_or(Path::new(".")).join("identity")
     }
 
     /// Reads all layers.
@@ -139,6 +148,8 @@ struct Daemon {
     signers_due: Instant,
     /// Who waits for this node's next certificate.
     waiter: Option<Waiter>,
+    /// The identity that lies beside the configuration, if any.
+    handed: Handed,
     /// Why an unattended join did not succeed yet.
     join_error: Option<ControlError>,
     /// Why the configuration on disk is not the one in force.
@@ -405,6 +416,7 @@ impl Daemon {
             running.plan_when_complete(Instant::now());
         }
         self.tend_signers();
+        self.look_at_handed();
         if self.check_due <= Instant::now() {
             self.check_connections();
         }

@@ -104,6 +104,12 @@ impl Daemon {
             }
             Request::RemoveRootKey(to) => self.remove_root_key(Asked { by, to }),
             Request::Join(request, to) => self.join(&request, by, to),
+            Request::Issue(request, to) => {
+                let issued = self.issue(&request);
+                self.note(by, &issued, deeds::issued);
+                answer(to, issued);
+            }
+            Request::Certificates(to) => answer(to, self.certificates()),
             Request::Leave(to) => {
                 let left = self.leave().await;
                 self.note(by, &left, deeds::left);

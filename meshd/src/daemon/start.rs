@@ -24,6 +24,7 @@ use super::{
     counters::Counters,
     enrolment::Forwarded,
     events::EventLog,
+    handed::Handed,
     health,
     own::{Found, Own},
     running::{Running, SharedAnchors},
@@ -105,6 +106,7 @@ impl Daemon {
         });
 
         let mut daemon = Self {
+            handed: Handed::new(sources.identity()),
             sources,
             config,
             state,
@@ -147,6 +149,7 @@ impl Daemon {
             None => {
                 tracing::info!("waiting; run `meshctl init` or `meshctl join TOKEN`");
                 daemon.notifier.ready();
+                daemon.look_at_handed();
                 daemon.join_unattended();
             }
         }
@@ -265,6 +268,7 @@ impl Daemon {
         self.transport.become_member(&tls, name, Arc::new(running.anchors.clone()))?;
         let announced = running.own_record().map(|own| own.prefixes.clone()).unwrap_or_default();
         self.running = Some(running);
+        self.handed.judge_again();
         self.join_error = None;
         self.sync_due.get_or_insert(Instant::now() + super::SYNC_DELAY);
         self.found.remember(announced, Instant::now());

@@ -10,14 +10,13 @@ use meshd_core::{
     trust::Record,
 };
 use meshd_proto::control::{BlockedPrefix, HealthLine, Peer, PeerCounts, StatusReply};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Daemon, health, running::Running};
 use crate::transport::Transport;
 
 /// RFC 3339 in UTC.
 pub(super) fn rfc3339(at: UnixTime) -> Option<String> {
-    OffsetDateTime::from_unix_timestamp(at.0).ok()?.format(&Rfc3339).ok()
+    at.rfc3339()
 }
 
 /// This host.

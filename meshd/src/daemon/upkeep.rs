@@ -127,6 +127,7 @@ impl Daemon {
                 self.reload_error = Some(errors.to_string());
             }
         }
+        self.look_at_handed_again();
         self.notifier.reloaded();
     }
 

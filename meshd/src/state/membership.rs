@@ -5,13 +5,13 @@ use std::{fs, path::PathBuf};
 use data_encoding::HEXLOWER_PERMISSIVE as HEX;
 use meshd_core::{
     refusal::Code,
-    trust::{Anchors, IdentityKey, LaneKey, NodeCertificate},
+    trust::{Anchors, IdentityKey, LaneKey, NodeCertificate, pem},
 };
 use meshd_proto::wire::SignedBundle;
 use prost::Message;
 use zeroize::Zeroizing;
 
-use super::{SMALL, StateDir, StateError, durable, durable::FileError, pem};
+use super::{SMALL, StateDir, StateError, durable, durable::FileError};
 
 /// A host that belongs to a mesh.
 #[derive(Debug)]
@@ -73,6 +73,11 @@ impl StateDir {
             }
         };
         Ok(IdentityKey::from_seed(&seed))
+    }
+
+    /// Keeps an identity key that was made elsewhere.
+    pub fn save_identity(&self, identity: &IdentityKey) -> Result<(), StateError> {
+        self.write_seed("keys/identity", &identity.seed())
     }
 
     /// The WireGuard key, as [`StateDir::identity`].

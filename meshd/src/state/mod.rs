@@ -14,6 +14,7 @@
 //! pki/root.key       on the host that made the mesh
 //! pki/intermediate.{crt,key}, pki/ledger      on a signer
 //! pki/pending.{key,pool}      on a host that is becoming one
+//! left               identities that have left from here, which no file brings back
 //! db/                sled: the records of all members, a cache
 //! ```
 //!
@@ -21,8 +22,8 @@
 
 pub mod durable;
 mod ledger;
+mod left;
 mod membership;
-mod pem;
 mod root_key;
 mod signership;
 pub mod store;

@@ -20,6 +20,7 @@ mod barred;
 mod budget;
 mod dissemination;
 mod frames;
+mod handed;
 mod membership;
 mod own;
 mod paths;

@@ -31,7 +31,7 @@ use crate::{
     limits,
     now::{Now, UnixTime},
     refusal::{Code, Refusal},
-    trust::{NodeIdentity, accept_renewal, build_renewal},
+    trust::{NodeCertificate, NodeIdentity, accept_renewal, build_renewal},
 };
 
 /// A signer's answer that has not come by then does not come.
@@ -48,8 +48,6 @@ const LOOK_AGAIN: i64 = 3600;
 const ORPHANS_WITHIN: Duration = Duration::from_secs(10);
 /// Who reaches nobody for so long may be shut out by a bundle or a date that it has not heard of.
 const SHUT_OUT_AFTER: Duration = Duration::from_secs(10);
-/// Thousandths of a certificate's life after which the next one is asked for: not all at once.
-const SHARE: std::ops::Range<i64> = 600..700;
 
 #[derive(Debug)]
 struct Asked {
@@ -85,7 +83,7 @@ pub(super) struct Renewals {
 impl Renewals {
     pub(super) fn new(rng: &mut impl RngExt, now: Instant) -> Self {
         Self {
-            share: rng.random_range(SHARE),
+            share: rng.random_range(limits::RENEWAL_SHARE),
             next: now,
             pause: PAUSE.0,
             asked: None,
@@ -343,14 +341,19 @@ impl Node {
         if by_signer {
             renewals.denied = renewed.not_granted.into_iter().collect();
         }
-        renewals.share = self.rng.random_range(SHARE);
+        renewals.share = self.rng.random_range(limits::RENEWAL_SHARE);
         // A signer that gives the same again does so for a reason; it is not asked in a loop.
         renewals.next = now.mono + jitter(PAUSE.0, &mut self.rng);
         if same {
             return;
         }
-        let certificate = renewed.certificate;
+        self.adopt(renewed.certificate, now);
+    }
+
+    /// Everything that this node signs goes with this certificate from now on.
+    pub(super) fn adopt(&mut self, certificate: Arc<NodeCertificate>, now: Now) {
         self.renewals.orphan = false;
+        self.renewals.problem = None;
         let key = self.own.identity().key.clone();
         let identity = NodeIdentity { key, certificate: certificate.clone() };
         self.own.set_identity(Arc::new(identity), now.mono);

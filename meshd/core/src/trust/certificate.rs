@@ -131,7 +131,7 @@ impl NodeCertificate {
     }
 
     /// All that the certificate's holder may have or claim.
-    fn address_blocks(&self) -> Vec<IpNet> {
+    pub(super) fn address_blocks(&self) -> Vec<IpNet> {
         let ula = address::host_prefix(address::ula(&self.mesh_id, &self.key).into());
         self.grants.iter().map(|grant| grant.prefix).chain([ula]).collect()
     }

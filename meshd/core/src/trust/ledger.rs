@@ -45,7 +45,7 @@ pub enum LedgerEvent {
     },
     /// A node was admitted.
     Enrolled {
-        /// With which token; `None` for the host that founded the mesh.
+        /// With which token; `None` for the host that founded the mesh, and for what was issued off-line.
         token: Option<TokenId>,
         /// What it got.
         certificate: Arc<NodeCertificate>,

@@ -13,6 +13,7 @@
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
 //! | `terms`, `token`, `request`, `reply`, `asker` | joining: the token, what the joiner sends and believes |
 //! | `renewal` | what a member sends for its next certificate, and believes |
+//! | `offline`, [`pem`], `description` | identities that come as files; what a certificate says, for people |
 //! | `signership` | becoming a signer, and ceasing to be one |
 //! | `grants`, `signer`, `ledger`, `init` | admitting: who gets what, and what is kept of it |
 
@@ -23,6 +24,7 @@ mod bundle;
 mod ca;
 mod cache;
 mod certificate;
+mod description;
 mod endings;
 mod extension;
 #[cfg(test)]
@@ -32,6 +34,8 @@ mod identity;
 mod init;
 mod lane;
 mod ledger;
+mod offline;
+pub mod pem;
 mod record;
 mod renewal;
 mod reply;
@@ -57,12 +61,17 @@ pub use asker::{Asker, asker};
 pub use ca::{CaError, Intermediate, NodeTerms, RootCa};
 pub use cache::VerifyCache;
 pub use certificate::{server_name, spiffe_id, valid_moment};
+pub use description::{CertificateKind, Description, NodeDescription, describe};
 pub use endings::Ending;
 pub use grants::EnrolRefusal;
 pub use identity::{NodeIdentity, RecordDraft};
 pub use init::{InitParams, MeshInit, init_mesh};
 pub use lane::{LaneKey, check as check_lane};
 pub use ledger::{LedgerEntry, LedgerEvent};
+pub use offline::{
+    IdentityFile, IdentityFiles, IssuedIdentity, Misfit, build_issue_request, identity_files,
+    identity_key_file, read_bundle, read_certificate,
+};
 pub use record::{AdmitContext, Grant, LaneInfo, NodeCertificate, Record};
 pub use renewal::{Renewed, accept_renewal, build_renewal};
 pub use reply::{EnrolError, Enrolment, accept_reply};
@@ -70,7 +79,9 @@ pub use request::{Decider, build_request, decider};
 pub use revocation::{Revocation, RevocationTerms};
 pub use sealed::{SealError, StoredKey, open_key, read_key, seal_key};
 pub use secret::IdentityKey;
-pub use signer::{Enrolled, Known, Signer, SignerError, TokenInfo, TokenParams, TokenState};
+pub use signer::{
+    Enrolled, IssueTerms, Known, Signer, SignerError, TokenInfo, TokenParams, TokenState,
+};
 pub use signership::{Invitation, SignerEntry, build_offer, open_invite, open_offer, public_of};
 pub use succession::{RootInfo, Succession};
 pub use terms::{TokenId, TokenTerms};

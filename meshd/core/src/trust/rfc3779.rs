@@ -36,6 +36,33 @@ pub(super) fn encode(prefixes: &[IpNet]) -> Vec<u8> {
     encode_blocks(&combine(v4), &combine(v6))
 }
 
+/// The same blocks as text: a prefix where one fits, else `FIRST-LAST`.
+pub(super) fn texts(prefixes: &[IpNet]) -> Vec<String> {
+    let of = |v4: bool| {
+        let family = prefixes.iter().filter(|prefix| prefix.addr().is_ipv4() == v4);
+        let blocks = family
+            .map(|net| Block { low: number(net.network()), high: number(net.broadcast()) })
+            .collect();
+        combine(blocks).into_iter().map(move |block| block.text(v4))
+    };
+    of(true).chain(of(false)).collect()
+}
+
+impl Block {
+    fn text(self, v4: bool) -> String {
+        let address = |number: u128| match u32::try_from(number) {
+            Ok(number) if v4 => IpAddr::from(std::net::Ipv4Addr::from_bits(number)),
+            _ => IpAddr::from(std::net::Ipv6Addr::from_bits(number)),
+        };
+        let varying = self.low ^ self.high;
+        if varying & varying.wrapping_add(1) == 0 && self.low & varying == 0 {
+            let width = if v4 { 32 } else { 128 };
+            return format!("{}/{}", address(self.low), width - varying.count_ones());
+        }
+        format!("{}-{}", address(self.low), address(self.high))
+    }
+}
+
 fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u128::from(v4.to_bits()),

@@ -32,6 +32,25 @@ pub(in crate::trust) struct Admission<'a> {
     pub(in crate::trust) before: Option<&'a Arc<NodeCertificate>>,
 }
 
+/// From when to when a certificate counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Validity {
+    pub(super) from: UnixTime,
+    pub(super) to: UnixTime,
+}
+
+impl Validity {
+    /// For so long from now on; clocks differ, so it begins earlier.
+    pub(super) fn of(now: UnixTime, seconds: i64) -> Self {
+        Self { from: now.plus(-limits::CERTIFICATE_BACKDATE_SECONDS), to: now.plus(seconds) }
+    }
+
+    /// Later than what began at `begin`: of two certificates of a node the later one counts.
+    pub(super) fn after(self, begin: UnixTime) -> Self {
+        Self { from: self.from.max(begin.plus(1)), ..self }
+    }
+}
+
 /// What a node got.
 pub(in crate::trust) struct Admitted {
     pub(in crate::trust) certificate: Arc<NodeCertificate>,
@@ -68,6 +87,20 @@ impl Signer {
         now: UnixTime,
         rng: &mut impl CryptoRng,
     ) -> Result<Admitted, EnrolRefusal> {
+        let validity = Validity::of(now, limits::NODE_CERTIFICATE_SECONDS);
+        self.admit_for(admission, validity, departures, members, now, rng)
+    }
+
+    /// [`Self::admit`] for a time of its own.
+    pub(super) fn admit_for(
+        &self,
+        admission: &Admission<'_>,
+        validity: Validity,
+        departures: &[LedgerEntry],
+        members: &[Arc<Record>],
+        now: UnixTime,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Admitted, EnrolRefusal> {
         let held = self.held_by_others(&admission.key, departures, members);
         if !admission.asked.keep {
             held.check_name(admission.name)?;
@@ -91,8 +124,8 @@ impl Signer {
             grants,
             mesh_ipv4: Some(mesh_ipv4),
             limits: admission.asked.allow.to_vec(),
-            not_before: now.plus(-limits::CERTIFICATE_BACKDATE_SECONDS),
-            not_after: now.plus(limits::NODE_CERTIFICATE_SECONDS),
+            not_before: validity.from,
+            not_after: validity.to,
         };
         let certificate = self.intermediate.issue_node(&terms).map_err(|error| {
             EnrolRefusal::new(Code::BadTerms, error.to_string(), "make a token that grants less")

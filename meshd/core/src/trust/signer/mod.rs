@@ -1,4 +1,4 @@
-//! A signer: makes tokens, and certificates for those who come with one.
+//! A signer: makes tokens, certificates for those who come with one, and such as are issued off-line.
 //!
 //! Its state is what its ledger says. Nothing here changes it but [`Signer::apply`]: a decision comes
 //! out with the entries that record it, the daemon fsyncs them, applies them, and only then tells
@@ -6,6 +6,7 @@
 //! request at a time.
 
 mod admission;
+mod issuing;
 mod renewals;
 mod tokens;
 
@@ -18,8 +19,11 @@ use rand::CryptoRng;
 use thiserror::Error;
 
 pub(in crate::trust) use self::admission::Admission;
-pub use self::tokens::{TokenInfo, TokenParams, TokenState};
 use self::{admission::departing, tokens::Token};
+pub use self::{
+    issuing::IssueTerms,
+    tokens::{TokenInfo, TokenParams, TokenState},
+};
 use super::{
     anchors::Anchors,
     ca::{CaError, Intermediate},
@@ -196,8 +200,8 @@ impl Signer {
         certificate_end: Option<UnixTime>,
         now: UnixTime,
     ) -> wire::SignedRevocation {
-        // Another signer may renew it before it hears of this.
-        let latest = now.plus(limits::NODE_CERTIFICATE_SECONDS + limits::DAY_SECONDS);
+        // Another signer may renew it before it hears of this, or may have issued one that nobody has seen yet.
+        let latest = now.plus(limits::ISSUED_SECONDS.end() + limits::DAY_SECONDS);
         let not_after = certificate_end.map_or(latest, |end| end.max(latest));
         let terms = RevocationTerms { key, name, revoked_at: now, not_after };
         self.intermediate.revoke(self.anchors.mesh_id(), &terms)

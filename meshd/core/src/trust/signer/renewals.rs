@@ -15,8 +15,38 @@ use crate::{
         grants::{Asked, EnrolRefusal},
         record::{Grant, NodeCertificate, Record},
         renewal::Renewal,
+        terms::TokenId,
     },
 };
+
+/// What the next certificate of a member follows from.
+pub(super) struct RenewedFrom {
+    /// Its newest one.
+    pub(super) certificate: Arc<NodeCertificate>,
+    fixed: Vec<IpNet>,
+    pub(super) wanted: Vec<IpNet>,
+    token: Option<TokenId>,
+    keep: bool,
+}
+
+impl RenewedFrom {
+    pub(super) fn admission(&self) -> Admission<'_> {
+        let base = &self.certificate;
+        Admission {
+            key: base.key,
+            name: &base.name,
+            token: self.token,
+            groups: &base.groups,
+            asked: Asked {
+                exact: &self.fixed,
+                allow: &base.limits,
+                wanted: &self.wanted,
+                keep: self.keep,
+            },
+            before: Some(base),
+        }
+    }
+}
 
 impl Signer {
     /// Decides on a request for renewal. Any signer may: what the node was admitted with is in its
@@ -32,6 +62,30 @@ impl Signer {
         // Who goes by the signers' time, because its own clock is behind, is an hour late.
         let oldest = 2 * limits::SIGNER_TIME_EVERY_SECONDS;
         self.check_fresh(request.issued_at, now, oldest)?;
+        let members = known.members;
+        let from = self.renewed_from(request, known, now)?;
+        let base = &from.certificate;
+        let mut entries = self.departures(members, now);
+        let admission = from.admission();
+        let (grants, not_granted) = self.grants_of(&admission, &entries, members)?;
+        if !self.deserves_another(base, &grants, request, now) {
+            let reply = self.reply(base, &not_granted, own)?;
+            let (name, key) = (base.name.clone(), base.key);
+            return Ok(Enrolled { reply, name, key, entries: Vec::new(), renewal: true });
+        }
+        let admitted = self.admit(&admission, &entries, members, now, rng)?;
+        let reply = self.reply(&admitted.certificate, &admitted.not_granted, own)?;
+        entries.push(admitted.entry);
+        Ok(Enrolled { reply, name: base.name.clone(), key: base.key, entries, renewal: true })
+    }
+
+    /// What the next certificate of a member follows from; a refusal when it gets none.
+    pub(super) fn renewed_from(
+        &self,
+        request: &Renewal,
+        known: Known<'_>,
+        now: UnixTime,
+    ) -> Result<RenewedFrom, EnrolRefusal> {
         let members = known.members;
         let mut both = members.iter().chain(known.barred);
         let record = both.find(|record| record.key == request.identity);
@@ -50,33 +104,15 @@ impl Signer {
                 &format!("the certificate ended {days} days ago, which is too long"),
             ));
         }
-        let mut entries = self.departures(members, now);
-        let fixed = fixed_grants(&base);
-        let admission = Admission {
-            key: base.key,
-            name: &base.name,
+        Ok(RenewedFrom {
+            fixed: fixed_grants(&base),
+            wanted: request.wanted.clone(),
             token: holder.and_then(|holder| holder.token),
-            groups: &base.groups,
-            asked: Asked {
-                exact: &fixed,
-                allow: &base.limits,
-                wanted: &request.wanted,
-                // What this signer, or a record that is held, vouches for. A node that left elsewhere and
-                // is forgotten has no better right than a stranger.
-                keep: holder.is_some() || members.iter().any(|one| one.key == base.key),
-            },
-            before: Some(&base),
-        };
-        let (grants, not_granted) = self.grants_of(&admission, &entries, members)?;
-        if !self.deserves_another(&base, &grants, request, now) {
-            let reply = self.reply(&base, &not_granted, own)?;
-            let (name, key) = (base.name.clone(), base.key);
-            return Ok(Enrolled { reply, name, key, entries: Vec::new(), renewal: true });
-        }
-        let admitted = self.admit(&admission, &entries, members, now, rng)?;
-        let reply = self.reply(&admitted.certificate, &admitted.not_granted, own)?;
-        entries.push(admitted.entry);
-        Ok(Enrolled { reply, name: base.name.clone(), key: base.key, entries, renewal: true })
+            // What this signer, or a record that is held, vouches for. A node that left elsewhere and
+            // is forgotten has no better right than a stranger.
+            keep: holder.is_some() || members.iter().any(|one| one.key == base.key),
+            certificate: base,
+        })
     }
 
     /// Who lost the answer, or asks all the time, gets what it has: every certificate is an entry of the ledger
@@ -151,6 +187,12 @@ fn fixed_grants(base: &NodeCertificate) -> Vec<IpNet> {
         .filter(|prefix| !within(&base.limits, prefix))
         .filter(|prefix| base.mesh_ipv4.is_none_or(|own| prefix.addr() != own))
         .collect()
+}
+
+/// What of the rest a certificate grants: what its node has detected.
+pub(super) fn within_limits(base: &NodeCertificate) -> Vec<IpNet> {
+    let exact = base.grants.iter().filter(|grant| grant.claim_len.is_none());
+    exact.map(|grant| grant.prefix).filter(|prefix| within(&base.limits, prefix)).collect()
 }
 
 fn within(limits: &[IpNet], prefix: &IpNet) -> bool {

@@ -159,7 +159,7 @@ impl Signer {
         Ok((!token.revoked).then_some(entry))
     }
 
-    fn check_params(&self, params: &TokenParams) -> Result<(), EnrolRefusal> {
+    pub(super) fn check_params(&self, params: &TokenParams) -> Result<(), EnrolRefusal> {
         let refused = |why: &str, fix: &str| Err(EnrolRefusal::new(Code::BadTerms, why, fix));
         if !(1..=limits::TOKEN_SECONDS).contains(&params.ttl_seconds) {
             return refused("a token lives between a second and a year", "give --ttl, e.g. 1h");

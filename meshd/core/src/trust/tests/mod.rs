@@ -1,7 +1,9 @@
 //! Tests across the modules of `trust`.
 
 mod certificates;
+mod description;
 mod joining;
+mod offline;
 mod records;
 mod refused;
 mod renewal;
