@@ -22,6 +22,8 @@ mod certificate;
 mod extension;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod grants;
 mod identity;
 mod init;
