@@ -181,7 +181,9 @@ impl Running {
                         self.store_failed(&why);
                     }
                 }
-                Output::SignerInvite { from, invite } => self.answer_invite(from, &invite, state),
+                Output::SignerInvite { from, invite } => {
+                    self.answer_invite(from, &invite, state, counters);
+                }
                 Output::SignerOffer { from, offer } => wants.offers.push((from, offer)),
                 Output::StoreBundle(bytes) => {
                     wants.signership = true;

@@ -19,6 +19,7 @@ use super::{
     Daemon,
     bridge::Answer,
     clock,
+    counters::Counters,
     requests::{not_a_member, one_of},
     running::Running,
 };
@@ -85,11 +86,13 @@ impl Running {
         from: NodeKey,
         invite: &wire::SignerInvite,
         state: &StateDir,
+        counters: &mut Counters,
     ) {
         let key = self.node.key();
         let invitation = match open_invite(invite, self.node.anchors(), &key, clock::unix()) {
             Ok(invitation) => invitation,
             Err(refusal) => {
+                counters.signership_refused(refusal.code.as_str());
                 tracing::warn!(node = %from, code = refusal.code.as_str(),
                     "an invitation to become a signer is refused: {}", refusal.detail);
                 return;
@@ -204,6 +207,7 @@ impl Daemon {
     /// A member's answer to the invitation that is open.
     pub(super) fn take_offer(&mut self, from: NodeKey, offer: &wire::SignerOffer) {
         let Some(inviting) = self.inviting.take_if(|inviting| inviting.node == from) else {
+            self.counters.signership_refused("not_invited");
             return;
         };
         let added = self.admit_signer(&inviting, offer);

@@ -32,6 +32,13 @@ pub(super) async fn attack(
         }
         Attack::GarbageFrame => link.send_bytes(&[0xff; 64]).await?,
         Attack::TruncatedFrame => link.send_bytes(&good[..good.len() - 10]).await?,
+        Attack::SlowStream => {
+            // Dropped, it would be ended.
+            let unended = link.send_without_end(&good[..good.len() / 2]).await?;
+            let closed = link.closed().await;
+            drop(unended);
+            return closed.map(Some);
+        }
         Attack::AbandonedFrame => {
             link.send_and_abandon(&good[..good.len() / 2]).await?;
             link.send(body).await?;
