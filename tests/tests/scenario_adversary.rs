@@ -138,7 +138,8 @@ fn beside_a_flow(
     b: &Host,
     work: impl FnOnce(&dyn Fn() -> bool) -> Result<()>,
 ) -> Result<()> {
-    let (length, enough) = (pace(20), pace(12));
+    // An attack may take as long as a slow stream is waited for.
+    let (length, enough) = (pace(35), pace(18));
     let (of_a, of_b) = (a.mesh_addresses()?.0, b.mesh_addresses()?.0);
     let flow = Flow::start((a, &of_a), (b, &of_b), 100, u32::try_from(length.as_secs())?)?;
     let started = Instant::now();

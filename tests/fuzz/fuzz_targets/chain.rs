@@ -16,9 +16,10 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(certificate.mesh_id, *world.mesh_id());
         assert_eq!(certificate.mesh, *world.anchors.mesh());
         assert!(certificate.not_before <= certificate.not_after);
-        let extra = certificate.mesh_ipv4.into_iter().all(|own| {
-            certificate.grants.iter().any(|grant| grant.prefix.addr() == own)
-        });
+        let extra = certificate
+            .mesh_ipv4
+            .into_iter()
+            .all(|own| certificate.grants.iter().any(|grant| grant.prefix.addr() == own));
         assert!(extra, "an address that is not granted");
     }
     let intermediate = der::certify(data, &world.root.seed());
@@ -30,7 +31,8 @@ fuzz_target!(|data: &[u8]| {
         ..wire::IntermediateBundle::default()
     };
     let mut anchors = world.anchors.clone();
-    let signed = meshd_fuzz::world::sign_bundle(&world.root, world.mesh_id(), &bundle.encode_to_vec());
+    let signed =
+        meshd_fuzz::world::sign_bundle(&world.root, world.mesh_id(), &bundle.encode_to_vec());
     if anchors.install_bundle(&signed) == Ok(true) {
         assert_eq!((anchors.bundle_version(), anchors.intermediates().count()), (7, 1));
         let member = &world.liar().identity.certificate;

@@ -29,7 +29,8 @@ fuzz_target!(|requests: Vec<Request>| {
             continue;
         };
         let Some(Accepted(accepted)) = &enrolled.reply.result else { panic!("no certificate") };
-        let certificate = world.anchors.check_chain(&accepted.certificate, None).expect("a certificate");
+        let certificate =
+            world.anchors.check_chain(&accepted.certificate, None).expect("a certificate");
         assert_eq!((certificate.key, &certificate.name), (enrolled.key, &enrolled.name));
         assert_rights(world, &certificate, &bytes);
         let joined = !world.members.iter().any(|member| member.key() == enrolled.key);
@@ -47,7 +48,8 @@ fuzz_target!(|requests: Vec<Request>| {
         let seed = world.intermediate.seed();
         let entries = ledger.iter().map(Vec::as_slice);
         let node = world.members[0].key();
-        let again = Signer::open(world.anchors.clone(), world.intermediate.der(), &seed, node, entries);
+        let again =
+            Signer::open(world.anchors.clone(), world.intermediate.der(), &seed, node, entries);
         let again = again.expect("its own ledger").enrol(&bytes, known, &[], NOW, &mut rng());
         let again = again.expect("what was granted before");
         assert!(again.entries.is_empty(), "the same request is granted twice");
@@ -79,7 +81,10 @@ fn assert_rights(world: &World, certificate: &NodeCertificate, request: &[u8]) {
         assert!(own || had || (may && asked), "{grant:?} is given to {}", certificate.name);
     }
     if let Some(before) = before.filter(|_| !body.certificate.is_empty()) {
-        assert_eq!((certificate.enrolment_id, &certificate.name), (before.enrolment_id, &before.name));
+        assert_eq!(
+            (certificate.enrolment_id, &certificate.name),
+            (before.enrolment_id, &before.name)
+        );
         assert_eq!((&certificate.limits, &certificate.groups), (&before.limits, &before.groups));
     }
 }

@@ -2,7 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use meshd_core::{limits, trust::{Known, decider}};
+use meshd_core::{
+    limits,
+    trust::{Known, decider},
+};
 use meshd_fuzz::world::{NOW, rng, world};
 use meshd_proto::wire;
 use prost::Message;

@@ -29,7 +29,9 @@ fuzz_target!(|input: (u8, &[u8], Vec<Prefix>)| {
     let blocks = fuzzing::address_blocks(&prefixes);
     let mut other = prefixes.clone();
     other.reverse();
-    other.extend(prefixes.iter().filter_map(|prefix| prefix.subnets(prefix.prefix_len() + 1).ok()).flatten());
+    other.extend(
+        prefixes.iter().filter_map(|prefix| prefix.subnets(prefix.prefix_len() + 1).ok()).flatten(),
+    );
     assert_eq!(fuzzing::address_blocks(&other), blocks);
     assert!(blocks.len() <= 64 + 48 * prefixes.len());
 });

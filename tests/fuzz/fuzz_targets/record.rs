@@ -12,7 +12,8 @@ fuzz_target!(|data: &[u8]| {
         assert_lawful(world, &record);
         let again = record.signed.encode_to_vec();
         assert_eq!(authenticate_bytes(&again, &world.anchors).as_ref(), Ok(&record));
-        let known = world.members.iter().any(|member| member.signed.payload == record.signed.payload);
+        let known =
+            world.members.iter().any(|member| member.signed.payload == record.signed.payload);
         assert!(known || world.members.iter().any(|member| member.key() == record.key));
     }
 });

@@ -13,7 +13,10 @@ fuzz_target!(|data: &[u8]| {
     let liar = &world.liar().identity.certificate;
     match accept_reply(&reply, &world.token, &liar.key, &liar.name) {
         Ok(enrolment) => {
-            assert_eq!((enrolment.certificate.key, &enrolment.certificate.name), (liar.key, &liar.name));
+            assert_eq!(
+                (enrolment.certificate.key, &enrolment.certificate.name),
+                (liar.key, &liar.name)
+            );
             assert_eq!(enrolment.anchors.root_key(), world.anchors.root_key());
             assert!(enrolment.records.len() <= 16 && enrolment.not_granted.len() <= 64);
         }

@@ -5,11 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use meshd::fuzzing;
 use meshd_core::trust::authenticate_bytes;
-use meshd_fuzz::{
-    record::assert_lawful,
-    victim::Victim,
-    world::world,
-};
+use meshd_fuzz::{record::assert_lawful, victim::Victim, world::world};
 use meshd_proto::NodeKey;
 
 fuzz_target!(|data: &[u8]| {

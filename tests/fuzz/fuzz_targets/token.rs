@@ -23,8 +23,13 @@ fuzz_target!(|data: &[u8]| {
             let read = JoinToken::parse(&again).expect("what was written");
             assert_eq!(read.encode(), again);
             assert_eq!(read.terms(), token.terms());
-            assert!(token.seeds().len() <= 16 && token.seeds().iter().all(|seed| seed.len() <= 280));
-            assert!(!format!("{token:?}").contains(&text[7..text.len().min(60)]), "its secret is shown");
+            assert!(
+                token.seeds().len() <= 16 && token.seeds().iter().all(|seed| seed.len() <= 280)
+            );
+            assert!(
+                !format!("{token:?}").contains(&text[7..text.len().min(60)]),
+                "its secret is shown"
+            );
             let _ = token.trust_anchor();
         }
         Err(error) => {

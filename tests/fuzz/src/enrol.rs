@@ -84,7 +84,9 @@ impl Request {
         };
         for change in &self.changes {
             match change {
-                Change::IdentitySignatureByte(at, with) => flip(&mut signature, usize::from(*at), *with),
+                Change::IdentitySignatureByte(at, with) => {
+                    flip(&mut signature, usize::from(*at), *with)
+                }
                 Change::TokenSignatureByte(at, with) => flip(&mut token, usize::from(*at), *with),
                 _ => {}
             }
@@ -122,13 +124,19 @@ fn apply(world: &World, body: &mut wire::EnrolBody, change: &Change) {
     };
     match change {
         Change::Name(name) => body.name.clone_from(name),
-        Change::NameOf(number) => body.name = world.any(*number).identity.certificate.name.to_string(),
+        Change::NameOf(number) => {
+            body.name = world.any(*number).identity.certificate.name.to_string()
+        }
         Change::Wanted(list) => body.wanted = list.iter().map(Prefix::to_wire).collect(),
         Change::Nonce(nonce) => body.nonce = nonce.clone().into(),
         Change::IssuedLater(by) => body.issued_at = NOW.plus(i64::from(*by)).0,
         Change::Mesh(id) => body.mesh_id = id.to_vec().into(),
-        Change::IdentityOf(number) => body.identity_key = world.any(*number).key().0.to_vec().into(),
-        Change::CertificateOf(number) => body.certificate = world.any(*number).signed.certificate.clone(),
+        Change::IdentityOf(number) => {
+            body.identity_key = world.any(*number).key().0.to_vec().into()
+        }
+        Change::CertificateOf(number) => {
+            body.certificate = world.any(*number).signed.certificate.clone()
+        }
         Change::NoGrant => body.grant = None,
         Change::Anyway(anyway) => body.anyway = *anyway,
         Change::GrantByte(at, with) => {

@@ -98,19 +98,65 @@ pub struct Swim {
 pub enum Step {
     Push(Vec<Vec<Change>>),
     OthersRecord(u8),
-    Bundle { by: By, version: u64, ours: bool, foreign: bool, retiring: bool },
-    Revocation { by: By, of_root: bool, who: u8, at: i64, until: i64 },
-    Time { by: By, later: i32 },
+    Bundle {
+        by: By,
+        version: u64,
+        ours: bool,
+        foreign: bool,
+        retiring: bool,
+    },
+    Revocation {
+        by: By,
+        of_root: bool,
+        who: u8,
+        at: i64,
+        until: i64,
+    },
+    Time {
+        by: By,
+        later: i32,
+    },
     Announce(Vec<Entry>),
     Pull(Vec<Who>),
-    SyncRoot { exchange: u64, same: bool, bundle: u64, revocations: Vec<u8>, time: i64 },
-    SyncBuckets { exchange: u8, hashes: Vec<u8>, whole: bool, bundle: u64, time: i64 },
-    SyncEntries { exchange: u8, buckets: Vec<u32>, entries: Vec<Entry>, answer: bool },
-    SyncDone { exchange: u8 },
-    Hello { address: Vec<u8>, port: u32 },
-    EnrolForward { id: u64, request: Vec<u8> },
-    EnrolReply { id: u64, reply: Vec<u8> },
-    Invite { payload: Vec<u8>, signature: Vec<u8> },
+    SyncRoot {
+        exchange: u64,
+        same: bool,
+        bundle: u64,
+        revocations: Vec<u8>,
+        time: i64,
+    },
+    SyncBuckets {
+        exchange: u8,
+        hashes: Vec<u8>,
+        whole: bool,
+        bundle: u64,
+        time: i64,
+    },
+    SyncEntries {
+        exchange: u8,
+        buckets: Vec<u32>,
+        entries: Vec<Entry>,
+        answer: bool,
+    },
+    SyncDone {
+        exchange: u8,
+    },
+    Hello {
+        address: Vec<u8>,
+        port: u32,
+    },
+    EnrolForward {
+        id: u64,
+        request: Vec<u8>,
+    },
+    EnrolReply {
+        id: u64,
+        reply: Vec<u8>,
+    },
+    Invite {
+        payload: Vec<u8>,
+        signature: Vec<u8>,
+    },
     Frame(Vec<u8>),
     Swim(Swim),
     Datagram(Vec<u8>),
@@ -274,7 +320,10 @@ fn swim(world: &World, plan: &Swim, from: &NodeKey) -> wire::SwimPacket {
         state: i32::from(update.state % 5),
     };
     wire::SwimPacket {
-        source: Some(identity(source.unwrap_or_else(|| from.hash().0.to_vec().into()), plan.generation)),
+        source: Some(identity(
+            source.unwrap_or_else(|| from.hash().0.to_vec().into()),
+            plan.generation,
+        )),
         source_incarnation: u32::from(plan.incarnation),
         destination: Some(identity(destination.unwrap_or_else(victim), None)),
         kind: i32::from(plan.kind % 12),

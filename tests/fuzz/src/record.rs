@@ -57,9 +57,17 @@ pub enum Change {
     IssuedAt(i64),
     IssuedLater(i32),
     DropLanes,
-    Lane { port: u32, index: u32 },
+    Lane {
+        port: u32,
+        index: u32,
+    },
     LaneOf(u8),
-    RawLane { key: Vec<u8>, proof: Vec<u8>, port: u32, index: u32 },
+    RawLane {
+        key: Vec<u8>,
+        proof: Vec<u8>,
+        port: u32,
+        index: u32,
+    },
     MeshAddresses(Vec<Prefix>),
     MeshAddressesOf(u8),
     Prefixes(Vec<Prefix>),
@@ -167,10 +175,13 @@ fn apply(world: &World, record: &mut wire::NodeRecord, change: &Change) {
             record.prefixes.dedup();
         }
         Change::Endpoints(list) => {
-            record.endpoints = list.iter().map(|(address, port)| endpoint(address, *port)).collect();
+            record.endpoints =
+                list.iter().map(|(address, port)| endpoint(address, *port)).collect();
         }
         Change::Endpoint(address, port) => record.endpoints.push(endpoint(address, (*port).into())),
-        Change::Endpoint6(address, port) => record.endpoints.push(endpoint(address, (*port).into())),
+        Change::Endpoint6(address, port) => {
+            record.endpoints.push(endpoint(address, (*port).into()))
+        }
         Change::Zone(zone) => record.zone.clone_from(zone),
         Change::Capabilities(list) => record.capabilities.clone_from(list),
         Change::Left(left) => record.left = *left,
@@ -224,7 +235,9 @@ pub fn assert_lawful(world: &World, record: &meshd_core::trust::Record) {
     assert!(record.endpoints.len() <= limits::RECORD_ENDPOINTS);
     for endpoint in &record.endpoints {
         let ip = endpoint.ip();
-        assert!(endpoint.port() != 0 && !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast());
+        assert!(
+            endpoint.port() != 0 && !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast()
+        );
     }
     assert!(record.lanes.len() <= limits::RECORD_LANES);
     assert!(record.software_version.bytes().all(|byte| (0x20..0x7f).contains(&byte)));

@@ -43,7 +43,8 @@ impl Victim {
         let versions = VersionBlock { next: VERSION, end: VERSION + 64 };
         let (identity, anchors) = (own.identity.clone(), world.anchors.clone());
         let config = NodeConfig::default();
-        let mut node = Node::new(config, identity, anchors, [3; 32], versions, BootId([2; 16]), now);
+        let mut node =
+            Node::new(config, identity, anchors, [3; 32], versions, BootId([2; 16]), now);
         node.share_cache(of_the_beginning());
         for (place, member) in world.members.iter().enumerate() {
             if place != VICTIM {
@@ -70,7 +71,9 @@ impl Victim {
         let end = self.now.after(by).mono;
         let mut at_once = 0;
         for _ in 0..200 {
-            let Some((at, why)) = self.node.poll_timeout().filter(|(at, _)| *at <= end) else { break };
+            let Some((at, why)) = self.node.poll_timeout().filter(|(at, _)| *at <= end) else {
+                break;
+            };
             at_once = if at <= self.now.mono { at_once + 1 } else { 0 };
             assert!(at_once < 50, "a busy loop: {why:?}");
             self.now = self.now.after(at.saturating_duration_since(self.now.mono));
@@ -128,7 +131,10 @@ impl Victim {
                         for record in &push.records {
                             let anchors = self.node.anchors();
                             let verdict = trust::authenticate(record, anchors);
-                            assert!(verdict.is_ok(), "an unverified record is passed on: {verdict:?}");
+                            assert!(
+                                verdict.is_ok(),
+                                "an unverified record is passed on: {verdict:?}"
+                            );
                         }
                     }
                     _ => {}

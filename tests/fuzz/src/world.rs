@@ -97,7 +97,8 @@ impl World {
         for (number, name) in [(2, "bob"), (3, "carol"), (4, "mallory")] {
             let key = IdentityKey::from_seed(&[number; 32]);
             let terms = terms(&init.anchors, &key.public(), name, number);
-            let certificate = Arc::new(init.intermediate.issue_node(&terms).expect("a certificate"));
+            let certificate =
+                Arc::new(init.intermediate.issue_node(&terms).expect("a certificate"));
             let identity = NodeIdentity::new(key, certificate).expect("its own key");
             members.push(member(identity, &mesh_id, number));
         }
@@ -168,7 +169,8 @@ fn open(
 
 /// What the certificate of a member says: an exact prefix of each family, and a pool.
 pub fn terms(anchors: &Anchors, key: &NodeKey, name: &str, number: u8) -> NodeTerms {
-    let grant = |text: String, claim_len| Grant { prefix: text.parse().expect("a prefix"), claim_len };
+    let grant =
+        |text: String, claim_len| Grant { prefix: text.parse().expect("a prefix"), claim_len };
     NodeTerms {
         mesh: anchors.mesh().clone(),
         mesh_id: *anchors.mesh_id(),
@@ -202,7 +204,11 @@ fn member(identity: NodeIdentity, mesh: &MeshId, number: u8) -> Member {
         software_version: "0.1.0".into(),
     };
     let draft = RecordDraft {
-        prefixes: if number == 1 { vec!["10.1.0.0/24".parse().expect("a prefix")] } else { draft.prefixes },
+        prefixes: if number == 1 {
+            vec!["10.1.0.0/24".parse().expect("a prefix")]
+        } else {
+            draft.prefixes
+        },
         ..draft
     };
     let signed = identity.sign_record(&draft, VERSION, BootId([number; 16]), 1, NOW.plus(-60));

@@ -122,6 +122,8 @@ pub enum Attack {
     ForgedInvitation,
     /// The offer to be a signer that nobody has asked for.
     UnaskedOffer,
+    /// A record with the certificate that it had before its newest one.
+    OlderCertificate,
     /// One request for renewal, twenty times.
     ReplayedRenewal,
     /// More requests for renewal than a member has reason to send.
@@ -136,8 +138,6 @@ pub enum Attack {
     WiderRenewal,
     /// A request for renewal under another's name.
     RenamedRenewal,
-    /// A record with the certificate that it had before its newest one.
-    OlderCertificate,
     /// A connection of a member that was revoked.
     RevokedConnection,
     /// A record of a member that was revoked.

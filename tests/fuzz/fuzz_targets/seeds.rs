@@ -1,10 +1,12 @@
-//! Writes the seeds of all corpora from real objects: `cargo +nightly run --manifest-path tests/fuzz/Cargo.toml --example seeds`.
+//! Writes the seeds of all corpora from real objects: `cargo +nightly fuzz run --fuzz-dir tests/fuzz seeds`.
 //! To be run when a format changes. Files are called `seed-NAME`; whatever else lies in a corpus was found by fuzzing.
 
 use std::{fs, path::Path};
 
 use meshd::fuzzing;
-use meshd_core::trust::{IdentityKey, LedgerEntry, LedgerEvent, TokenId, build_offer, build_renewal, build_request};
+use meshd_core::trust::{
+    IdentityKey, LedgerEntry, LedgerEvent, TokenId, build_offer, build_renewal, build_request,
+};
 use meshd_fuzz::{
     der,
     message::{self, By},
@@ -69,54 +71,93 @@ fn frames(world: &World) -> Seeds {
     let push = |push| Body::Push(push);
     let none = wire::Push::default;
     let all = [
-        ("hello", Body::Hello(wire::Hello {
-            observed: Some(wire::Endpoint { address: vec![192, 0, 2, 2].into(), port: 51800 }),
-            software_version: "0.1.0".into(),
-        })),
-        ("push-records", push(wire::Push {
-            records: world.members.iter().map(|member| member.signed.clone()).collect(),
-            ..none()
-        })),
-        ("push-bundle", push(wire::Push {
-            bundle: Some(message::bundle(world, By::Right, 9, (true, false, false))),
-            ..none()
-        })),
-        ("push-revocation", push(wire::Push {
-            revocations: vec![message::revocation(world, By::Right, false, 2, (NOW.0, NOW.0 + 1000))],
-            ..none()
-        })),
-        ("push-time", push(wire::Push { time: Some(message::time(world, By::Right, 5)), ..none() })),
-        ("announce", Body::Announce(wire::Announce { records: vec![entry(OTHER, 101), entry(LIAR, 7)] })),
+        (
+            "hello",
+            Body::Hello(wire::Hello {
+                observed: Some(wire::Endpoint { address: vec![192, 0, 2, 2].into(), port: 51800 }),
+                software_version: "0.1.0".into(),
+            }),
+        ),
+        (
+            "push-records",
+            push(wire::Push {
+                records: world.members.iter().map(|member| member.signed.clone()).collect(),
+                ..none()
+            }),
+        ),
+        (
+            "push-bundle",
+            push(wire::Push {
+                bundle: Some(message::bundle(world, By::Right, 9, (true, false, false))),
+                ..none()
+            }),
+        ),
+        (
+            "push-revocation",
+            push(wire::Push {
+                revocations: vec![message::revocation(
+                    world,
+                    By::Right,
+                    false,
+                    2,
+                    (NOW.0, NOW.0 + 1000),
+                )],
+                ..none()
+            }),
+        ),
+        (
+            "push-time",
+            push(wire::Push { time: Some(message::time(world, By::Right, 5)), ..none() }),
+        ),
+        (
+            "announce",
+            Body::Announce(wire::Announce { records: vec![entry(OTHER, 101), entry(LIAR, 7)] }),
+        ),
         ("pull", Body::Pull(wire::Pull { identity_keys: vec![key(OTHER), key(VICTIM)] })),
-        ("sync-root", Body::SyncRoot(wire::SyncRoot {
-            exchange: 7,
-            root: vec![1; 32].into(),
-            bundle_version: 1,
-            records: 4,
-            revocations: bytes::Bytes::new(),
-            signer_time: NOW.0,
-        })),
-        ("sync-buckets", Body::SyncBuckets(wire::SyncBuckets {
-            exchange: 7,
-            hashes: vec![0; 2048].into(),
-            bundle_version: 1,
-            ..Default::default()
-        })),
-        ("sync-entries", Body::SyncEntries(wire::SyncEntries {
-            exchange: 7,
-            buckets: (0..=255).collect(),
-            entries: vec![entry(OTHER, 101)],
-            answer: false,
-        })),
+        (
+            "sync-root",
+            Body::SyncRoot(wire::SyncRoot {
+                exchange: 7,
+                root: vec![1; 32].into(),
+                bundle_version: 1,
+                records: 4,
+                revocations: bytes::Bytes::new(),
+                signer_time: NOW.0,
+            }),
+        ),
+        (
+            "sync-buckets",
+            Body::SyncBuckets(wire::SyncBuckets {
+                exchange: 7,
+                hashes: vec![0; 2048].into(),
+                bundle_version: 1,
+                ..Default::default()
+            }),
+        ),
+        (
+            "sync-entries",
+            Body::SyncEntries(wire::SyncEntries {
+                exchange: 7,
+                buckets: (0..=255).collect(),
+                entries: vec![entry(OTHER, 101)],
+                answer: false,
+            }),
+        ),
         ("sync-done", Body::SyncDone(wire::SyncDone { exchange: 7 })),
-        ("enrol-forward", Body::EnrolForward(wire::EnrolForward {
-            id: 3,
-            request: request(world).encode_to_vec().into(),
-        })),
-        ("enrol-reply", Body::EnrolForwardReply(wire::EnrolForwardReply {
-            id: 3,
-            reply: replies(world)[0].1.clone().into(),
-        })),
+        (
+            "enrol-forward",
+            Body::EnrolForward(wire::EnrolForward {
+                id: 3,
+                request: request(world).encode_to_vec().into(),
+            }),
+        ),
+        (
+            "enrol-reply",
+            Body::EnrolForwardReply(wire::EnrolForwardReply {
+                id: 3,
+                reply: replies(world)[0].1.clone().into(),
+            }),
+        ),
         ("invite", Body::SignerInvite(invite(world))),
         ("offer", Body::SignerOffer(offer(world))),
     ];
@@ -305,7 +346,8 @@ fn config() -> Seeds {
 
 fn cni() -> Seeds {
     let list = r#"{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","ipam":{"type":"host-local","ranges":[[{"subnet":"10.10.1.0/24"}],[{"subnet":"fd10:1::/64"}]]}},{"type":"portmap"}]}"#;
-    let single = r#"{"type":"ptp","delegate":{"ipam":{"type":"host-local","subnet":"10.10.2.9/24"}}}"#;
+    let single =
+        r#"{"type":"ptp","delegate":{"ipam":{"type":"host-local","subnet":"10.10.2.9/24"}}}"#;
     let flannel = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\nFLANNEL_IPV6_SUBNET=fd00:3::1/64\n";
     named([
         ("list", list.as_bytes().to_vec()),
