@@ -102,7 +102,15 @@ fn prepare(signer: &Host, other: &Host, mallory: &Host) -> Result<()> {
     mallory.stop_daemon()?;
 
     let mut command = mallory.command(&mallory.program_path("adversary")?);
-    command.args(["enrol", "--token", "/run/spare-token", "--name", "gone", "--to", "/run/revoked"]);
+    command.args([
+        "enrol",
+        "--token",
+        "/run/spare-token",
+        "--name",
+        "gone",
+        "--to",
+        "/run/revoked",
+    ]);
     command.args(["--seed", &format!("{}:51800", signer.address())]);
     run(command, "", pace(30))?.ok()?;
     signer.meshctl(&["node", "revoke", "gone", "--yes"])?.ok()?;
