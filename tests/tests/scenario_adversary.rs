@@ -40,6 +40,7 @@ fn tell(mallory: &Host, attack: Attack, victim: &Host, other: &str) -> Result<Re
     command.args(["--victim", &format!("{}:51800", victim.address())]);
     command.args(["--token", "/run/spare-token", "--single", "/run/single-token"]);
     command.args(["--expired", "/run/expired-token", "--revoked", "/run/revoked"]);
+    command.args(["--stolen", "/run/stolen", "--former", "/run/former"]);
     let out = run(command, "", pace(60))?.ok()?.stdout;
     serde_json::from_str(&out).with_context(|| format!("the adversary said {out}"))
 }
@@ -89,8 +90,8 @@ fn is_counted(
     Ok(format!("{} {} +{counted}", expected.counter, expected.reason.unwrap_or_default()))
 }
 
-/// What the adversary needs beside its own membership, all of it come by honestly: tokens, a member that was revoked, and
-/// a bundle that is newer than its own.
+/// What the adversary needs beside its own membership, all of it come by honestly: tokens, a member that was revoked, a
+/// bundle that is newer than its own; and, as if stolen, the key of a signer and that of one that is none any more.
 fn prepare(signer: &Host, other: &Host, mallory: &Host) -> Result<()> {
     let token = |arguments: &[&str]| {
         let all = [&["token", "create"], arguments].concat();
@@ -119,6 +120,15 @@ fn prepare(signer: &Host, other: &Host, mallory: &Host) -> Result<()> {
 
     // A signer for a moment: two bundles later it is none again.
     signer.meshctl(&["signer", "add", other.name()])?.ok()?;
+    for (thief, of) in [("/run/stolen", signer), ("/run/former", other)] {
+        mallory.run(&["mkdir", "-p", thief])?;
+        for file in ["intermediate.crt", "intermediate.key"] {
+            let text = wait_for("it is a signer", pace(10), || {
+                of.run(&["cat", &format!("/var/lib/meshd/pki/{file}")])
+            })?;
+            mallory.write(&format!("{thief}/{file}"), &text)?;
+        }
+    }
     signer.meshctl(&["signer", "revoke", other.name(), "--now", "--yes"])?.ok()?;
     wait_for("both have the newest bundle, and the revocation", pace(20), || {
         for host in [signer, other] {

@@ -144,6 +144,18 @@ pub enum Attack {
     RevokedRecord,
     /// A request for renewal of a member that was revoked.
     RevokedRenewal,
+    /// A connection with a certificate that a signer issued and that has ended.
+    ExpiredConnection,
+    /// A record with a certificate that has ended.
+    ExpiredRecord,
+    /// A time a year ahead, signed with a signer's own key.
+    FutureTime,
+    /// A record with a certificate by a signer that was taken out since.
+    FormerSignersCertificate,
+    /// A revocation of another by a signer that was taken out since.
+    FormerSignersRevocation,
+    /// A time by a signer that was taken out since.
+    FormerSignersTime,
     /// A token that somebody made up.
     MadeUpToken,
     /// A token whose grant has more uses and prefixes than its signer has signed.
@@ -242,9 +254,14 @@ impl Attack {
             | Self::RevocationUnderTime
             | Self::MembersBundle
             | Self::ForgedTime => refused(Code::BadSignature),
-            Self::MembersRevocation | Self::OtherCasRevocation | Self::MembersTime => {
-                refused(Code::UnknownIssuer)
-            }
+            Self::MembersRevocation
+            | Self::OtherCasRevocation
+            | Self::MembersTime
+            | Self::FormerSignersCertificate
+            | Self::FormerSignersRevocation
+            | Self::FormerSignersTime => refused(Code::UnknownIssuer),
+            Self::ExpiredRecord => refused(Code::CertificateExpired),
+            Self::ExpiredConnection => connection_refused(Code::CertificateExpired.as_str()),
             Self::OthersName => refused(Code::NameMismatch),
             Self::OthersCertificate => refused(Code::CertificateMismatch),
             Self::OthersCertificateNamed => refused(Code::IdentityMismatch),
@@ -262,7 +279,7 @@ impl Attack {
             | Self::GarbageFrame
             | Self::TruncatedFrame => refused(Code::Malformed),
             Self::PastDate => refused(Code::PastDate),
-            Self::FutureDate => refused(Code::ClockSkew),
+            Self::FutureDate | Self::FutureTime => refused(Code::ClockSkew),
             Self::TooManyPrefixes
             | Self::OversizedRecord
             | Self::OversizedDatagram

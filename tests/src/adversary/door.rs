@@ -62,7 +62,7 @@ pub(super) async fn attack(
             refused(joins(&token)?).await?
         }
         Attack::RevokedRenewal => refused(renewals::request(&revoked(target)?, true)).await?,
-        Attack::RevokedConnection => Some(connects_revoked(member, target).await?),
+        Attack::RevokedConnection => Some(connects_as(&revoked(target)?, member, target).await?),
         Attack::SlowEnrolment => {
             let (_endpoint, connection) = stranger(member, target.victim).await?;
             let _unended = connection.open_bi().await?;
@@ -193,8 +193,12 @@ pub(super) fn revoked_record(target: &Target) -> Result<wire::SignedRecord> {
     Ok(revoked(target)?.sign_record(&RecordDraft::default(), 1, boot_id, 1, unix_now()))
 }
 
-async fn connects_revoked(member: &Member, target: &Target) -> Result<String> {
-    let identity = revoked(target)?;
+/// Connects as a member with this certificate, and says how it ended.
+pub(super) async fn connects_as(
+    identity: &NodeIdentity,
+    member: &Member,
+    target: &Target,
+) -> Result<String> {
     let issuer = member.anchors.issuer_of(&identity.certificate).context("no issuer")?;
     let chain = vec![identity.certificate.der.to_vec().into(), issuer.to_vec().into()];
     let shown = Shown::Certificate(show(chain, &private_key(&identity.key))?);

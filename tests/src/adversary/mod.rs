@@ -13,6 +13,7 @@
 //! | `records`, `foreign` | records that are not right; those of other CAs and meshes |
 //! | `swim`, `streams`, `handshake` | lies about who is there; frames and handshakes that are not right |
 //! | `signed`, `renewals` | what only root and signers may sign; requests that should bring nothing |
+//! | `stolen` | what a signer's key is good for, and that of one that was taken out |
 //! | `door`, `gossip` | what strangers reach; exchanges that say what is not so |
 //! | `table` | all attacks and their outcomes, for people |
 //! | `seed` | a member through which others join, and that looks at what it hands on |
@@ -31,6 +32,7 @@ mod renewals;
 mod scene;
 mod seed;
 mod signed;
+mod stolen;
 mod streams;
 mod swim;
 mod table;

@@ -17,7 +17,7 @@ use super::{
     door, gossip, handshake,
     link::{Link, Sent},
     member::Member,
-    records, renewals, signed, streams, swim,
+    records, renewals, signed, stolen, streams, swim,
 };
 
 /// Against whom.
@@ -37,6 +37,10 @@ pub struct Target {
     pub expired: Option<String>,
     /// Where the identity of a member lies that was revoked.
     pub revoked: Option<PathBuf>,
+    /// Where certificate and key of a signer lie.
+    pub stolen: Option<PathBuf>,
+    /// Where those of one lie that is none any more.
+    pub former: Option<PathBuf>,
 }
 
 /// What was done.
@@ -150,6 +154,14 @@ pub async fn attack(attack: Attack, target: &Target) -> Result<Report> {
         | Attack::RenamedRenewal
         | Attack::OlderCertificate => {
             renewals::attack(attack, &member, &scene, &mut link, target).await?;
+        }
+        Attack::ExpiredConnection
+        | Attack::ExpiredRecord
+        | Attack::FormerSignersCertificate
+        | Attack::FormerSignersRevocation
+        | Attack::FormerSignersTime
+        | Attack::FutureTime => {
+            closed = stolen::attack(attack, &member, &scene, &mut link, target).await?;
         }
         Attack::LyingDigest | Attack::InventedEntries | Attack::OversizedAnnouncement => {
             gossip::attack(attack, &mut link).await?;

@@ -13,8 +13,12 @@ Made by `cargo run -p meshd-tests --bin adversary -- table > docs/attacks.md`; `
 daemons and fails when a row says something else than what it finds. The adversary is a legitimate member: its own key, its
 own certificate, its own address. Beside every attack a flow runs between the victims, of which no packet may be lost; peers,
 routes and rules of both victims' kernels stay as they were; the member about whom lies are told stays; memory does not grow
-by more than 16 MiB nor to twice of what it was. *Counted* is a counter of the victim (`meshd_…_total`, with its reason) that
-rises; where there is nothing to refuse, the adversary looks that nothing came of it.
+by more than 16 MiB nor to twice of what it was. *Refused* names the victim's counter that rises, with its reason; where there
+is nothing to refuse, the adversary itself looks that nothing came of it.
+
+Where a row speaks of a signer's key, the adversary has been given one, as if stolen. Not here, since other tests do it: what a
+seed can do with a join that passes it (`scenario_seed`), what a stolen signer can do and how it is ended (`scenario_signers`),
+late certificates of a retiring one (`trust/tests/renewal`), clocks that are wrong (`trust/time`, `sim_trust`).
 
 | attack | what is tried | outcome |
 |---|---|---|

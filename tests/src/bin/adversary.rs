@@ -46,6 +46,12 @@ enum Command {
         /// Where `enrol` has put an identity that was revoked since.
         #[arg(long)]
         revoked: Option<PathBuf>,
+        /// Where certificate and key of a signer lie.
+        #[arg(long)]
+        stolen: Option<PathBuf>,
+        /// Where those of one lie that is none any more.
+        #[arg(long)]
+        former: Option<PathBuf>,
     },
     /// Joins and keeps identity and certificate.
     Enrol {
@@ -96,11 +102,23 @@ fn main() -> Result<()> {
 
 async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Attack { attack, state, victim, other, token, single, expired, revoked } => {
+        Command::Attack {
+            attack,
+            state,
+            victim,
+            other,
+            token,
+            single,
+            expired,
+            revoked,
+            stolen,
+            former,
+        } => {
             let [token, single, expired] =
                 [token, single, expired].map(|path| path.as_deref().map(read).transpose());
             let (token, single, expired) = (token?, single?, expired?);
-            let target = Target { state, victim, other, token, single, expired, revoked };
+            let target =
+                Target { state, victim, other, token, single, expired, revoked, stolen, former };
             print(&adversary::attack(attack, &target).await?)
         }
         Command::Enrol { token, name, seed, to } => {
