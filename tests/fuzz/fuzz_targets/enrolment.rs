@@ -2,15 +2,22 @@
 //! certificate does not give, tokens admit as many as they say, and the ledger says the same after a restart.
 #![no_main]
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+};
 
+use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
-use meshd_core::trust::{Known, LedgerEntry, NodeCertificate, Signer, authenticate};
+use meshd_core::{
+    address,
+    trust::{Known, LedgerEntry, NodeCertificate, Record, Signer, authenticate},
+};
 use meshd_fuzz::{
     enrol::Request,
-    world::{NOW, World, rng, world},
+    world::{Member, NOW, World, rng, world},
 };
-use meshd_proto::wire;
+use meshd_proto::{NodeKey, wire};
 use prost::Message;
 use wire::enrol_reply::Result::Accepted;
 
@@ -18,10 +25,10 @@ fuzz_target!(|requests: Vec<Request>| {
     let world = world();
     let mut signer = world.signer();
     let mut ledger = world.ledger.clone();
-    let members: Vec<_> =
-        world.members.iter().filter_map(|m| authenticate(&m.signed, &world.anchors).ok()).collect();
-    let known = Known { members: &members, barred: &[] };
-    let mut admitted = BTreeSet::new();
+    let members = members(world);
+    let known = Known { members, barred: &[] };
+    let (mut admitted, mut last) = (BTreeSet::new(), None);
+    let mut asked: BTreeMap<NodeKey, BTreeSet<IpNet>> = BTreeMap::new();
     for (turn, request) in requests.iter().take(6).enumerate() {
         let bytes = request.encode(world);
         let Ok(enrolled) = signer.enrol(&bytes, known, &[], NOW, &mut rng()) else {
@@ -33,7 +40,7 @@ fuzz_target!(|requests: Vec<Request>| {
         let certificate =
             world.anchors.check_chain(&accepted.certificate, None).expect("a certificate");
         assert_eq!((certificate.key, &certificate.name), (enrolled.key, &enrolled.name));
-        assert_rights(world, &certificate, &bytes);
+        assert_rights(world, &certificate, &bytes, asked.entry(enrolled.key).or_default());
         let joined = !world.members.iter().any(|member| member.key() == enrolled.key);
         if joined {
             admitted.insert(enrolled.key);
@@ -45,36 +52,45 @@ fuzz_target!(|requests: Vec<Request>| {
             ledger.push(encoded);
             signer.apply(entry);
         }
-        // The same again brings the same, here and after a restart.
-        let seed = world.intermediate.seed();
-        let entries = ledger.iter().map(Vec::as_slice);
-        let node = world.members[0].key();
-        let again =
-            Signer::open(world.anchors.clone(), world.intermediate.der(), &seed, node, entries);
-        let again = again.expect("its own ledger").enrol(&bytes, known, &[], NOW, &mut rng());
-        let again = again.expect("what was granted before");
-        assert!(again.entries.is_empty(), "the same request is granted twice");
-        assert_eq!(again.reply.result, enrolled.reply.result);
+        last = Some((bytes, enrolled.reply.result));
     }
+    // The same again brings the same, after a restart too.
+    let Some((bytes, answer)) = last else { return };
+    let seed = world.intermediate.seed();
+    let entries = ledger.iter().map(Vec::as_slice);
+    let (anchors, node) = (world.anchors.clone(), world.members[0].key());
+    let again = Signer::open(anchors, world.intermediate.der(), &seed, node, entries);
+    let again = again.expect("its own ledger").enrol(&bytes, known, &[], NOW, &mut rng());
+    let again = again.expect("what was granted before");
+    assert!(again.entries.is_empty(), "the same request is granted twice");
+    assert_eq!(again.reply.result, answer);
 });
 
-/// Prefixes: what was held, or what was asked for within the limits.
-fn assert_rights(world: &World, certificate: &NodeCertificate, request: &[u8]) {
+/// The records of the beginning, verified once.
+fn members(world: &World) -> &'static [Arc<Record>] {
+    static MEMBERS: OnceLock<Vec<Arc<Record>>> = OnceLock::new();
+    let verified = |member: &Member| authenticate(&member.signed, &world.anchors).ok();
+    MEMBERS.get_or_init(|| world.members.iter().filter_map(verified).collect())
+}
+
+/// Prefixes: what was held, or what was asked for within the limits, now or before.
+fn assert_rights(
+    world: &World,
+    certificate: &NodeCertificate,
+    request: &[u8],
+    asked: &mut BTreeSet<IpNet>,
+) {
     let request = wire::EnrolRequest::decode(request).expect("a request");
     let body = wire::EnrolBody::decode(request.body).expect("its body");
-    let wanted: Vec<_> = body
-        .wanted
-        .iter()
-        .filter_map(|prefix| meshd_core::address::prefix_from_wire(prefix).ok())
-        .collect();
+    asked.extend(body.wanted.iter().filter_map(|prefix| address::prefix_from_wire(prefix).ok()));
     let before = world.members.iter().find(|member| member.key() == certificate.key);
     let before = before.map(|member| &member.identity.certificate);
-    let limit: ipnet::IpNet = "10.128.0.0/9".parse().expect("a prefix");
+    let limit: IpNet = "10.128.0.0/9".parse().expect("a prefix");
     for grant in &certificate.grants {
         let own = certificate.mesh_ipv4.is_some_and(|own| grant.prefix.addr() == own);
         let had = before.is_some_and(|before| before.grants.contains(grant));
         let may = limit.contains(&grant.prefix) && grant.claim_len.is_none();
-        let asked = wanted.contains(&grant.prefix);
+        let asked = asked.contains(&grant.prefix);
         assert!(own || had || (may && asked), "{grant:?} is given to {}", certificate.name);
     }
     if let Some(before) = before.filter(|_| !body.certificate.is_empty()) {
