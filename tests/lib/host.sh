@@ -4,7 +4,7 @@
 # Program and the Debian package that brings it; `:vm` marks what only the VM needs.
 needs=(
     ip=iproute2 ss=iproute2 ping=iputils-ping nft=nftables iptables=iptables tcpdump=tcpdump wg=wireguard-tools
-    wireguard-go=wireguard-go unshare=util-linux setpriv=util-linux hostname=hostname cc=gcc
+    wireguard-go=wireguard-go unshare=util-linux setpriv=util-linux hostname=hostname cc=gcc c++=g++
     /usr/lib/cni/bridge=containernetworking-plugins
     systemd-nspawn=systemd-container mmdebstrap=mmdebstrap
     qemu-system-x86_64=qemu-system-x86:vm busybox=busybox-static:vm cpio=cpio:vm depmod=kmod:vm xz=xz-utils:vm
@@ -58,4 +58,28 @@ need_cargo() {
     command -v cargo >/dev/null && return
     echo "error: no cargo; the programs are built from source; install Rust (https://rustup.rs, or Debian's rustup)" >&2
     return 1
+}
+
+# Whether fuzz targets can be built here: a nightly compiler and cargo-fuzz; installs what is missing.
+need_fuzz() {
+    need_cargo || return
+    if ! cargo +nightly --version >/dev/null 2>&1; then
+        command -v rustup >/dev/null || {
+            echo "error: no nightly compiler; fuzz targets need its sanitizers; install rustup, then a nightly toolchain" >&2
+            return 1
+        }
+        echo "installing: a nightly toolchain"
+        rustup toolchain install nightly --profile minimal --no-self-update >/dev/null || {
+            echo "error: no nightly compiler; \`rustup toolchain install nightly\` failed, its reason is above; install it, or" \
+                "name the parts of tests/run that you want without fuzz" >&2
+            return 1
+        }
+    fi
+    command -v cargo-fuzz >/dev/null && return
+    echo "installing: cargo-fuzz"
+    cargo install --quiet --locked cargo-fuzz || {
+        echo "error: no cargo-fuzz; \`cargo install cargo-fuzz\` failed, its reason is above; install it, or name the parts" \
+            "of tests/run that you want without fuzz" >&2
+        return 1
+    }
 }

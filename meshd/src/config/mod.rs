@@ -89,6 +89,21 @@ impl Config {
         Self::from_layers(found.as_slice(), errors)
     }
 
+    /// Reads texts as if they were the file and its drop-ins, under an environment.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn from_texts(
+        texts: &[&str],
+        environment: Vec<(OsString, OsString)>,
+    ) -> Result<Self, ConfigErrors> {
+        let mut errors = Vec::new();
+        let texts = texts.iter().enumerate();
+        let mut found: Vec<_> = texts
+            .filter_map(|(i, text)| layers::from_text(&format!("{i}.toml"), text, &mut errors))
+            .collect();
+        found.extend(layers::from_environment(environment, &mut errors));
+        Self::from_layers(&found, errors)
+    }
+
     fn from_layers(
         found: &[layers::Layer],
         mut errors: Vec<ConfigError>,

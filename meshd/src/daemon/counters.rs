@@ -15,6 +15,8 @@ pub(super) struct Counters {
     pub(super) connections_refused: BTreeMap<&'static str, u64>,
     /// Enrolments refused, by reason.
     pub(super) enrolments_refused: BTreeMap<&'static str, u64>,
+    /// Invitations to become a signer, and offers to be one, that were refused, by reason.
+    signerships_refused: BTreeMap<&'static str, u64>,
     /// Enrolments granted by this signer.
     pub(super) enrolments: u64,
     /// Certificates renewed by this signer.
@@ -40,6 +42,10 @@ impl Counters {
         bump(&mut self.enrolments_refused, code);
     }
 
+    pub(super) fn signership_refused(&mut self, code: &'static str) {
+        bump(&mut self.signerships_refused, code);
+    }
+
     pub(super) fn stored_refused(&mut self, code: &'static str) {
         bump(&mut self.stored_refused, code);
     }
@@ -61,6 +67,7 @@ impl Counters {
         for (name, by_reason) in [
             ("connections_refused", &self.connections_refused),
             ("enrolments_refused", &self.enrolments_refused),
+            ("signerships_refused", &self.signerships_refused),
             ("stored_records_refused", &self.stored_refused),
         ] {
             for (reason, value) in by_reason {

@@ -272,7 +272,7 @@ impl Daemon {
         let Some(running) = &mut self.running else { return };
         let mut wants = Wants::default();
         loop {
-            running.pump(&mut self.transport, &self.state, &mut wants);
+            running.pump(&mut self.transport, &self.state, &mut self.counters, &mut wants);
             if wants.replies.is_empty() && wants.requests.is_empty() {
                 break;
             }

@@ -21,7 +21,7 @@ use meshd_proto::{NodeKey, wire};
 use prost::Message as _;
 use rustls_pki_types::CertificateDer;
 
-use super::{clock, enrolment::Forwarded, events::EventLog, own::Own};
+use super::{clock, counters::Counters, enrolment::Forwarded, events::EventLog, own::Own};
 use crate::{
     config::Config,
     probe::{self, Prober},
@@ -154,7 +154,13 @@ impl Running {
     }
 
     /// Carries out what the node wants done.
-    pub(super) fn pump(&mut self, transport: &mut Transport, state: &StateDir, wants: &mut Wants) {
+    pub(super) fn pump(
+        &mut self,
+        transport: &mut Transport,
+        state: &StateDir,
+        counters: &mut Counters,
+        wants: &mut Wants,
+    ) {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Datagram { to, bytes } => {
@@ -176,7 +182,9 @@ impl Running {
                         self.store_failed(&why);
                     }
                 }
-                Output::SignerInvite { from, invite } => self.answer_invite(from, &invite, state),
+                Output::SignerInvite { from, invite } => {
+                    self.answer_invite(from, &invite, state, counters);
+                }
                 Output::SignerOffer { from, offer } => wants.offers.push((from, offer)),
                 Output::StoreBundle(bytes) => {
                     wants.signership = true;

@@ -22,7 +22,9 @@ use prost::Message as _;
 use super::{
     Daemon,
     bridge::Answer,
-    clock, deeds,
+    clock,
+    counters::Counters,
+    deeds,
     requests::{not_a_member, one_of},
     running::Running,
 };
@@ -94,11 +96,13 @@ impl Running {
         from: NodeKey,
         invite: &wire::SignerInvite,
         state: &StateDir,
+        counters: &mut Counters,
     ) {
         let key = self.node.key();
         let invitation = match open_invite(invite, self.node.anchors(), &key, clock::unix()) {
             Ok(invitation) => invitation,
             Err(refusal) => {
+                counters.signership_refused(refusal.code.as_str());
                 let why =
                     format!("an invitation to become a signer is refused: {}", refusal.detail);
                 let event = Event::warning("refused", why).about(from, from.short());
@@ -232,6 +236,7 @@ impl Daemon {
     /// A member's answer to the invitation that is open.
     pub(super) fn take_offer(&mut self, from: NodeKey, offer: &wire::SignerOffer) {
         let Some(inviting) = self.inviting.take_if(|inviting| inviting.node == from) else {
+            self.counters.signership_refused("not_invited");
             return;
         };
         let added = self.admit_signer(&inviting, offer);

@@ -104,12 +104,33 @@ fn configurations(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_configuration(file: &Path, found: &mut PodPrefixes) {
-    let configuration = read_bounded(file)
-        .and_then(|text| serde_json::from_str::<Value>(&text).map_err(io::Error::other));
-    match configuration {
+    match read_bounded(file) {
+        Ok(text) => read_text(file, &text, found),
+        Err(e) => found.warn(file, &e),
+    }
+}
+
+fn read_text(file: &Path, text: &str, found: &mut PodPrefixes) {
+    match serde_json::from_str::<Value>(text) {
         Ok(configuration) => read_plugin(file, &configuration, DEPTH_MAX, found),
         Err(e) => found.warn(file, &e),
     }
+}
+
+/// The text of a file of the directory.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn from_configuration(text: &str) -> PodPrefixes {
+    let mut found = PodPrefixes::default();
+    read_text(Path::new("10-x.conf"), text, &mut found);
+    found
+}
+
+/// The text of flannel's file.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn from_flannel(text: &str) -> PodPrefixes {
+    let mut found = PodPrefixes::default();
+    read_flannel(Path::new("subnet.env"), text, &mut found);
+    found
 }
 
 /// A plugin, or a list of them.

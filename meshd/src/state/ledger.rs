@@ -46,7 +46,7 @@ fn checksum(entry: &[u8]) -> [u8; 8] {
     short
 }
 
-fn frame(entry: &[u8]) -> Vec<u8> {
+pub(super) fn frame(entry: &[u8]) -> Vec<u8> {
     let length = u32::try_from(entry.len()).unwrap_or(u32::MAX);
     let mut framed = Vec::with_capacity(HEADER + entry.len());
     framed.extend_from_slice(&length.to_be_bytes());
@@ -56,7 +56,7 @@ fn frame(entry: &[u8]) -> Vec<u8> {
 }
 
 /// The entries and the length of all complete ones; an error gives the position of a damaged one.
-fn split(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, usize), usize> {
+pub(super) fn split(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, usize), usize> {
     let (mut entries, mut at) = (Vec::new(), 0);
     while let Some(header) = bytes.get(at..at + HEADER) {
         // A file system may have lengthened the file and not written the data.

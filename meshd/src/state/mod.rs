@@ -21,6 +21,8 @@
 //! Responsible for reading and writing these whole and durably. Not for what they mean.
 
 pub mod durable;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod ledger;
 mod left;
 mod membership;

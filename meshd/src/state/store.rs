@@ -160,10 +160,7 @@ impl Store {
     /// Puts a record's encoded bytes. Nothing is on disk before [`Store::flush`].
     pub fn put(&self, key: &NodeKey, record: &[u8]) -> Result<(), String> {
         let Ok(open) = &self.open else { return Ok(()) };
-        let mut entry = Vec::with_capacity(1 + CHECKSUM + record.len());
-        entry.push(SCHEMA);
-        entry.extend_from_slice(&checksum(key, record));
-        entry.extend_from_slice(record);
+        let entry = make_entry(key, record);
         let before = guard(|| open.records.insert(key.as_bytes(), entry)).map_err(|f| f.why)?;
         if before.is_none() {
             open.count.fetch_add(1, Ordering::Relaxed);
@@ -319,7 +316,15 @@ fn open_and_read(path: &Path) -> Result<Found, Failure> {
     Ok((handle, found, damage))
 }
 
-fn read_entry(key: &[u8], entry: &[u8]) -> Result<(NodeKey, Vec<u8>), String> {
+pub(super) fn make_entry(key: &NodeKey, record: &[u8]) -> Vec<u8> {
+    let mut entry = Vec::with_capacity(1 + CHECKSUM + record.len());
+    entry.push(SCHEMA);
+    entry.extend_from_slice(&checksum(key, record));
+    entry.extend_from_slice(record);
+    entry
+}
+
+pub(super) fn read_entry(key: &[u8], entry: &[u8]) -> Result<(NodeKey, Vec<u8>), String> {
     let key = NodeKey::try_from(key).map_err(|error| error.to_string())?;
     match entry.split_first() {
         Some((&SCHEMA, rest)) if rest.len() >= CHECKSUM => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use meshd_core::{
     now::UnixTime,
-    trust::{Grant, Intermediate, NodeIdentity, NodeTerms, RootCa},
+    trust::{Grant, Intermediate, NodeIdentity, NodeTerms, RevocationTerms, RootCa},
 };
 use meshd_proto::{MeshId, wire};
 use rustls_pki_types::CertificateDer;
@@ -68,6 +68,11 @@ impl Foreign {
     /// A bundle with this intermediate in it, newer than any.
     pub(super) fn bundle(&self, newer_than: u64) -> wire::SignedBundle {
         self.root.sign_bundle(&self.mesh_id, newer_than + 1, &[&self.intermediate])
+    }
+
+    /// The end of a membership.
+    pub(super) fn revoke(&self, terms: &RevocationTerms) -> wire::SignedRevocation {
+        self.intermediate.revoke(&self.mesh_id, terms)
     }
 
     /// The mesh that it signs for.

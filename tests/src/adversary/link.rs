@@ -27,6 +27,8 @@ pub(super) const MESH: &[u8] = b"meshd/1";
 pub(super) const ENROL: &[u8] = b"meshd-enrol/1";
 /// What takes longer on this machine has gone wrong.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// Who was not answered asks again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Largest frame of the protocol, with room to spare.
 const LARGEST: usize = 1 << 20;
 
@@ -178,6 +180,41 @@ impl Link {
         ended
             .map_err(|_| anyhow!("the victim tells {} of {} records", found.len(), keys.len()))??;
         Ok(found)
+    }
+
+    /// Waits until the victim answers, which it does in turn: all that was sent before has been looked at. Whoever has
+    /// spent its budget is asked to wait.
+    pub(super) async fn settled(&mut self, victim: NodeKey) -> Result<()> {
+        let own = |body| matches!(body, Body::Push(push) if !push.records.is_empty()).then_some(());
+        let end = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let identity_keys = vec![Bytes::copy_from_slice(&victim.0)];
+            self.send(Body::Pull(wire::Pull { identity_keys })).await?;
+            match tokio::time::timeout(AGAIN, self.receive(own)).await {
+                Ok(answer) => return answer,
+                Err(_) if tokio::time::Instant::now() < end => {}
+                Err(_) => return Err(anyhow!("the victim does not answer any more")),
+            }
+        }
+    }
+
+    /// The victim's answer to a request for a certificate, if it is a signer.
+    pub(super) async fn enrol(&mut self, request: Bytes) -> Result<wire::EnrolReply> {
+        let id = rand::random();
+        self.send(Body::EnrolForward(wire::EnrolForward { id, request })).await?;
+        let reply = |body| match body {
+            Body::EnrolForwardReply(reply) if reply.id == id => Some(reply.reply),
+            _ => None,
+        };
+        Ok(wire::EnrolReply::decode(self.receive(reply).await?)?)
+    }
+
+    /// Begins a frame and does not end it.
+    pub(super) async fn send_without_end(&mut self, bytes: &[u8]) -> Result<quinn::SendStream> {
+        self.count_frame(bytes.len());
+        let mut stream = self.connection.open_uni().await?;
+        stream.write_all(bytes).await?;
+        Ok(stream)
     }
 
     /// The next frame that `wanted` takes.

@@ -53,14 +53,14 @@ pub(super) fn private_key(key: &IdentityKey) -> PrivateKeyDer<'static> {
     PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec()).into()
 }
 
-fn certificate(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn certificate(path: &Path) -> Result<Vec<u8>> {
     let pem = std::fs::read(path).with_context(|| path.display().to_string())?;
     let der = CertificateDer::from_pem_slice(&pem)
         .map_err(|error| anyhow!("{} holds no certificate: {error}", path.display()))?;
     Ok(der.to_vec())
 }
 
-fn seed(path: &Path) -> Result<[u8; 32]> {
+pub(super) fn seed(path: &Path) -> Result<[u8; 32]> {
     let text = std::fs::read(path).with_context(|| path.display().to_string())?;
     let bytes = HEX.decode(text.trim_ascii()).with_context(|| path.display().to_string())?;
     bytes.try_into().map_err(|_| anyhow!("{} does not hold 32 bytes", path.display()))

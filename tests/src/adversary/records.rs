@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     attack::Attack,
+    door,
     foreign::{Foreign, a_month_ago},
     member::Member,
     scene::{Scene, Target, unix_now},
@@ -32,6 +33,7 @@ pub(super) async fn forge(
     }
     let record = match attack {
         Attack::PastDate => forgotten(target).await?,
+        Attack::RevokedRecord => door::revoked_record(target)?,
         Attack::OtherMesh | Attack::OtherCa => foreign(attack, member, scene)?,
         Attack::OthersRecordAltered => altered(scene)?,
         _ => own(attack, member, scene)?,
@@ -231,7 +233,7 @@ fn foreign(attack: Attack, member: &Member, scene: &Scene) -> Result<wire::Signe
 async fn forgotten(target: &Target) -> Result<wire::SignedRecord> {
     let Some(token) = &target.token else { bail!("this attack needs --token") };
     let key = IdentityKey::from_seed(&rand::random());
-    let identity = seed::enrol(token, key, target.victim).await?;
+    let identity = seed::enrol(token, key, target.victim, "forgotten").await?;
     let draft = meshd_core::trust::RecordDraft::default();
     let boot_id = meshd_proto::BootId(rand::random());
     Ok(identity.sign_record(&draft, 1, boot_id, 1, a_month_ago()))

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     attack::Attack,
-    handshake,
+    door, gossip, handshake,
     link::{Link, Sent},
     member::Member,
-    records, streams, swim,
+    records, renewals, signed, stolen, streams, swim,
 };
 
 /// Against whom.
@@ -29,8 +29,18 @@ pub struct Target {
     pub victim: SocketAddr,
     /// The member about whom lies are told.
     pub other: NodeKey,
-    /// A token that admits one more identity, for [`Attack::PastDate`].
+    /// A token that admits more identities, for [`Attack::PastDate`] and those that alter one.
     pub token: Option<String>,
+    /// A token for one identity, for [`Attack::UsedToken`].
+    pub single: Option<String>,
+    /// A token whose time is over.
+    pub expired: Option<String>,
+    /// Where the identity of a member lies that was revoked.
+    pub revoked: Option<PathBuf>,
+    /// Where certificate and key of a signer lie.
+    pub stolen: Option<PathBuf>,
+    /// Where those of one lie that is none any more.
+    pub former: Option<PathBuf>,
 }
 
 /// What was done.
@@ -112,7 +122,52 @@ pub async fn attack(attack: Attack, target: &Target) -> Result<Report> {
         | Attack::GarbageDatagram
         | Attack::OversizedDatagram
         | Attack::DatagramFlood => swim::attack(attack, &member, &scene, &mut link).await?,
+        Attack::MadeUpToken
+        | Attack::AlteredGrant
+        | Attack::OthersGrant
+        | Attack::UsedToken
+        | Attack::ExpiredToken
+        | Attack::RevokedRenewal
+        | Attack::RevokedConnection
+        | Attack::SlowEnrolment
+        | Attack::EnrolmentCrowd
+        | Attack::EnrolmentFlood => {
+            (handshake, closed) = door::attack(attack, &member, target).await?;
+        }
+        Attack::ForgedRevocation
+        | Attack::MembersRevocation
+        | Attack::OtherCasRevocation
+        | Attack::RevocationUnderTime
+        | Attack::MembersBundle
+        | Attack::OldBundle
+        | Attack::ForgedTime
+        | Attack::MembersTime
+        | Attack::ReplayedTime
+        | Attack::ForgedInvitation
+        | Attack::UnaskedOffer => signed::attack(attack, &member, &scene, &mut link).await?,
+        Attack::ReplayedRenewal
+        | Attack::RenewalFlood
+        | Attack::OthersRenewal
+        | Attack::OthersCertificateRenewal
+        | Attack::OtherCasRenewal
+        | Attack::WiderRenewal
+        | Attack::RenamedRenewal
+        | Attack::OlderCertificate => {
+            renewals::attack(attack, &member, &scene, &mut link, target).await?;
+        }
+        Attack::ExpiredConnection
+        | Attack::ExpiredRecord
+        | Attack::FormerSignersCertificate
+        | Attack::FormerSignersRevocation
+        | Attack::FormerSignersTime
+        | Attack::FutureTime => {
+            closed = stolen::attack(attack, &member, &scene, &mut link, target).await?;
+        }
+        Attack::LyingDigest | Attack::InventedEntries | Attack::OversizedAnnouncement => {
+            gossip::attack(attack, &mut link).await?;
+        }
         Attack::OversizedFrame
+        | Attack::SlowStream
         | Attack::GarbageFrame
         | Attack::TruncatedFrame
         | Attack::AbandonedFrame => {
@@ -125,7 +180,7 @@ pub async fn attack(attack: Attack, target: &Target) -> Result<Report> {
     }
     if link.close_reason().is_none() {
         // The victim answers in turn: it has read all of it by then.
-        link.pull(&[scene.victim_key]).await.context("after the attack")?;
+        link.settled(scene.victim_key).await.context("after the attack")?;
     }
     let mut sent = link.finish().await?;
     sent.frames += handshake.frames;

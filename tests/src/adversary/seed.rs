@@ -217,11 +217,16 @@ fn alterations(member: &Member, request: &Bytes) -> Result<Vec<(&'static str, By
 }
 
 /// Joins with a token, as an honest joiner does, under a name that nobody has.
-pub(super) async fn enrol(token: &str, key: IdentityKey, seed: SocketAddr) -> Result<NodeIdentity> {
+pub(super) async fn enrol(
+    token: &str,
+    key: IdentityKey,
+    seed: SocketAddr,
+    name: &str,
+) -> Result<NodeIdentity> {
     let token = JoinToken::parse(token)?;
     let name: NodeName = match token.node_name() {
         Some(name) => name.clone(),
-        None => "forgotten".parse()?,
+        None => name.parse()?,
     };
     let request = build_request(&token, &key, &name, &[], rand::random(), unix_now());
     let (endpoint, connection) =

@@ -1,5 +1,7 @@
 //! Frames that are not right as frames.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use meshd_core::limits;
 use meshd_proto::wire;
@@ -7,11 +9,15 @@ use prost::Message;
 
 use super::{
     attack::Attack,
-    link::Link,
+    link::{Link, PATIENCE},
     member::Member,
     records::{honest, sign},
     scene::Scene,
+    swim,
 };
+
+/// How often somebody who is there says something.
+const ALIVE_EVERY: Duration = Duration::from_millis(500);
 
 /// Sends one; says how the victim ended the connection, where it must.
 pub(super) async fn attack(
@@ -32,6 +38,23 @@ pub(super) async fn attack(
         }
         Attack::GarbageFrame => link.send_bytes(&[0xff; 64]).await?,
         Attack::TruncatedFrame => link.send_bytes(&good[..good.len() - 10]).await?,
+        Attack::SlowStream => {
+            // Dropped, it would be ended.
+            let unended = link.send_without_end(&good[..good.len() / 2]).await?;
+            // Who is silent is taken for down, and its connections are closed before this one is.
+            let mut patience = PATIENCE.as_millis() / ALIVE_EVERY.as_millis();
+            let closed = loop {
+                // It fails when the connection is closed, which is seen next.
+                let _ = link.send_datagram(swim::ping(member, scene)).await;
+                match tokio::time::timeout(ALIVE_EVERY, link.closed()).await {
+                    Err(_) if patience > 0 => patience -= 1,
+                    Err(_) => bail!("the victim waits for ever"),
+                    Ok(closed) => break closed,
+                }
+            };
+            drop(unended);
+            return closed.map(Some);
+        }
         Attack::AbandonedFrame => {
             link.send_and_abandon(&good[..good.len() / 2]).await?;
             link.send(body).await?;

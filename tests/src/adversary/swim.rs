@@ -88,6 +88,13 @@ pub(super) async fn attack(
     Ok(())
 }
 
+/// An honest question: who asks is there.
+pub(super) fn ping(member: &Member, scene: &Scene) -> Vec<u8> {
+    let own = identity(&member.identity.public().hash(), scene.own.generation);
+    let victim = identity(&scene.victim_key.hash(), scene.victim.generation);
+    packet(&own, &victim, wire::SwimKind::Ping, Vec::new()).encode_to_vec()
+}
+
 fn identity(node: &NodeHash, generation: u64) -> wire::SwimIdentity {
     wire::SwimIdentity { node: node.0.to_vec().into(), generation }
 }

@@ -1,7 +1,10 @@
 //! `adversary`: a legitimate member that lies. Each call tells one lie to one victim and prints, as JSON, what it did. See
 //! `meshd_tests::adversary`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -31,9 +34,39 @@ enum Command {
         /// Identity of the member about whom lies are told.
         #[arg(long)]
         other: NodeKey,
-        /// A file with a token that admits one more identity.
+        /// A file with a token that admits more identities.
         #[arg(long)]
         token: Option<PathBuf>,
+        /// A file with a token that admits one identity.
+        #[arg(long)]
+        single: Option<PathBuf>,
+        /// A file with a token whose time is over.
+        #[arg(long)]
+        expired: Option<PathBuf>,
+        /// Where `enrol` has put an identity that was revoked since.
+        #[arg(long)]
+        revoked: Option<PathBuf>,
+        /// Where certificate and key of a signer lie.
+        #[arg(long)]
+        stolen: Option<PathBuf>,
+        /// Where those of one lie that is none any more.
+        #[arg(long)]
+        former: Option<PathBuf>,
+    },
+    /// Joins and keeps identity and certificate.
+    Enrol {
+        /// A file with a token.
+        #[arg(long)]
+        token: PathBuf,
+        /// The name of the new member.
+        #[arg(long)]
+        name: String,
+        /// QUIC port of a member.
+        #[arg(long)]
+        seed: SocketAddr,
+        /// Where to put them.
+        #[arg(long)]
+        to: PathBuf,
     },
     /// Lets others join through it, and tries to use what it reads.
     Seed {
@@ -50,14 +83,16 @@ enum Command {
         #[arg(long)]
         lie_first: bool,
     },
-    /// Names every attack and what refuses it.
+    /// Names every attack and how it ends.
     List,
+    /// The same as a table for people.
+    Table,
 }
 
 #[derive(Serialize)]
 struct Listed {
     attack: Attack,
-    expected: adversary::Expected,
+    outcome: adversary::Outcome,
 }
 
 fn main() -> Result<()> {
@@ -67,13 +102,27 @@ fn main() -> Result<()> {
 
 async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Attack { attack, state, victim, other, token } => {
-            let token = token
-                .map(|path| {
-                    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
-                })
-                .transpose()?;
-            print(&adversary::attack(attack, &Target { state, victim, other, token }).await?)
+        Command::Attack {
+            attack,
+            state,
+            victim,
+            other,
+            token,
+            single,
+            expired,
+            revoked,
+            stolen,
+            former,
+        } => {
+            let [token, single, expired] =
+                [token, single, expired].map(|path| path.as_deref().map(read).transpose());
+            let (token, single, expired) = (token?, single?, expired?);
+            let target =
+                Target { state, victim, other, token, single, expired, revoked, stolen, former };
+            print(&adversary::attack(attack, &target).await?)
+        }
+        Command::Enrol { token, name, seed, to } => {
+            adversary::enrol_and_keep(&read(&token)?, &name, seed, &to).await
         }
         Command::Seed { state, listen, signer, lie_first } => {
             let plan = SeedPlan { state, listen, signer, lie_first };
@@ -82,10 +131,18 @@ async fn run(command: Command) -> Result<()> {
         Command::List => {
             let all = Attack::all()
                 .iter()
-                .map(|attack| Listed { attack: *attack, expected: attack.expected() });
+                .map(|attack| Listed { attack: *attack, outcome: attack.outcome() });
             print(&all.collect::<Vec<_>>())
         }
+        Command::Table => {
+            print!("{}", adversary::table());
+            Ok(())
+        }
     }
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
 }
 
 fn print(what: &impl Serialize) -> Result<()> {

@@ -29,6 +29,8 @@ mod endings;
 mod extension;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod grants;
 mod identity;
 mod init;

@@ -112,13 +112,19 @@ fn hex(bytes: &[u8]) -> String {
 fn exchange(
     name: &str,
     request: &str,
-    mut take: impl FnMut(&str, &str) -> io::Result<()>,
+    take: impl FnMut(&str, &str) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut socket = UnixStream::connect(socket_path(name))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.write_all(request.as_bytes())?;
-    let mut reader = BufReader::new(socket.take(ANSWER_MAX));
+    read_answer(BufReader::new(socket.take(ANSWER_MAX)), take)
+}
+
+fn read_answer(
+    mut reader: impl BufRead,
+    mut take: impl FnMut(&str, &str) -> io::Result<()>,
+) -> io::Result<()> {
     let mut text = Zeroizing::new(String::new());
     let mut errno = None;
     loop {
@@ -142,6 +148,15 @@ fn exchange(
         Some(code) => Err(io::Error::from_raw_os_error(code.saturating_abs())),
         None => Err(malformed("an answer without an error code")),
     }
+}
+
+/// How many peers are in an answer.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn peers_of(answer: &str) -> io::Result<usize> {
+    let mut parser = Parser { now: SystemTime::now(), state: State::default(), peer: None };
+    read_answer(answer.as_bytes(), |key, value| parser.add(key, value))?;
+    parser.finish_peer();
+    Ok(parser.state.peers.len())
 }
 
 /// Builds the state from the lines of an answer.

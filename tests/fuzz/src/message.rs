@@ -1,0 +1,402 @@
+//! What a member can send, right in form and wrong in content.
+
+use arbitrary::Arbitrary;
+use bytes::Bytes;
+use meshd_core::trust::{RevocationTerms, SignerEntry};
+use meshd_proto::{NodeKey, wire};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use wire::frame::Body;
+
+use crate::{
+    record::{self, Change},
+    victim::Victim,
+    world::{NOW, SIGNER, World},
+};
+
+/// Whom something is about.
+#[derive(Debug, Clone, Arbitrary)]
+pub enum Who {
+    Member(u8),
+    Invented(u8),
+    Raw(Vec<u8>),
+}
+
+impl Who {
+    fn key(&self, world: &World) -> Bytes {
+        match self {
+            Self::Member(number) => Bytes::copy_from_slice(&world.any(*number).key().0),
+            Self::Invented(number) => Sha256::digest([*number]).to_vec().into(),
+            Self::Raw(bytes) => bytes.clone().into(),
+        }
+    }
+
+    fn hash(&self, world: &World) -> Bytes {
+        match self {
+            Self::Raw(bytes) => bytes.clone().into(),
+            _ => match NodeKey::try_from(&self.key(world)[..]) {
+                Ok(key) => key.hash().0.to_vec().into(),
+                Err(_) => Bytes::new(),
+            },
+        }
+    }
+}
+
+/// Who signs what the mesh's signers and root sign.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+pub enum By {
+    Right,
+    Foreign,
+    /// The right key, and one bit of what it signed.
+    Altered(u16),
+}
+
+/// A record as another member names it.
+#[derive(Debug, Clone, Arbitrary)]
+pub struct Entry {
+    who: Who,
+    version: u64,
+    hash: Option<Vec<u8>>,
+}
+
+impl Entry {
+    fn to_wire(&self, world: &World) -> wire::RecordKey {
+        let hash = self.hash.clone().unwrap_or_else(|| vec![1; 8]);
+        wire::RecordKey {
+            identity_key: self.who.key(world),
+            version: self.version,
+            payload_hash: hash.into(),
+        }
+    }
+}
+
+/// An update in a SWIM packet.
+#[derive(Debug, Clone, Arbitrary)]
+pub struct Update {
+    who: Who,
+    generation: Option<u64>,
+    incarnation: u32,
+    state: u8,
+}
+
+/// A SWIM packet.
+#[derive(Debug, Clone, Arbitrary)]
+pub struct Swim {
+    /// Another than the sender.
+    source: Option<Who>,
+    generation: Option<u64>,
+    incarnation: u16,
+    destination: Option<Who>,
+    kind: u8,
+    number: u8,
+    subject: Option<Who>,
+    updates: Vec<Update>,
+}
+
+/// One thing that happens to the victim.
+#[derive(Debug, Clone, Arbitrary)]
+pub enum Step {
+    Push(Vec<Vec<Change>>),
+    OthersRecord(u8),
+    Bundle {
+        by: By,
+        version: u64,
+        ours: bool,
+        foreign: bool,
+        retiring: bool,
+    },
+    Revocation {
+        by: By,
+        of_root: bool,
+        who: u8,
+        at: i64,
+        until: i64,
+    },
+    Time {
+        by: By,
+        later: i32,
+    },
+    Announce(Vec<Entry>),
+    Pull(Vec<Who>),
+    SyncRoot {
+        exchange: u64,
+        same: bool,
+        bundle: u64,
+        revocations: Vec<u8>,
+        time: i64,
+    },
+    SyncBuckets {
+        exchange: u8,
+        hashes: Vec<u8>,
+        whole: bool,
+        bundle: u64,
+        time: i64,
+    },
+    SyncEntries {
+        exchange: u8,
+        buckets: Vec<u32>,
+        entries: Vec<Entry>,
+        answer: bool,
+    },
+    SyncDone {
+        exchange: u8,
+    },
+    Hello {
+        address: Vec<u8>,
+        port: u32,
+    },
+    EnrolForward {
+        id: u64,
+        request: Vec<u8>,
+    },
+    EnrolReply {
+        id: u64,
+        reply: Vec<u8>,
+    },
+    Invite {
+        payload: Vec<u8>,
+        signature: Vec<u8>,
+    },
+    Frame(Vec<u8>),
+    Swim(Swim),
+    Datagram(Vec<u8>),
+    /// The next messages come from another.
+    From(u8),
+    Disconnected(u8),
+    Connected(u8),
+    Unreachable(u8),
+    Wait(u16),
+    WaitLong(u8),
+    ClockSet(i32),
+    RenewNow,
+}
+
+/// Does all of it to a victim, which is checked after each.
+pub fn play(world: &World, victim: &mut Victim, steps: &[Step]) {
+    let mut from = world.liar().key();
+    for step in steps.iter().take(24) {
+        if let Some(body) = body(world, victim, step) {
+            let frame = wire::Frame { body: Some(body) }.encode_to_vec();
+            victim.node.handle_frame(from, &frame, victim.now);
+        } else {
+            happen(world, victim, step, &mut from);
+        }
+        victim.check();
+    }
+    victim.wait(std::time::Duration::from_secs(2));
+    victim.check();
+}
+
+fn happen(world: &World, victim: &mut Victim, step: &Step, from: &mut NodeKey) {
+    let now = victim.now;
+    let own = world.victim().key();
+    match step {
+        Step::Frame(bytes) => victim.node.handle_frame(*from, bytes, now),
+        Step::Datagram(bytes) => victim.node.handle_datagram(*from, bytes, now),
+        Step::Swim(packet) => {
+            let packet = swim(world, packet, from);
+            victim.node.handle_datagram(*from, &packet.encode_to_vec(), now);
+        }
+        Step::From(number) => *from = world.any(*number).key(),
+        Step::Disconnected(number) => {
+            let key = world.any(*number).key();
+            if key != own {
+                victim.node.handle_disconnected(key, now);
+            }
+        }
+        Step::Connected(number) => {
+            let member = world.any(*number);
+            victim.node.handle_connected(member.key(), member.draft.endpoints[0], true, now);
+        }
+        Step::Unreachable(number) => victim.node.handle_unreachable(world.any(*number).key(), now),
+        Step::Wait(millis) => victim.wait(std::time::Duration::from_millis(u64::from(*millis))),
+        Step::WaitLong(minutes) => {
+            victim.wait(std::time::Duration::from_secs(60 * u64::from(*minutes)));
+        }
+        Step::ClockSet(by) => victim.now.unix = now.unix.plus(i64::from(*by)),
+        Step::RenewNow => victim.node.renew_now(now),
+        _ => {}
+    }
+}
+
+fn body(world: &World, victim: &Victim, step: &Step) -> Option<Body> {
+    let push = |push| Some(Body::Push(push));
+    let exchange = |place: &u8| {
+        let known = &victim.exchanges;
+        if known.is_empty() { 1 } else { known[usize::from(*place) % known.len()] }
+    };
+    match step {
+        Step::Push(records) => push(wire::Push {
+            records: records.iter().take(8).map(|changes| record::signed(world, changes)).collect(),
+            ..Default::default()
+        }),
+        Step::OthersRecord(number) => push(wire::Push {
+            records: vec![world.any(*number).signed.clone()],
+            ..Default::default()
+        }),
+        Step::Bundle { by, version, ours, foreign, retiring } => {
+            let bundle = bundle(world, *by, *version, (*ours, *foreign, *retiring));
+            push(wire::Push { bundle: Some(bundle), ..Default::default() })
+        }
+        Step::Revocation { by, of_root, who, at, until } => {
+            let revocation = revocation(world, *by, *of_root, *who, (*at, *until));
+            push(wire::Push { revocations: vec![revocation], ..Default::default() })
+        }
+        Step::Time { by, later } => {
+            push(wire::Push { time: Some(time(world, *by, *later)), ..Default::default() })
+        }
+        Step::Announce(entries) => Some(Body::Announce(wire::Announce {
+            records: entries.iter().map(|entry| entry.to_wire(world)).collect(),
+        })),
+        Step::Pull(keys) => Some(Body::Pull(wire::Pull {
+            identity_keys: keys.iter().map(|who| who.key(world)).collect(),
+        })),
+        Step::SyncRoot { exchange, same, bundle, revocations, time } => {
+            let root = if *same { victim.node.directory().root_hash() } else { [1; 32] };
+            Some(Body::SyncRoot(wire::SyncRoot {
+                exchange: *exchange,
+                root: root.to_vec().into(),
+                bundle_version: *bundle,
+                records: 4,
+                revocations: revocations.clone().into(),
+                signer_time: *time,
+            }))
+        }
+        Step::SyncBuckets { exchange: place, hashes, whole, bundle, time } => {
+            let mut hashes = hashes.clone();
+            if *whole {
+                hashes.resize(256 * 8, 0);
+            }
+            Some(Body::SyncBuckets(wire::SyncBuckets {
+                exchange: exchange(place),
+                hashes: hashes.into(),
+                bundle_version: *bundle,
+                revocations: Bytes::new(),
+                signer_time: *time,
+            }))
+        }
+        Step::SyncEntries { exchange: place, buckets, entries, answer } => {
+            Some(Body::SyncEntries(wire::SyncEntries {
+                exchange: exchange(place),
+                buckets: buckets.clone(),
+                entries: entries.iter().map(|entry| entry.to_wire(world)).collect(),
+                answer: *answer,
+            }))
+        }
+        Step::SyncDone { exchange: place } => {
+            Some(Body::SyncDone(wire::SyncDone { exchange: exchange(place) }))
+        }
+        Step::Hello { address, port } => Some(Body::Hello(wire::Hello {
+            observed: Some(wire::Endpoint { address: address.clone().into(), port: *port }),
+            software_version: "9".into(),
+        })),
+        Step::EnrolForward { id, request } => Some(Body::EnrolForward(wire::EnrolForward {
+            id: *id,
+            request: request.clone().into(),
+        })),
+        Step::EnrolReply { id, reply } => Some(Body::EnrolForwardReply(wire::EnrolForwardReply {
+            id: *id,
+            reply: reply.clone().into(),
+        })),
+        Step::Invite { payload, signature } => Some(Body::SignerInvite(wire::SignerInvite {
+            payload: payload.clone().into(),
+            signature: signature.clone().into(),
+        })),
+        _ => None,
+    }
+}
+
+fn swim(world: &World, plan: &Swim, from: &NodeKey) -> wire::SwimPacket {
+    let identity = |hash: Bytes, generation: Option<u64>| wire::SwimIdentity {
+        node: hash,
+        generation: generation.unwrap_or(1),
+    };
+    let source = plan.source.as_ref().map(|who| who.hash(world));
+    let destination = plan.destination.as_ref().map(|who| who.hash(world));
+    let victim = || world.victim().key().hash().0.to_vec().into();
+    let update = |update: &Update| wire::SwimMember {
+        id: Some(identity(update.who.hash(world), update.generation)),
+        incarnation: update.incarnation,
+        state: i32::from(update.state % 5),
+    };
+    wire::SwimPacket {
+        source: Some(identity(
+            source.unwrap_or_else(|| from.hash().0.to_vec().into()),
+            plan.generation,
+        )),
+        source_incarnation: u32::from(plan.incarnation),
+        destination: Some(identity(destination.unwrap_or_else(victim), None)),
+        kind: i32::from(plan.kind % 12),
+        probe_number: u32::from(plan.number),
+        subject: plan.subject.as_ref().map(|who| identity(who.hash(world), None)),
+        updates: plan.updates.iter().map(update).collect(),
+    }
+}
+
+fn altered(mut payload: Bytes, by: By) -> Bytes {
+    if let By::Altered(at) = by
+        && !payload.is_empty()
+    {
+        let mut bytes = payload.to_vec();
+        let at = usize::from(at);
+        let bit = at / bytes.len() % 8;
+        let place = at % bytes.len();
+        bytes[place] ^= 1 << bit;
+        payload = bytes.into();
+    }
+    payload
+}
+
+/// A bundle with this mesh's intermediate, one of another root, or none.
+pub fn bundle(
+    world: &World,
+    by: By,
+    version: u64,
+    (ours, foreign, retiring): (bool, bool, bool),
+) -> wire::SignedBundle {
+    let entry = |intermediate: &meshd_core::trust::Intermediate| SignerEntry {
+        key: intermediate.public(),
+        node: world.members[SIGNER].key(),
+        name: "alice".parse().expect("a name"),
+        certificate: intermediate.der().to_vec().into(),
+        retiring,
+    };
+    let mut entries = Vec::new();
+    entries.extend(ours.then(|| entry(&world.intermediate)));
+    entries.extend(foreign.then(|| entry(&world.foreign.1)));
+    let root = if matches!(by, By::Foreign) { &world.foreign.0 } else { &world.root };
+    let signed = root.sign_signers(world.mesh_id(), version, &entries);
+    wire::SignedBundle { payload: altered(signed.payload, by), ..signed }
+}
+
+/// A revocation of any member, the victim too.
+pub fn revocation(
+    world: &World,
+    by: By,
+    of_root: bool,
+    who: u8,
+    (at, until): (i64, i64),
+) -> wire::SignedRevocation {
+    let member = world.any(who);
+    let terms = RevocationTerms {
+        key: member.key(),
+        name: member.identity.certificate.name.clone(),
+        revoked_at: meshd_core::now::UnixTime(at),
+        not_after: meshd_core::now::UnixTime(until),
+    };
+    let mesh = world.mesh_id();
+    let signed = match (by, of_root) {
+        (By::Foreign, true) => world.foreign.0.revoke(mesh, &terms),
+        (By::Foreign, false) => world.foreign.1.revoke(mesh, &terms),
+        (_, true) => world.root.revoke(mesh, &terms),
+        (_, false) => world.intermediate.revoke(mesh, &terms),
+    };
+    wire::SignedRevocation { payload: altered(signed.payload, by), ..signed }
+}
+
+/// A signer's time.
+pub fn time(world: &World, by: By, later: i32) -> wire::SignedTime {
+    let signer = if matches!(by, By::Foreign) { &world.foreign.1 } else { &world.intermediate };
+    let signed = signer.sign_time(world.mesh_id(), NOW.plus(i64::from(later)));
+    wire::SignedTime { payload: altered(signed.payload, by), ..signed }
+}
