@@ -126,9 +126,10 @@ fn cert_show_reads_pem_and_der_without_a_daemon() {
     assert_eq!(json[2]["address_blocks"], json!(["0.0.0.0/0", "::/0"]));
     let table = stdout(&show(&written(home.path(), "node.der", &der), &[]));
     assert!(table.starts_with("node certificate of db-1 in mesh demo\n"), "{table}");
-    for text in ["a /24 of 10.9.0.0/16", "19d 23h left", "100.112.0.7", "10.244.1.0/24"] {
+    for text in ["a /24 of 10.9.0.0/16", "100.112.0.7", "10.244.1.0/24"] {
         assert!(table.contains(text), "{text} is not in {table}");
     }
+    assert!(table.contains("19d 23h left") || table.contains("20d left"), "{table}");
     let ended = written(home.path(), "old.der", super::certificates::node(key().public(), "x", -2));
     let table = stdout(&show(&ended, &[]));
     assert!(table.contains("ended 2d"), "{table}");

@@ -156,7 +156,10 @@ fn contact(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
     let others = running.node.directory().iter().filter(|r| r.key != own && !r.left);
     let states: Vec<_> =
         others.filter_map(|record| running.node.liveness(&record.key)).map(|(l, _)| l).collect();
-    if !states.is_empty() && states.iter().all(|liveness| *liveness == Liveness::Down) {
+    if states.is_empty() {
+        return newcomer(daemon, running, lines);
+    }
+    if states.iter().all(|liveness| *liveness == Liveness::Down) {
         let port = daemon.gossip_port();
         lines.push(line(
             "isolated",
@@ -165,6 +168,29 @@ fn contact(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             format!("check that the others run meshd, and that UDP {port} passes both ways"),
         ));
     }
+}
+
+/// A host that has met nobody yet: its identity came as files, and its seeds may be gone, or refuse it.
+fn newcomer(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
+    let Some(problem) = running.node.renewal_problem() else { return };
+    let rejoin = "`meshctl leave`, then join with a new token or identity";
+    let (code, severity, message, fix) = match problem.code {
+        Code::NoSigner => {
+            let port = daemon.gossip_port();
+            let fix =
+                format!("check [gossip] seeds, that they run meshd, and that UDP {port} passes");
+            ("isolated", "warning", "no seed has answered yet".to_owned(), fix)
+        }
+        Code::Revoked => {
+            let message = format!("no member lets this host in: {}", problem.detail);
+            ("revoked", "error", message, rejoin.to_owned())
+        }
+        _ => {
+            let message = format!("no member lets this host in: {}", problem.detail);
+            ("not_let_in", "warning", message, rejoin.to_owned())
+        }
+    };
+    lines.push(line(code, severity, message, fix));
 }
 
 fn forwarding(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {

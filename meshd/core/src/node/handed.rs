@@ -41,7 +41,7 @@ impl Node {
         if let Some(bundle) = &renewed.bundle {
             self.take_bundle(bundle, now)?;
         }
-        self.adopt(renewed.certificate, now);
+        self.adopt(&renewed.certificate, now);
         self.settle(now);
         Ok(true)
     }

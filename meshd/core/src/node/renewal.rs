@@ -202,7 +202,11 @@ impl Node {
     /// Notes whether anybody is reached.
     pub(super) fn note_contact(&mut self, now: Instant) {
         let own = self.own.key();
-        let others = || self.directory.iter().any(|record| record.key != own && !record.left);
+        // A host that knows nobody yet has somebody to ask all the same, if it has seeds.
+        let others = || {
+            self.directory.iter().any(|record| record.key != own && !record.left)
+                || self.seeds.lead_elsewhere(&own)
+        };
         if !self.paths.is_isolated() || !others() {
             if self.renewals.alone.take().is_some() {
                 self.renewals.pause = PAUSE.0;
@@ -347,11 +351,11 @@ impl Node {
         if same {
             return;
         }
-        self.adopt(renewed.certificate, now);
+        self.adopt(&renewed.certificate, now);
     }
 
     /// Everything that this node signs goes with this certificate from now on.
-    pub(super) fn adopt(&mut self, certificate: Arc<NodeCertificate>, now: Now) {
+    pub(super) fn adopt(&mut self, certificate: &Arc<NodeCertificate>, now: Now) {
         self.renewals.orphan = false;
         self.renewals.problem = None;
         let key = self.own.identity().key.clone();

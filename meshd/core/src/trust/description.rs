@@ -118,10 +118,9 @@ pub fn describe(der: &[u8]) -> Result<Description, Refusal> {
         path_length: None,
         node: None,
     };
-    if ca {
-        describe_ca(der, &x509, &mut description)?
-    } else {
-        describe_node(der, &mut description)?
+    match ca {
+        true => describe_ca(der, &x509, &mut description)?,
+        false => describe_node(der, &mut description)?,
     }
     Ok(description)
 }

@@ -121,3 +121,18 @@ fn who_was_revoked_or_has_left_is_not_brought_back() {
     assert!(!matches!(result, Ok(true)), "{result:?}");
     assert!(renewed(&outputs(&mut us)).is_empty());
 }
+
+#[test]
+fn who_knows_nobody_but_seeds_asks_at_the_door_why_nobody_answers() {
+    let now = start();
+    let asks = |seeds: Vec<std::net::SocketAddr>| {
+        let (_, mut us) = world(now);
+        us.set_seeds(seeds, now);
+        outputs(&mut us);
+        us.handle_timeout(now.after(Duration::from_secs(1)));
+        us.handle_timeout(now.after(Duration::from_secs(30)));
+        outputs(&mut us).iter().any(|output| matches!(output, Output::AskAtTheDoor { .. }))
+    };
+    assert!(asks(vec![addr(7)]), "the seed refuses it, and says why only there");
+    assert!(!asks(Vec::new()), "there is nobody to ask");
+}

@@ -65,6 +65,7 @@ impl Signer {
         now: UnixTime,
         rng: &mut impl CryptoRng,
     ) -> Result<Enrolled, EnrolRefusal> {
+        self.check_in_force()?;
         check_life(terms.ttl_seconds)?;
         let request = open_issue_request(request, &self.anchors).map_err(explain)?;
         self.anchors.check_membership(&request.identity).map_err(explain)?;
@@ -109,6 +110,7 @@ impl Signer {
         now: UnixTime,
         rng: &mut impl CryptoRng,
     ) -> Result<Enrolled, EnrolRefusal> {
+        self.check_in_force()?;
         check_life(terms.ttl_seconds)?;
         self.check_params(&terms.as_token())?;
         let shown = NodeCertificate::parse(certificate).map_err(explain)?;
@@ -145,6 +147,19 @@ impl Signer {
         entries.push(admitted.entry);
         let (name, key) = (base.certificate.name.clone(), base.certificate.key);
         Ok(Enrolled { reply, name, key, entries, renewal: true })
+    }
+
+    /// A retiring signer's certificates count only where they were held before.
+    fn check_in_force(&self) -> Result<(), EnrolRefusal> {
+        if self.anchors.has_intermediate(&self.public()) {
+            return Ok(());
+        }
+        let why = "this signer is retiring, and what it issues now counts nowhere";
+        Err(EnrolRefusal::new(
+            Code::NoSigner,
+            why,
+            "`meshctl signer list` shows others: issue there",
+        ))
     }
 }
 

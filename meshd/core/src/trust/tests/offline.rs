@@ -275,6 +275,19 @@ fn a_node_that_was_issued_off_line_renews_as_any_other() {
     assert!(grants.iter().any(|grant| grant.prefix == wanted[0]), "{grants:?}");
 }
 
+#[test]
+fn a_signer_that_is_none_any_more_issues_nothing() {
+    let mut world = World::new();
+    let certificate = issued(&mut world, "db-1", &terms(&[]));
+    let other = world.init.root.issue_intermediate(&[42; 32], NOW).unwrap();
+    let mut anchors = world.init.anchors.clone();
+    let bundle = world.init.root.sign_bundle(anchors.mesh_id(), 9, &[&other]);
+    anchors.install_bundle(&bundle).unwrap();
+    world.signer.set_anchors(anchors);
+    assert_eq!(code(ask(&mut world, "x", "x", &terms(&[]))), Code::NoSigner);
+    assert_eq!(code(next(&mut world, &certificate, NOW)), Code::NoSigner);
+}
+
 /// What `meshctl` would write for a new node.
 fn files(world: &mut World) -> IdentityFiles {
     let certificate = issued(world, "db-1", &terms(&["10.3.0.0/16"]));
