@@ -8,8 +8,8 @@ use meshd_core::trust::{
     IdentityKey, LedgerEntry, LedgerEvent, TokenId, build_offer, build_renewal, build_request,
 };
 use meshd_fuzz::{
+    authority::{self, By},
     der,
-    message::{self, By},
     world::{LIAR, NOW, OTHER, VICTIM, World, rng, world},
 };
 use meshd_proto::wire;
@@ -88,14 +88,14 @@ fn frames(world: &World) -> Seeds {
         (
             "push-bundle",
             push(wire::Push {
-                bundle: Some(message::bundle(world, By::Right, 9, (true, false, false))),
+                bundle: Some(authority::bundle(world, By::Right, 9, (true, false, false))),
                 ..none()
             }),
         ),
         (
             "push-revocation",
             push(wire::Push {
-                revocations: vec![message::revocation(
+                revocations: vec![authority::revocation(
                     world,
                     By::Right,
                     false,
@@ -107,7 +107,7 @@ fn frames(world: &World) -> Seeds {
         ),
         (
             "push-time",
-            push(wire::Push { time: Some(message::time(world, By::Right, 5)), ..none() }),
+            push(wire::Push { time: Some(authority::time(world, By::Right, 5)), ..none() }),
         ),
         (
             "announce",
@@ -230,9 +230,9 @@ fn offer(world: &World) -> wire::SignerOffer {
 }
 
 fn signed_by_the_root(world: &World) -> Seeds {
-    let bundle = message::bundle(world, By::Right, 9, (true, true, true));
-    let revocation = message::revocation(world, By::Right, false, 2, (NOW.0, NOW.0 + 1000));
-    let time = message::time(world, By::Right, 5);
+    let bundle = authority::bundle(world, By::Right, 9, (true, true, true));
+    let revocation = authority::revocation(world, By::Right, false, 2, (NOW.0, NOW.0 + 1000));
+    let time = authority::time(world, By::Right, 5);
     let mut anchors = world.anchors.clone();
     anchors.revoke(&revocation).expect("a revocation");
     anchors.take_time(&time, NOW.plus(10)).expect("a time");

@@ -3,6 +3,7 @@
 //!
 //! Everything follows from fixed seeds and a fixed date, so that an input always does the same.
 
+pub mod authority;
 pub mod der;
 pub mod enrol;
 pub mod message;
