@@ -45,7 +45,7 @@ fn what_happens_is_told_with_who_and_why() {
         let user = format!("user:{}", nix::unistd::getuid());
         a.init_mesh()?;
         let created = event(a, "mesh_created", "a")?;
-        ensure!(created["actor"] == user && text(&created, "pid")? != "", "{created}");
+        ensure!(created["actor"] == user && !text(&created, "pid")?.is_empty(), "{created}");
 
         // An admission: by which token, from where, over what.
         let token = a.token_for(b)?;

@@ -51,7 +51,7 @@ async fn rotate(socket: &Path, output: Output, arguments: CaRotate) -> Result<()
 async fn encrypt(socket: &Path, output: Output, arguments: &Passphrase) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
     let passphrase = passphrase::chosen(arguments)?;
-    let request = EncryptRootRequest { passphrase: passphrase.to_vec().into() };
+    let request = EncryptRootRequest { passphrase: passphrase.to_vec() };
     let view = RootsView::from(client.encrypt_root(request).await?.into_inner());
     output.print(&view, |_, to| {
         writeln!(
@@ -71,7 +71,7 @@ async fn unlock(socket: &Path, output: Output, arguments: &CaUnlock) -> Result<(
         None => Vec::new(),
     };
     let passphrase = passphrase::known(&arguments.passphrase)?;
-    let request = UnlockRootRequest { key: key.into(), passphrase: passphrase.to_vec().into() };
+    let request = UnlockRootRequest { key, passphrase: passphrase.to_vec() };
     let view = RootsView::from(client.unlock_root(request).await?.into_inner());
     output.print(&view, |_, to| {
         writeln!(
@@ -93,7 +93,7 @@ async fn export(socket: &Path, output: Output, arguments: &CaExport) -> Result<(
         return Err(not_written(std::io::ErrorKind::AlreadyExists.into()));
     }
     let passphrase = passphrase::chosen(&arguments.passphrase)?;
-    let request = ExportRootRequest { passphrase: passphrase.to_vec().into() };
+    let request = ExportRootRequest { passphrase: passphrase.to_vec() };
     let key = client.export_root(request).await?.into_inner().key;
     write_new(path, &key).map_err(not_written)?;
     if !arguments.remove {

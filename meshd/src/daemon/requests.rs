@@ -95,7 +95,7 @@ impl Daemon {
             }
             Request::Roots(to) => answer(to, self.roots()),
             Request::RotateRoot(to) => self.rotate_root(Asked { by, to }),
-            Request::UnlockRoot(request, to) => self.unlock_root(request, Asked { by, to }),
+            Request::UnlockRoot(request, to) => self.unlock_root(&request, Asked { by, to }),
             Request::EncryptRoot(request, to) => {
                 self.encrypt_root(&request.passphrase, Asked { by, to });
             }

@@ -70,7 +70,7 @@ pub(super) fn credential(name: &str) -> Option<PathBuf> {
         .filter(|path| path.exists())
 }
 
-fn unreadable(what: &str, why: impl ToString) -> ControlError {
+fn unreadable(what: &str, why: &impl ToString) -> ControlError {
     failed(what, why.to_string(), "restore pki/root.key from a backup")
 }
 
@@ -96,10 +96,10 @@ impl Daemon {
         }
         let mut refused = no_root(what);
         for text in self.root_key_texts(what)? {
-            match read_key(&text).map_err(|why| unreadable(what, why))? {
+            match read_key(&text).map_err(|why| unreadable(what, &why))? {
                 StoredKey::Plain(seed) if public_of(&seed) == newest => {
                     return RootCa::from_parts(anchors.root_der(), &seed)
-                        .map_err(|why| unreadable(what, why));
+                        .map_err(|why| unreadable(what, &why));
                 }
                 StoredKey::Sealed(public) if public.is_none_or(|public| public == newest) => {
                     refused = locked(what);
@@ -118,11 +118,11 @@ impl Daemon {
 
     /// What there is of key files, the state directory's before the credential.
     fn root_key_texts(&self, what: &str) -> Result<Vec<Zeroizing<Vec<u8>>>, ControlError> {
-        let own = self.state.root_key_text().map_err(|why| unreadable(what, why))?;
+        let own = self.state.root_key_text().map_err(|why| unreadable(what, &why))?;
         let given = match credential(CREDENTIAL) {
             Some(path) => {
                 let read = crate::state::durable::read(&path, LONGEST);
-                read.map_err(|why| unreadable(what, why))?.map(Zeroizing::new)
+                read.map_err(|why| unreadable(what, &why))?.map(Zeroizing::new)
             }
             None => None,
         };
@@ -142,7 +142,7 @@ impl Daemon {
     }
 
     /// `cert ca unlock`: the key's file is read here, or comes with the call.
-    pub(super) fn unlock_root(&mut self, request: UnlockRootRequest, to: Asked<RootsReply>) {
+    pub(super) fn unlock_root(&mut self, request: &UnlockRootRequest, to: Asked<RootsReply>) {
         let what = "cannot unlock the root";
         let passphrase = Zeroizing::new(request.passphrase.to_vec());
         let text = if request.key.is_empty() {
@@ -208,7 +208,7 @@ impl Daemon {
             return Err(failed(what, why, fix));
         }
         let root =
-            RootCa::from_parts(anchors.root_der(), &seed).map_err(|why| unreadable(what, why))?;
+            RootCa::from_parts(anchors.root_der(), &seed).map_err(|why| unreadable(what, &why))?;
         self.unlocked = Some(Unlocked { root, passphrase, until: Instant::now() + HELD_FOR });
         self.roots()
     }
@@ -298,8 +298,7 @@ impl Daemon {
                 self.answer_root(to, kept, ENCRYPTED);
             }
             Sealing::Export(to) => {
-                let reply =
-                    text.map(|text| ExportRootReply { key: text.as_bytes().to_vec().into() });
+                let reply = text.map(|text| ExportRootReply { key: text.as_bytes().to_vec() });
                 self.answer_root(to, reply, EXPORTED);
             }
             Sealing::Rotate(next, to) => {

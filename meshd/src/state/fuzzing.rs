@@ -1,8 +1,9 @@
 //! Opened to `tests/fuzz`, see [`crate::fuzzing`].
 
+use meshd_core::trust::pem;
 use meshd_proto::NodeKey;
 
-use super::{ledger, pem, store};
+use super::{ledger, store};
 
 pub(crate) fn store_entry(key: &[u8], entry: &[u8]) -> Result<(NodeKey, Vec<u8>), String> {
     store::read_entry(key, entry)

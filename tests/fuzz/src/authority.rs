@@ -2,7 +2,7 @@
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
-use meshd_core::trust::{RevocationTerms, SignerEntry};
+use meshd_core::trust::{RevocationTerms, SignerEntry, Succession};
 use meshd_proto::wire;
 
 use crate::world::{NOW, SIGNER, World};
@@ -48,7 +48,7 @@ pub fn bundle(
     entries.extend(ours.then(|| entry(&world.intermediate)));
     entries.extend(foreign.then(|| entry(&world.foreign.1)));
     let root = if matches!(by, By::Foreign) { &world.foreign.0 } else { &world.root };
-    let signed = root.sign_signers(world.mesh_id(), version, &entries);
+    let signed = root.sign_signers(world.mesh_id(), version, &entries, &Succession::default());
     wire::SignedBundle { payload: altered(signed.payload, by), ..signed }
 }
 

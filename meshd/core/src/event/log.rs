@@ -177,9 +177,10 @@ mod tests {
     use meshd_proto::NodeKey;
 
     use super::*;
+    use crate::node::fixture::Origin;
 
     fn start() -> Now {
-        Now { mono: Instant::now(), unix: UnixTime(1_000_000) }
+        Now { unix: UnixTime(1_000_000), ..Origin::default().now() }
     }
 
     fn refusal(from: u8) -> Event {

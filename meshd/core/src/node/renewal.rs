@@ -365,10 +365,10 @@ impl Node {
         self.outputs.push_back(Output::Renewed { certificate: certificate.clone() });
         let days = certificate.not_after.since(certificate.not_before) / limits::DAY_SECONDS;
         let text = format!("this node has its next certificate, for {days} days");
-        let issuer = self.anchors.issuer_key(&certificate).unwrap_or_default();
+        let issuer = self.anchors.issuer_key(certificate).unwrap_or_default();
         let event = Event::info("certificate_renewed", text);
         let event = event.by(signer_actor(&self.anchors, &issuer).0);
-        self.tell_of_self(about_certificate(event, &certificate));
+        self.tell_of_self(about_certificate(event, certificate));
     }
 
     /// One did not answer, or refused: the next is asked.
