@@ -33,7 +33,7 @@ pub fn of_admission(entry: &LedgerEntry) -> Option<Event> {
 pub fn about_certificate(event: Event, certificate: &NodeCertificate) -> Event {
     event
         .with("serial", certificate.serial())
-        .with("address", text(&certificate.mesh_ipv4))
+        .with("address", text(certificate.mesh_ipv4))
         .with("prefixes", text(certificate.grants.iter().map(|grant| grant.prefix)))
         .with("limits", text(&certificate.limits))
         .with("groups", text(&certificate.groups))

@@ -178,6 +178,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::disallowed_methods)] // A starting point; only differences count.
     fn start() -> Now {
         Now { mono: Instant::now(), unix: UnixTime(1_000_000) }
     }

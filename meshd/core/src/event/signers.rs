@@ -82,9 +82,9 @@ mod tests {
         };
         let name = |text: &str| text.to_owned();
         let (one, two) = (entry(1, false), entry(2, false));
-        assert_eq!(said(&[], &[one.clone()]), [("signer_added", name("s1"))]);
+        assert_eq!(said(&[], std::slice::from_ref(&one)), [("signer_added", name("s1"))]);
         let both = [one.clone(), two];
-        assert_eq!(said(&[one.clone()], &both), [("signer_added", name("s2"))]);
+        assert_eq!(said(std::slice::from_ref(&one), &both), [("signer_added", name("s2"))]);
         let retiring = [one.clone(), entry(2, true)];
         assert_eq!(said(&both, &retiring), [("signer_retiring", name("s2"))]);
         assert_eq!(said(&retiring, &both), [("signer_added", name("s2"))]);
