@@ -10,6 +10,7 @@
 //! | `anchors`, `revocation`, `time` | which certificates chain to the mesh's root; whose count no more, and when |
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
 //! | `terms`, `token`, `request`, `reply` | joining: the token, what the joiner sends and believes |
+//! | `issuer`, `seal` | admission by identity documents of an issuer outside |
 //! | `renewal` | what a member sends for its next certificate, and believes |
 //! | `signership` | becoming a signer, and ceasing to be one |
 //! | `grants`, `signer`, `ledger`, `init` | admitting: who gets what, and what is kept of it |
@@ -25,6 +26,7 @@ pub(crate) mod fixture;
 mod grants;
 mod identity;
 mod init;
+pub mod issuer;
 mod lane;
 mod ledger;
 mod record;
@@ -33,6 +35,7 @@ mod reply;
 mod request;
 mod revocation;
 mod rfc3779;
+mod seal;
 mod secret;
 mod signer;
 mod signership;
@@ -57,12 +60,12 @@ pub use ledger::{LedgerEntry, LedgerEvent};
 pub use record::{AdmitContext, Grant, LaneInfo, NodeCertificate, Record};
 pub use renewal::{Renewed, accept_renewal, build_renewal};
 pub use reply::{EnrolError, Enrolment, accept_reply};
-pub use request::{Decider, build_request, decider};
+pub use request::{Decider, build_identity_request, build_request, decider};
 pub use revocation::{Revocation, RevocationTerms};
 pub use secret::IdentityKey;
 pub use signer::{Enrolled, Known, Signer, SignerError, TokenInfo, TokenParams, TokenState};
 pub use signership::{Invitation, SignerEntry, build_offer, open_invite, open_offer, public_of};
-pub use terms::{TokenId, TokenTerms};
+pub use terms::{IdentityTerms, TokenId, TokenTerms};
 pub use time::{Expiry, TrustTime};
 pub use token::{JoinToken, TokenError};
 pub use verify::{LEAVE_VERSION, authenticate, authenticate_bytes};

@@ -66,17 +66,26 @@ impl Signer {
                 keep: holder.is_some() || members.iter().any(|one| one.key == base.key),
             },
             before: Some(&base),
+            voucher: None,
         };
         let (grants, not_granted) = self.grants_of(&admission, &entries, members)?;
         if !self.deserves_another(&base, &grants, request, now) {
             let reply = self.reply(&base, &not_granted, own)?;
             let (name, key) = (base.name.clone(), base.key);
-            return Ok(Enrolled { reply, name, key, entries: Vec::new(), renewal: true });
+            return Ok(Enrolled {
+                reply,
+                name,
+                key,
+                entries: Vec::new(),
+                renewal: true,
+                voucher: None,
+            });
         }
         let admitted = self.admit(&admission, &entries, members, now, rng)?;
         let reply = self.reply(&admitted.certificate, &admitted.not_granted, own)?;
         entries.push(admitted.entry);
-        Ok(Enrolled { reply, name: base.name.clone(), key: base.key, entries, renewal: true })
+        let (name, key) = (base.name.clone(), base.key);
+        Ok(Enrolled { reply, name, key, entries, renewal: true, voucher: None })
     }
 
     /// Who lost the answer, or asks all the time, gets what it has: every certificate is an entry of the ledger

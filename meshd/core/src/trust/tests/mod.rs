@@ -6,4 +6,5 @@ mod records;
 mod refused;
 mod renewal;
 mod tokens;
+mod vouching;
 mod world;
