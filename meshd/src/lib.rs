@@ -7,6 +7,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod host;
+pub mod jwks;
 pub mod logging;
 pub mod probe;
 pub mod reconcile;

@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 use crate::failure::Failure;
 
 pub(crate) mod certificate;
+pub(crate) mod identity;
 pub(crate) mod membership;
 pub(crate) mod nodes;
 pub(crate) mod peers;

@@ -2,11 +2,12 @@
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use meshd_proto::control::{
-    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
-    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
-    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
-    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, IdentityAudienceReply,
+    IdentityAudienceRequest, InitReply, InitRequest, JoinProgress, JoinRequest, LeaveReply,
+    ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply, PingRequest,
+    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, ShowPeerReply, ShowPeerRequest,
+    SignerInfo, StatusReply,
 };
 
 use super::ControlError;
@@ -72,6 +73,12 @@ pub trait ControlBackend: Send + Sync + 'static {
 
     /// Ends that somebody is one.
     fn revoke_signer(&self, request: RevokeSignerRequest) -> Reply<'_, RevokeSignerReply>;
+
+    /// For which audience an identity document must be made to join with a token.
+    fn identity_audience(
+        &self,
+        request: IdentityAudienceRequest,
+    ) -> Reply<'_, IdentityAudienceReply>;
 
     /// Asks a signer for this node's next certificate, and waits for it.
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply>;

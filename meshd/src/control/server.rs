@@ -16,12 +16,12 @@ use std::{
 use futures::{Stream, StreamExt, future::ready, stream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest,
-    InitReply, InitRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
-    ListNodesRequest, ListPeersReply, ListPeersRequest, ListSignersReply, ListSignersRequest,
-    ListTokensReply, ListTokensRequest, PingReply, PingRequest, RenewCertificateReply,
-    RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, ShowPeerReply, ShowPeerRequest,
-    SignerInfo, StatusReply, StatusRequest,
+    IdentityAudienceReply, IdentityAudienceRequest, InitReply, InitRequest, JoinProgress,
+    JoinRequest, LeaveReply, LeaveRequest, ListNodesReply, ListNodesRequest, ListPeersReply,
+    ListPeersRequest, ListSignersReply, ListSignersRequest, ListTokensReply, ListTokensRequest,
+    PingReply, PingRequest, RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply,
+    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, StatusRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::{
@@ -361,6 +361,15 @@ impl Control for Service {
     ) -> Result<Response<RevokeSignerReply>, Status> {
         let request = changer(request, "revoke a signer")?;
         Ok(Response::new(self.backend.revoke_signer(request).await?))
+    }
+
+    async fn identity_audience(
+        &self,
+        request: Request<IdentityAudienceRequest>,
+    ) -> Result<Response<IdentityAudienceReply>, Status> {
+        // It makes this host's identity key, if there is none yet.
+        let request = changer(request, "prepare a join")?;
+        Ok(Response::new(self.backend.identity_audience(request).await?))
     }
 
     async fn renew_certificate(

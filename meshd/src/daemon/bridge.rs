@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use meshd_proto::control::{
-    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, InitReply, InitRequest,
-    JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply,
-    ListTokensReply, PingReply, PingRequest, RenewCertificateReply, RevokeNodeReply,
-    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, IdentityAudienceReply,
+    IdentityAudienceRequest, InitReply, InitRequest, JoinProgress, JoinRequest, LeaveReply,
+    ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply, PingRequest,
+    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, ShowPeerReply, ShowPeerRequest,
+    SignerInfo, StatusReply,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +40,7 @@ pub(super) enum Request {
     Signers(Answer<ListSignersReply>),
     AddSigner(AddSignerRequest, Answer<SignerInfo>),
     RevokeSigner(RevokeSignerRequest, Answer<RevokeSignerReply>),
+    IdentityAudience(IdentityAudienceRequest, Answer<IdentityAudienceReply>),
 }
 
 /// How often a watch looks; the server leaves out what did not change.
@@ -156,6 +158,13 @@ impl ControlBackend for Bridge {
 
     fn revoke_signer(&self, request: RevokeSignerRequest) -> Reply<'_, RevokeSignerReply> {
         self.ask(|answer| Request::RevokeSigner(request, answer))
+    }
+
+    fn identity_audience(
+        &self,
+        request: IdentityAudienceRequest,
+    ) -> Reply<'_, IdentityAudienceReply> {
+        self.ask(|answer| Request::IdentityAudience(request, answer))
     }
 
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {

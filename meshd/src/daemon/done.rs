@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use meshd_core::plan::Observed;
+use meshd_core::{plan::Observed, trust::issuer::KeySet};
 
 use super::{
     Daemon, SYNC_DELAY,
@@ -22,6 +22,8 @@ pub(super) enum Done {
     /// What a member answered to this node as to a stranger.
     Renewal(u64, Option<Bytes>),
     Flushed(Result<(), String>),
+    /// The keys of an issuer, by the number of the question.
+    Keys(u64, String, Result<KeySet, String>),
     /// What the kernel holds now, if it said so in time, for an answer.
     Looked(Option<(Observed, Instant)>, Box<Request>),
 }
@@ -51,6 +53,7 @@ impl Daemon {
                     running.node.handle_renewal_reply(id, reply.as_deref(), clock::now());
                 }
             }
+            Done::Keys(asked, name, keys) => self.take_keys(asked, &name, keys),
             Done::Flushed(result) => {
                 self.flushing = false;
                 if result.is_err() {

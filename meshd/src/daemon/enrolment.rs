@@ -15,7 +15,12 @@ use meshd_core::{
 use meshd_proto::{NodeKey, wire};
 use prost::Message;
 
-use super::{clock, counters::Counters, running::Running};
+use super::{
+    clock,
+    counters::Counters,
+    identities::{Asked, Asker},
+    running::Running,
+};
 use crate::{state::StateDir, transport::EnrolTicket};
 
 /// Requests that wait for a signer's answer.
@@ -79,7 +84,7 @@ fn refusal_reply(refusal: &Refusal) -> Bytes {
     encode_refusal(refusal, ASK_ANOTHER)
 }
 
-fn encode_refusal(refusal: &Refusal, fix: &str) -> Bytes {
+pub(super) fn encode_refusal(refusal: &Refusal, fix: &str) -> Bytes {
     let refused = wire::EnrolRefused {
         code: refusal.code.as_str().to_owned(),
         message: refusal.detail.clone(),
@@ -123,8 +128,8 @@ impl Running {
             }
         };
         if signer == self.node.key() {
-            let reply = self.enrol(&ticket.request, state, counters);
-            ticket.answer(reply);
+            let request = ticket.request.clone();
+            self.admit(Asked { request, by: Asker::Stranger(ticket) }, state, counters);
         } else if self.forwarded.waiting.len() >= WAITING
             || self.node.directory().get(&signer).is_none()
         {
@@ -150,7 +155,7 @@ impl Running {
         counters: &mut Counters,
     ) -> Bytes {
         match self.decide(request, state) {
-            Ok(Enrolled { reply, entries, name, key, renewal }) => {
+            Ok(Enrolled { reply, entries, name, key, renewal, voucher }) => {
                 // The same answer again, to who asked again.
                 if entries.is_empty() {
                     tracing::debug!(node = %key, "{name} has what it asked for");
@@ -159,7 +164,11 @@ impl Running {
                 counters.enrolments += u64::from(!renewal);
                 counters.renewals += u64::from(renewal);
                 let what = if renewal { "has its next certificate" } else { "was admitted" };
-                tracing::info!(node = %key, "{name} {what}");
+                match voucher {
+                    None => tracing::info!(node = %key, "{name} {what}"),
+                    Some(by) => tracing::info!(node = %key, issuer = by.issuer, rule = by.rule,
+                        "{name} {what} by an identity document"),
+                }
                 reply.encode_to_vec().into()
             }
             Err(EnrolRefusal { refusal, fix }) => {
@@ -178,7 +187,8 @@ impl Running {
         let own: Vec<_> = self.own_record().iter().map(|record| record.signed.clone()).collect();
         let members: Vec<_> = self.node.directory().iter().cloned().collect();
         let barred: Vec<_> = self.node.barred().cloned().collect();
-        let known = Known { members: &members, barred: &barred };
+        let issuers = Some(self.identities.issuers());
+        let known = Known { members: &members, barred: &barred, issuers };
         let Some(signer) = &mut self.signer else {
             return Err(EnrolRefusal { refusal: no_signer(), fix: ASK_ANOTHER.to_owned() });
         };

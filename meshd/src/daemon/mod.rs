@@ -15,10 +15,12 @@
 mod bridge;
 mod clock;
 mod counters;
+mod document;
 mod done;
 mod enrolment;
 mod founding;
 mod health;
+mod identities;
 mod joining;
 mod leaving;
 mod nodes;
@@ -53,6 +55,7 @@ use self::{
     bridge::{Bridge, Request},
     counters::Counters,
     done::Done,
+    identities::{Asked, Asker},
     joining::Joining,
     own::{Found, Own},
     renewing::Waiter,
@@ -62,7 +65,7 @@ use self::{
     upkeep::Flush,
 };
 use crate::{
-    config::{Config, DEFAULT_DROP_INS},
+    config::{Config, DEFAULT_DROP_INS, issuers::IssuerFile},
     control::ControlError,
     dataplane::watch::Watch,
     reconcile::{Reconciler, Report},
@@ -86,6 +89,12 @@ impl Sources {
         let drop_ins =
             file.parent().map_or_else(|| PathBuf::from(DEFAULT_DROP_INS), |dir| dir.join("conf.d"));
         Self { file, drop_ins }
+    }
+
+    /// The directory of issuers of identity documents.
+    #[must_use]
+    pub fn issuers(&self) -> PathBuf {
+        self.drop_ins.with_file_name("issuers.d")
     }
 
     /// Reads all layers.
@@ -124,6 +133,10 @@ struct Daemon {
     join_error: Option<ControlError>,
     /// Why the configuration on disk is not the one in force.
     reload_error: Option<String>,
+    /// Whose identity documents admit here, if this host is a signer.
+    issuers: Vec<IssuerFile>,
+    /// Why the issuers' files on disk are not those in force.
+    issuers_error: Option<String>,
     bridge: Bridge,
     done: mpsc::Sender<Done>,
     notifier: Notifier,
@@ -246,8 +259,8 @@ impl Daemon {
                 running.forwarded.answer(from, id, reply);
             }
             for (from, id, request) in wants.requests.drain(..) {
-                let reply = running.enrol(&request, &self.state, &mut self.counters);
-                running.node.reply_enrolment(from, id, reply, clock::now());
+                let asked = Asked { request, by: Asker::Member(from, id) };
+                running.admit(asked, &self.state, &mut self.counters);
             }
         }
         if std::mem::take(&mut running.store_dirty) {
@@ -276,6 +289,7 @@ impl Daemon {
             self.take_offer(from, &offer);
         }
         self.tell_renewal();
+        self.ask_for_keys();
     }
 
     /// Ends connections with whoever would not be let in now.

@@ -75,6 +75,10 @@ impl Daemon {
                 let revoked = self.revoke_signer(&request);
                 answer(to, revoked);
             }
+            Request::IdentityAudience(request, to) => {
+                let audience = self.identity_audience(&request);
+                answer(to, audience);
+            }
             Request::Join(request, to) => self.join(&request, to),
             Request::Leave(to) => {
                 let left = self.leave().await;

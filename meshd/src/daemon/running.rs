@@ -21,7 +21,7 @@ use meshd_proto::{NodeKey, wire};
 use prost::Message as _;
 use rustls_pki_types::CertificateDer;
 
-use super::{clock, counters::Counters, enrolment::Forwarded, own::Own};
+use super::{clock, counters::Counters, enrolment::Forwarded, identities::Identities, own::Own};
 use crate::{
     config::Config,
     probe::{self, Prober},
@@ -58,6 +58,7 @@ pub(super) struct Running {
     pub(super) dataplane_errors: Vec<(&'static str, String)>,
     pub(super) damage: Vec<String>,
     pub(super) forwarded: Forwarded,
+    pub(super) identities: Identities,
     /// Set when the node has said whom its leave was sent to.
     pub(super) left: Option<Vec<NodeKey>>,
     /// Every record that was stored is known again; otherwise the kernel may hold members that we do not.

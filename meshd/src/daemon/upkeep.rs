@@ -118,6 +118,7 @@ impl Daemon {
                 self.reload_error = Some(errors.to_string());
             }
         }
+        self.load_issuers();
         self.notifier.reloaded();
     }
 

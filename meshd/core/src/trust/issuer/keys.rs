@@ -134,16 +134,19 @@ impl PublicKey {
 pub(super) struct Cache {
     held: Option<(KeySet, UnixTime)>,
     asked_at: Option<UnixTime>,
+    /// No answer came yet.
+    pending: bool,
     problem: Option<String>,
 }
 
 impl Cache {
-    /// Whether the keys should be asked for before `document` is judged: there are none, they are old, or it
-    /// is signed by one that is new. Not again within [`limits::IDENTITY_KEYS_ASK_SECONDS`]: whoever has a
+    /// Whether to wait for the issuer's answer before `document` is judged: there are no keys, they are old, or
+    /// it is signed by one that is new. Not again within [`limits::IDENTITY_KEYS_ASK_SECONDS`]: whoever has a
     /// token could otherwise have the issuer asked for every document that he makes up.
     pub(super) fn wants(&self, document: &Document, now: UnixTime) -> bool {
         let within = |at: UnixTime, seconds: i64| (0..seconds).contains(&now.since(at));
-        if self.asked_at.is_some_and(|at| within(at, limits::IDENTITY_KEYS_ASK_SECONDS)) {
+        let lately = self.asked_at.is_some_and(|at| within(at, limits::IDENTITY_KEYS_ASK_SECONDS));
+        if lately && !self.pending {
             return false;
         }
         match &self.held {
@@ -156,9 +159,11 @@ impl Cache {
 
     pub(super) fn asked(&mut self, now: UnixTime) {
         self.asked_at = Some(now);
+        self.pending = true;
     }
 
     pub(super) fn take(&mut self, answer: Result<KeySet, String>, now: UnixTime) {
+        self.pending = false;
         match answer {
             Ok(keys) => {
                 self.held = Some((keys, now));

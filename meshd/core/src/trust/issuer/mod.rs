@@ -133,7 +133,7 @@ impl Issuers {
         self.0.get(name).map(|(terms, _)| terms)
     }
 
-    /// True when the keys of `name` should be asked for before `document` is judged.
+    /// True when the answer of `name` should be waited for before `document` is judged.
     pub(super) fn wants_keys(&self, name: &str, document: &[u8], now: UnixTime) -> bool {
         let Some((terms, cache)) = self.0.get(name) else { return false };
         Document::read(document).is_ok_and(|document| {
@@ -141,7 +141,7 @@ impl Issuers {
         })
     }
 
-    /// Notes that the keys of `name` are being asked for.
+    /// Notes that the keys of `name` are being asked for; [`Self::take_keys`] ends that.
     pub fn asked(&mut self, name: &str, now: UnixTime) {
         if let Some((_, cache)) = self.0.get_mut(name) {
             cache.asked(now);

@@ -17,8 +17,8 @@ use crate::{
 };
 
 impl Signer {
-    /// The issuer whose keys should be asked for before [`Signer::enrol`] decides on this request, if any. Says
-    /// nothing of whether the request is good.
+    /// The issuer whose keys are to be asked for, or waited for, before [`Signer::enrol`] decides on this request,
+    /// if any. Says nothing of whether the request is good.
     #[must_use]
     pub fn wants_keys(&self, request: &[u8], issuers: &Issuers, now: UnixTime) -> Option<String> {
         let request = request::open(request, &self.anchors).ok()?;

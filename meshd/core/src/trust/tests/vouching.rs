@@ -1,5 +1,7 @@
 //! Admission by identity documents, from the token to the ledger.
 
+use std::sync::Arc;
+
 use meshd_proto::wire;
 use prost::Message;
 use serde_json::json;
@@ -9,8 +11,8 @@ use crate::{
     now::UnixTime,
     refusal::Code,
     trust::{
-        EnrolRefusal, Enrolled, IdentityKey, JoinToken, Signer, TokenParams, TokenState,
-        build_identity_request, decider,
+        EnrolRefusal, Enrolled, IdentityKey, JoinToken, NodeIdentity, Signer, TokenParams,
+        TokenState, build_identity_request, build_renewal, decider,
         fixture::{NOW, TestMesh},
         issuer::{
             Binding, IssuerTerms, Issuers, Template,
@@ -122,7 +124,7 @@ fn nobody_else_can_use_a_document_that_is_bound_to_a_key() {
     let mut scene = Scene::new(|_| {});
     let document = scene.document("a");
     scene.refused("thief", "a", &document, Code::IdentityAudience);
-    scene.join("a").unwrap();
+    scene.join("a").map(drop).unwrap();
     scene.refused("thief", "a", &document, Code::IdentityAudience);
 }
 
@@ -130,7 +132,7 @@ fn nobody_else_can_use_a_document_that_is_bound_to_a_key() {
 fn a_document_that_is_not_bound_admits_the_first_key_only() {
     let mut scene = Scene::first_use(|terms| terms.rules[0].once = false);
     let document = scene.document("a");
-    scene.join_as("a", "a", &document).unwrap();
+    scene.join_as("a", "a", &document).map(drop).unwrap();
     for _ in 0..2 {
         let told = scene.refused("thief", "a", &document, Code::IdentityUsed).to_string();
         assert!(told.contains("has admitted another host already"), "{told}");
@@ -149,7 +151,7 @@ fn a_refused_document_is_not_used_up() {
     let document = scene.document("a");
     scene.refused("a", "b", &document, Code::IdentityName);
     scene.refused("thief", "b", &document, Code::IdentityName);
-    scene.join_as("a", "a", &document).unwrap();
+    scene.join_as("a", "a", &document).map(drop).unwrap();
 }
 
 #[test]
@@ -158,7 +160,7 @@ fn a_subject_admits_one_node_at_a_time_and_none_after_a_revocation() {
         terms.rules[0].naming = crate::trust::issuer::Naming::Prefix(String::new());
         terms.rules[0].subject = Template::parse("{/kubernetes.io/namespace}").unwrap();
     });
-    scene.join("a").unwrap();
+    scene.join("a").map(drop).unwrap();
     let document = scene.document("b");
     let told = scene.refused("b", "b", &document, Code::IdentityUsed).to_string();
     assert!(told.contains("a member already, a"), "{told}");
@@ -168,7 +170,7 @@ fn a_subject_admits_one_node_at_a_time_and_none_after_a_revocation() {
     let key = TestMesh::key("a").public();
     let event = crate::trust::LedgerEvent::Departed { key };
     scene.world.persist(vec![crate::trust::LedgerEntry { time: NOW, event }]);
-    scene.join_as("b", "b", &document).unwrap();
+    scene.join_as("b", "b", &document).map(drop).unwrap();
     // That one was stolen: what it can still get documents for is worth nothing.
     let b = TestMesh::key("b").public();
     let revocation = scene.world.signer.revoke(b, "b".parse().unwrap(), None, NOW);
@@ -191,8 +193,8 @@ fn subjects_that_stand_for_many_admit_many() {
         terms.rules[0].subject = Template::parse("everybody").unwrap();
         terms.rules[0].once = false;
     });
-    scene.join("a").unwrap();
-    scene.join("b").unwrap();
+    scene.join("a").map(drop).unwrap();
+    scene.join("b").map(drop).unwrap();
     let document = scene.document("a");
     scene.refused("c", "a", &document, Code::IdentityAudience);
 }
@@ -201,7 +203,7 @@ fn subjects_that_stand_for_many_admit_many() {
 fn names_and_prefixes_of_others_stay_theirs() {
     let mut scene =
         Scene::new(|terms| terms.rules[0].prefixes = vec!["10.9.0.0/16".parse().unwrap()]);
-    scene.join("a").unwrap();
+    scene.join("a").map(drop).unwrap();
     let document = scene.document("b");
     scene.refused("b", "b", &document, Code::PrefixTaken);
     let mut scene = Scene::new(|_| {});
@@ -249,7 +251,7 @@ fn who_forwards_a_document_can_neither_read_nor_use_it() {
     let refused = scene.world.decide(&stolen, NOW).unwrap_err();
     assert_eq!(refused.refusal.code, Code::IdentityMalformed, "{refused}");
     assert!(refused.to_string().contains("not sealed to this signer by this host"), "{refused}");
-    scene.join_as("a", "a", &document).unwrap();
+    scene.join_as("a", "a", &document).map(drop).unwrap();
 }
 
 /// An older signer that does not know of documents would take the grant for one that admits by itself.
@@ -324,8 +326,35 @@ fn keys_are_asked_for_only_when_the_request_could_be_granted() {
     let plain = scene.world.token(open_token());
     let plain = scene.world.request_of(&plain, &TestMesh::key("a"), "a", &[]);
     assert_eq!(wants(&scene.world.signer, &plain, NOW), None);
-    scene.join("a").unwrap();
+    scene.join("a").map(drop).unwrap();
     assert_eq!(wants(&scene.world.signer, &request, NOW), None, "it has its answer");
+}
+
+#[test]
+fn who_was_admitted_by_a_document_renews_as_others_do() {
+    let mut scene = Scene::new(|_| {});
+    let enrolled = scene.join("a").unwrap();
+    let first = accept(&enrolled.reply, &scene.token, "a").unwrap().certificate;
+    let identity = NodeIdentity::new(TestMesh::key("a"), Arc::new(first.clone())).unwrap();
+    // Its issuer is gone by then.
+    scene.world.issuers = None;
+    scene.world.restart();
+    let later = NOW.plus(20 * 24 * 3600);
+    let wanted = ["10.130.0.0/24".parse().unwrap()];
+    let request = build_renewal(&identity, &wanted, false, [8; 16], later);
+    let renewed = scene.world.decide(&request, later).unwrap();
+    assert!(renewed.renewal && renewed.voucher.is_none());
+    let next = accept(&renewed.reply, &scene.token, "a").unwrap().certificate;
+    scene.world.persist(renewed.entries);
+    assert!(next.not_after > first.not_after);
+    assert_eq!((&next.groups, &next.limits), (&first.groups, &first.limits));
+    assert!(next.grants.iter().any(|grant| grant.prefix == wanted[0]));
+    // And its subject is still its own.
+    scene.world.issuers = Some(scene.fake.issuers(terms(Binding::Key)));
+    let mut claims = claims(scene.token.mesh_id(), &TestMesh::key("b").public(), "b");
+    claims["sub"] = json!("machine:a");
+    let document = scene.fake.sign(&claims);
+    scene.refused("b", "b", &document, Code::IdentityUsed);
 }
 
 #[test]
