@@ -273,12 +273,15 @@ pub(crate) struct TokenCreate {
     /// Where the joiner asks to be let in: a member's HOST:PORT [default: this host's addresses]
     #[arg(long = "seed", value_name = "ADDR")]
     pub(crate) seeds: Vec<String>,
-    /// How long the token can be used, such as 30m, 1h or 7d
-    #[arg(long, default_value = "1h", value_parser = crate::text::parse_duration, value_name = "TIME")]
-    pub(crate) ttl: Duration,
-    /// How many hosts may join with it
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
-    pub(crate) uses: u32,
+    /// How long the token can be used, such as 30m, 1h or 7d [default: 1h; with --identity 365d]
+    #[arg(long, value_parser = crate::text::parse_duration, value_name = "TIME")]
+    pub(crate) ttl: Option<Duration>,
+    /// How many hosts may join with it [default: 1; with --identity 10000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub(crate) uses: Option<u32>,
+    /// Admit by identity documents of this issuer only (issuers.d/ISSUER.toml); the token is no secret then
+    #[arg(long, value_name = "ISSUER", conflicts_with_all = ["prefixes", "allow", "groups"])]
+    pub(crate) identity: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -288,6 +291,12 @@ pub(crate) struct Join {
     /// Join under this name [default: the configured name, or the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
+    /// A file with an identity document (JWT), for a token that wants one; '-' reads it from stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// Do not join: print the audience for which the identity document must be made
+    #[arg(long, conflicts_with_all = ["identity", "name"])]
+    pub(crate) identity_audience: bool,
 }
 
 #[derive(Debug, Args)]

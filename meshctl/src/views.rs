@@ -188,6 +188,8 @@ pub(crate) struct TokenView {
     pub(crate) expires_at: String,
     pub(crate) uses: u32,
     pub(crate) used: u32,
+    pub(crate) identity: Option<String>,
+    pub(crate) audience: Option<String>,
 }
 
 impl From<wire::TokenInfo> for TokenView {
@@ -202,6 +204,28 @@ impl From<wire::TokenInfo> for TokenView {
             expires_at: safe(&info.expires_at),
             uses: info.uses,
             used: info.used,
+            identity: info.identity.as_deref().map(safe),
+            audience: info.audience.as_deref().map(safe),
+        }
+    }
+}
+
+/// `meshctl join --identity-audience`.
+#[derive(Debug, Serialize)]
+pub(crate) struct AudienceView {
+    pub(crate) audience: String,
+    pub(crate) issuer: String,
+    pub(crate) id: String,
+    pub(crate) bound_to_key: bool,
+}
+
+impl From<wire::IdentityAudienceReply> for AudienceView {
+    fn from(reply: wire::IdentityAudienceReply) -> Self {
+        Self {
+            audience: safe(&reply.audience),
+            issuer: safe(&reply.issuer),
+            id: safe(&reply.id),
+            bound_to_key: reply.bound_to_key,
         }
     }
 }

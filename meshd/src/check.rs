@@ -12,9 +12,13 @@ use anyhow::anyhow;
 use meshd_core::{now::UnixTime, trust::IssuedIdentity};
 
 use crate::{
+    config::{
+        ConfigError,
+        issuers::{self, IssuerFile},
+    },
     daemon::Sources,
     dataplane::{DataplaneError, LinuxDataplane},
-    host, identity_dir,
+    host, identity_dir, jwks,
 };
 
 /// Prints a line per thing that was looked at.
@@ -54,6 +58,9 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
             })
             .map_err(|error| error.to_string()),
     );
+    for (name, result) in issuers(sources) {
+        tell(&name, result);
+    }
     if problems == 0 {
         Ok(())
     } else {
@@ -85,6 +92,23 @@ fn wireguard(config: &crate::config::Config) -> Result<String, String> {
         .and_then(|dataplane| dataplane.probe())
         .map(|backend| backend.as_str().to_owned())
         .map_err(|error: DataplaneError| error.to_string())
+}
+
+/// The issuers of identity documents, with the keys that each has now.
+fn issuers(sources: &Sources) -> Vec<(String, Result<String, String>)> {
+    let files = match issuers::load(&sources.issuers()) {
+        Ok(files) => files,
+        Err(errors) => {
+            let tell = |error: &ConfigError| ("issuers".to_owned(), Err(error.to_string()));
+            return errors.0.iter().map(tell).collect();
+        }
+    };
+    let read = |file: &IssuerFile| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let keys = runtime.map_err(|error| error.to_string())?.block_on(jwks::read(&file.keys))?;
+        Ok(format!("rules: {}, keys: {}", file.rules(), keys.len()))
+    };
+    files.iter().map(|file| (format!("issuer {}", file.name()), read(file))).collect()
 }
 
 fn program(name: &str) -> Result<String, String> {

@@ -10,6 +10,7 @@ pub mod dataplane;
 pub mod fuzzing;
 pub mod host;
 pub mod identity_dir;
+pub mod jwks;
 pub mod logging;
 pub mod privileges;
 pub mod probe;

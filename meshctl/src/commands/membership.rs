@@ -9,7 +9,7 @@ use meshd_proto::control::{
     InitRequest, JoinRequest, LeaveRequest, StatusRequest, join_progress::Step,
 };
 
-use super::{confirmed, list};
+use super::{confirmed, identity, list};
 use crate::{
     cli::{Init, Join, Leave},
     connection::{CHANGE, connect},
@@ -51,9 +51,18 @@ pub(crate) async fn init(socket: &Path, output: Output, arguments: Init) -> Resu
 }
 
 pub(crate) async fn join(socket: &Path, output: Output, arguments: Join) -> Result<(), Failure> {
-    let token = if arguments.token == "-" { read_token()? } else { arguments.token };
+    let from_stdin = arguments.token == "-";
+    let token = if from_stdin { read_token()? } else { arguments.token };
+    if arguments.identity_audience {
+        return identity::audience(socket, output, token).await;
+    }
+    let identity_document = match &arguments.identity {
+        Some(file) => identity::read(file, from_stdin)?,
+        None => String::new(),
+    };
     let mut client = connect(socket, None).await?;
-    let request = JoinRequest { token, name: arguments.name.unwrap_or_default() };
+    let name = arguments.name.unwrap_or_default();
+    let request = JoinRequest { token, name, identity_document };
     let mut steps = client.join(request).await?.into_inner();
     while let Some(progress) = steps.message().await? {
         match progress.step {

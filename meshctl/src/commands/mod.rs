@@ -7,6 +7,7 @@ use crate::failure::Failure;
 pub(crate) mod authority;
 pub(crate) mod certificate;
 pub(crate) mod events;
+pub(crate) mod identity;
 pub(crate) mod membership;
 pub(crate) mod nodes;
 mod passphrase;

@@ -1,6 +1,6 @@
 //! `token create`, `token list` and `token revoke`.
 
-use std::{io::Write as _, path::Path};
+use std::{io::Write as _, path::Path, time::Duration};
 
 use meshd_proto::control::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest};
 
@@ -14,6 +14,9 @@ use crate::{
     text::{age, count, safe},
     views::{NewTokenView, TokenView},
 };
+
+const TTL: Duration = Duration::from_secs(3600);
+const IDENTITY_TTL: Duration = Duration::from_secs(365 * 86_400);
 
 pub(crate) async fn run(socket: &Path, output: Output, verb: Token) -> Result<(), Failure> {
     match verb {
@@ -35,14 +38,22 @@ async fn revoke(socket: &Path, output: Output, id: String) -> Result<(), Failure
 
 async fn create(socket: &Path, output: Output, arguments: TokenCreate) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
+    // A token that is no secret need not be short-lived, nor be one for each host.
+    let (usual_ttl, usual_uses) = match arguments.identity {
+        None => (TTL, 1),
+        Some(_) => (IDENTITY_TTL, 0),
+    };
+    let ttl = arguments.ttl.unwrap_or(usual_ttl);
     let request = CreateTokenRequest {
         node_name: arguments.node.unwrap_or_default(),
         prefixes: arguments.prefixes,
         allow: arguments.allow,
         groups: arguments.groups,
         seeds: arguments.seeds,
-        ttl_seconds: arguments.ttl.as_secs(),
-        uses: arguments.uses,
+        ttl_seconds: ttl.as_secs(),
+        // 0: as many as the daemon allows.
+        uses: arguments.uses.unwrap_or(usual_uses),
+        identity: arguments.identity.unwrap_or_default(),
     };
     let reply = client.create_token(request).await?.into_inner();
     let token =
@@ -54,12 +65,25 @@ async fn create(socket: &Path, output: Output, arguments: TokenCreate) -> Result
             "token {} can be used{who} {} within {}, until {}",
             info.id,
             if info.uses == 1 { "once".to_owned() } else { format!("{} times", info.uses) },
-            age(arguments.ttl.as_secs()),
+            age(ttl.as_secs()),
             info.expires_at,
         ));
         let granted = [("grants", &info.prefixes), ("grants what is found inside", &info.allow)];
         for (what, prefixes) in granted.into_iter().filter(|(_, prefixes)| !prefixes.is_empty()) {
             remark(&format!("  it {what} {}", list(prefixes)));
+        }
+        if let Some(issuer) = &info.identity {
+            remark(&format!(
+                "  it is no secret: it admits only with an identity document of {issuer}, whose rules say the rest"
+            ));
+            remark(match &info.audience {
+                Some(_) => "  documents are bound to the first host that shows them",
+                None => "  documents must be for each host's own audience",
+            });
+            remark(
+                "on the other host: meshctl join TOKEN --identity-audience, then meshctl join TOKEN --identity FILE",
+            );
+            return print(output, &token);
         }
         if info.prefixes.is_empty() && info.allow.is_empty() {
             remark(
@@ -68,7 +92,11 @@ async fn create(socket: &Path, output: Output, arguments: TokenCreate) -> Result
         }
         remark("on the other host: meshctl join TOKEN (or `meshctl join -`, which reads stdin)");
     }
-    output.print(&token, |_, to| {
+    print(output, &token)
+}
+
+fn print(output: Output, token: &NewTokenView) -> Result<(), Failure> {
+    output.print(token, |_, to| {
         to.extend(token.token.as_bytes());
         to.push(b'\n');
         Ok(())
@@ -94,8 +122,9 @@ async fn show_list(socket: &Path, output: Output) -> Result<(), Failure> {
 }
 
 fn table(tokens: &[TokenView], wide: bool) -> Table {
-    let mut table =
-        Table::new(vec!["ID", "STATE", "USED", "EXPIRES", "NODE", "GRANTS", "ALLOWS", "GROUPS"]);
+    let mut table = Table::new(vec![
+        "ID", "STATE", "USED", "EXPIRES", "NODE", "GRANTS", "ALLOWS", "GROUPS", "IDENTITY",
+    ]);
     for token in tokens {
         table.row(vec![
             Cell::text(&*token.id),
@@ -106,6 +135,7 @@ fn table(tokens: &[TokenView], wide: bool) -> Table {
             Cell::text(short_list(&token.prefixes, wide)),
             Cell::text(short_list(&token.allow, wide)),
             Cell::text(short_list(&token.groups, wide)),
+            Cell::text(token.identity.clone().unwrap_or_else(|| "-".to_owned())),
         ]);
     }
     table

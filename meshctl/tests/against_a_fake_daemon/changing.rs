@@ -29,6 +29,59 @@ fn token_create_prints_the_token_alone_on_stdout() {
     assert_eq!(parsed(&daemon.meshctl(&["token", "list", "-o", "json"]))[0]["used"], 0);
 }
 
+#[test]
+fn a_token_for_identity_documents_says_that_it_is_no_secret() {
+    let identity = TokenInfo { identity: Some("idp".into()), uses: 10_000, ..token() };
+    let identity = TokenInfo { allow: Vec::new(), ..identity };
+    let daemon = Daemon::start(Script { tokens: vec![identity], ..Script::default() });
+    let output = daemon.meshctl(&["token", "create", "--identity", "idp"]);
+    assert_eq!(stdout(&output), "meshd-token\n");
+    let said = stderr(&output);
+    assert!(said.contains("no secret") && said.contains("10000 times within 365d"), "{said}");
+    assert!(!said.contains("grants no prefixes"), "{said}");
+    let asked = daemon.asked().join("\n");
+    assert!(asked.contains("uses: 0") && asked.contains("identity: \"idp\""), "{asked}");
+    let both = ["token", "create", "--identity", "idp", "--allow", "10.0.0.0/8"];
+    assert_eq!(daemon.meshctl(&both).status.code(), Some(2));
+    assert_eq!(parsed(&daemon.meshctl(&["token", "list", "-o", "json"]))[0]["identity"], "idp");
+}
+
+#[test]
+fn the_audience_stands_alone_on_stdout() {
+    let daemon = Daemon::start(Script::default());
+    let output = daemon.meshctl(&["join", "TOKEN", "--identity-audience"]);
+    assert_eq!(stdout(&output), "meshd:00:aa\n");
+    assert!(stderr(&output).contains("idp"), "{}", stderr(&output));
+    assert!(daemon.asked()[0].contains("TOKEN"), "{:?}", daemon.asked());
+    let output = daemon.meshctl(&["join", "TOKEN", "--identity-audience", "-o", "json"]);
+    assert_eq!(parsed(&output)["bound_to_key"], true);
+    let both = ["join", "TOKEN", "--identity-audience", "--identity", "-"];
+    assert_eq!(daemon.meshctl(&both).status.code(), Some(2));
+}
+
+#[test]
+fn a_document_that_cannot_be_read_is_told_before_anybody_is_asked() {
+    let daemon = Daemon::start(Script { join: joined(), ..Script::default() });
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let empty = empty.path().to_str().unwrap();
+    for (token, file, why) in [
+        ("TOKEN", "/none/such", "No such file"),
+        ("TOKEN", "/", "directory"),
+        ("TOKEN", empty, "is empty"),
+        ("TOKEN", "-", "is empty"),
+    ] {
+        let output = daemon.meshctl(&["join", token, "--identity", file]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = stderr(&output);
+        assert!(said.starts_with("error: cannot read the identity document; "), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+    assert!(daemon.asked().is_empty(), "{:?}", daemon.asked());
+    std::fs::write(empty, " a.b.c\n").unwrap();
+    daemon.meshctl(&["join", "TOKEN", "--identity", empty]);
+    assert!(daemon.asked()[0].contains("a.b.c"), "{:?}", daemon.asked());
+}
+
 fn joined() -> Vec<JoinProgress> {
     use join_progress::Step;
     let done = JoinDone {

@@ -139,7 +139,8 @@ impl ControlBackend for Fake {
         })
     }
     fn join(&self, request: JoinRequest) -> Reply<'_, ReplyStream<JoinProgress>> {
-        self.answer(format!("join {}", request.token), |s| each(s.join.clone()))
+        let asked = format!("join {} {}", request.token, request.identity_document);
+        self.answer(asked.trim_end().to_owned(), |s| each(s.join.clone()))
     }
     fn leave(&self) -> Reply<'_, LeaveReply> {
         self.answer("leave".into(), |_| LeaveReply {
@@ -172,6 +173,18 @@ impl ControlBackend for Fake {
     fn add_signer(&self, request: AddSignerRequest) -> Reply<'_, SignerInfo> {
         self.answer(format!("{request:?}"), |_| signer("active"))
     }
+    fn identity_audience(
+        &self,
+        request: IdentityAudienceRequest,
+    ) -> Reply<'_, IdentityAudienceReply> {
+        self.answer(format!("{request:?}"), |_| IdentityAudienceReply {
+            audience: "meshd:00:aa".into(),
+            issuer: "idp".into(),
+            id: "aa".into(),
+            bound_to_key: true,
+        })
+    }
+
     fn revoke_signer(&self, request: RevokeSignerRequest) -> Reply<'_, RevokeSignerReply> {
         self.answer(format!("{request:?}"), |_| RevokeSignerReply {
             signer: Some(signer("retiring")),

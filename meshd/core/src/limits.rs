@@ -110,5 +110,19 @@ pub const TOKEN_SEEDS: usize = 16;
 pub const TOKEN_SEED: usize = 280;
 /// Nodes that one token may admit.
 pub const TOKEN_USES: u32 = 10_000;
+/// Largest identity document: sealed and with 64 prefixes it fits [`ENROL_MESSAGE`].
+pub const IDENTITY_DOCUMENT: usize = 8 * 1024;
+/// Largest set of an issuer's keys.
+pub const IDENTITY_KEYS: usize = 256 * 1024;
+/// An issuer is asked for its keys at most this often.
+pub const IDENTITY_KEYS_ASK_SECONDS: i64 = 30;
+/// Keys that are older are asked for again when they are needed.
+pub const IDENTITY_KEYS_FRESH_SECONDS: i64 = 3600;
+/// Keys that are older, because their issuer did not answer, count no more.
+pub const IDENTITY_KEYS_HOLD_SECONDS: i64 = 24 * 3600;
+/// An issuer's clock may differ by so much.
+pub const IDENTITY_LEEWAY_SECONDS: i64 = 60;
+/// Length of an audience that an issuer's file names.
+pub const IDENTITY_AUDIENCE: usize = 512;
 /// Longest life of a token.
 pub const TOKEN_SECONDS: i64 = 365 * 24 * 3600;

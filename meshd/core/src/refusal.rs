@@ -127,6 +127,32 @@ codes! {
     NoSigner = "no_signer",
     /// More than is allowed in a time.
     RateLimited = "rate_limited",
+    /// Enrolment: the token admits by identity documents only, and none came.
+    IdentityRequired = "identity_required",
+    /// Identity document: not readable, or a claim is missing or of another type.
+    IdentityMalformed = "identity_malformed",
+    /// Identity document: signed by an algorithm that is not taken.
+    IdentityAlgorithm = "identity_algorithm",
+    /// Identity document: of another issuer, or of one that the signer does not know.
+    IdentityIssuer = "identity_issuer",
+    /// Identity document: its issuer has no such key.
+    IdentityKeyUnknown = "identity_key_unknown",
+    /// Identity document: its issuer's keys cannot be had.
+    IdentityKeysUnavailable = "identity_keys_unavailable",
+    /// Identity document: its signature does not verify.
+    IdentitySignature = "identity_signature",
+    /// Identity document: for another audience, or for another host's key.
+    IdentityAudience = "identity_audience",
+    /// Identity document: past its end, or older than is taken.
+    IdentityExpired = "identity_expired",
+    /// Identity document: not begun yet.
+    IdentityNotYetValid = "identity_not_yet_valid",
+    /// Identity document: no rule admits it.
+    IdentityRule = "identity_rule",
+    /// Identity document: it admits another name.
+    IdentityName = "identity_name",
+    /// Identity document: it, or its subject, has admitted another key.
+    IdentityUsed = "identity_used",
 }
 
 #[cfg(test)]

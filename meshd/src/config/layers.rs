@@ -70,12 +70,12 @@ pub(super) fn from_files(
     layers
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
     ConfigError::Unreadable { path: path.to_owned(), why: error.to_string() }
 }
 
 /// `*.toml`, sorted by name; hidden files are somebody's editor's.
-fn drop_in_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn drop_in_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -96,7 +96,7 @@ fn drop_in_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn read_bounded(path: &Path) -> io::Result<Option<String>> {
+pub(super) fn read_bounded(path: &Path) -> io::Result<Option<String>> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

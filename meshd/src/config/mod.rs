@@ -10,6 +10,7 @@
 
 mod error;
 mod given;
+pub mod issuers;
 mod layers;
 mod parse;
 mod schema;

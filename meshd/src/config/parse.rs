@@ -114,7 +114,7 @@ pub(super) fn keepalive(given: &Given<'_>) -> Reading<u16> {
     u16::try_from(seconds).or_else(|_| bad("it is out of range", ALLOWED))
 }
 
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;

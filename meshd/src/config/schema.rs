@@ -159,6 +159,8 @@ schema! {
         advertise: Vec<SocketAddr> = Vec::new(), live, parse::advertised;
         /// A file that holds a join token, for joining unattended.
         join_token_file: Option<PathBuf> = None, restart, parse::optional_path;
+        /// A file that holds an identity document, for a token that admits by those.
+        join_identity_file: Option<PathBuf> = None, restart, parse::optional_path;
         /// The timing of SWIM.
         profile: Profile = Profile::Lan, restart, parse::profile;
     }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use futures::{future::BoxFuture, stream::BoxStream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, EncryptRootRequest,
-    EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, InitReply, InitRequest,
-    IssueCertificateReply, IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply,
-    ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply, PingRequest,
-    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowCertificatesReply,
-    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
+    EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, IdentityAudienceReply,
+    IdentityAudienceRequest, InitReply, InitRequest, IssueCertificateReply,
+    IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply,
+    ListSignersReply, ListTokensReply, PingReply, PingRequest, RenewCertificateReply,
+    RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    RevokeTokenRequest, RootsReply, ShowCertificatesReply, ShowPeerReply, ShowPeerRequest,
+    SignerInfo, StatusReply, UnlockRootRequest,
 };
 
 use super::{Caller, ControlError};
@@ -103,6 +104,12 @@ pub trait ControlBackend: Send + Sync + 'static {
 
     /// Takes the root's key off this host.
     fn remove_root_key(&self) -> Reply<'_, RootsReply>;
+
+    /// For which audience an identity document must be made to join with a token.
+    fn identity_audience(
+        &self,
+        request: IdentityAudienceRequest,
+    ) -> Reply<'_, IdentityAudienceReply>;
 
     /// Asks a signer for this node's next certificate, and waits for it.
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply>;

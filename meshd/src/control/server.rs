@@ -16,12 +16,13 @@ use std::{
 use futures::{Stream, StreamExt, future::ready, stream};
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest,
-    EncryptRootRequest, EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, InitReply,
-    InitRequest, IssueCertificateReply, IssueCertificateRequest, JoinProgress, JoinRequest,
-    LeaveReply, LeaveRequest, ListNodesReply, ListNodesRequest, ListPeersReply, ListPeersRequest,
-    ListRootsRequest, ListSignersReply, ListSignersRequest, ListTokensReply, ListTokensRequest,
-    PingReply, PingRequest, RemoveRootKeyRequest, RenewCertificateReply, RenewCertificateRequest,
-    RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    EncryptRootRequest, EventsReply, EventsRequest, ExportRootReply, ExportRootRequest,
+    IdentityAudienceReply, IdentityAudienceRequest, InitReply, InitRequest, IssueCertificateReply,
+    IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
+    ListNodesRequest, ListPeersReply, ListPeersRequest, ListRootsRequest, ListSignersReply,
+    ListSignersRequest, ListTokensReply, ListTokensRequest, PingReply, PingRequest,
+    RemoveRootKeyRequest, RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply,
+    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
     RevokeTokenRequest, RootsReply, RotateRootRequest, ShowCertificatesReply,
     ShowCertificatesRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
     StatusRequest, UnlockRootRequest,
@@ -423,6 +424,15 @@ impl Control for Service {
     ) -> Result<Response<RootsReply>, Status> {
         let (backend, _) = self.change(request, "take the root's key off this host")?;
         Ok(Response::new(backend.remove_root_key().await?))
+    }
+
+    async fn identity_audience(
+        &self,
+        request: Request<IdentityAudienceRequest>,
+    ) -> Result<Response<IdentityAudienceReply>, Status> {
+        // It makes this host's identity key, if there is none yet.
+        let (backend, request) = self.change(request, "prepare a join")?;
+        Ok(Response::new(backend.identity_audience(request).await?))
     }
 
     async fn renew_certificate(

@@ -6,12 +6,13 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use meshd_core::event::Actor;
 use meshd_proto::control::{
     AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, EncryptRootRequest,
-    EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, InitReply, InitRequest,
-    IssueCertificateReply, IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply,
-    ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply, PingReply, PingRequest,
-    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowCertificatesReply,
-    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
+    EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, IdentityAudienceReply,
+    IdentityAudienceRequest, InitReply, InitRequest, IssueCertificateReply,
+    IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply,
+    ListSignersReply, ListTokensReply, PingReply, PingRequest, RenewCertificateReply,
+    RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
+    RevokeTokenRequest, RootsReply, ShowCertificatesReply, ShowPeerReply, ShowPeerRequest,
+    SignerInfo, StatusReply, UnlockRootRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -51,6 +52,7 @@ pub(super) enum Request {
     RemoveRootKey(Answer<RootsReply>),
     Issue(IssueCertificateRequest, Answer<IssueCertificateReply>),
     Certificates(Answer<ShowCertificatesReply>),
+    IdentityAudience(IdentityAudienceRequest, Answer<IdentityAudienceReply>),
 }
 
 /// A call, and who made it.
@@ -220,6 +222,13 @@ impl ControlBackend for Bridge {
 
     fn remove_root_key(&self) -> Reply<'_, RootsReply> {
         self.ask(Request::RemoveRootKey)
+    }
+
+    fn identity_audience(
+        &self,
+        request: IdentityAudienceRequest,
+    ) -> Reply<'_, IdentityAudienceReply> {
+        self.ask(|answer| Request::IdentityAudience(request, answer))
     }
 
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {

@@ -29,6 +29,8 @@ pub(super) struct Counters {
     pub(super) drift_repaired: u64,
     /// Frames dropped because a peer was too slow.
     pub(super) frames_dropped: u64,
+    /// Readings of issuers' keys, by outcome.
+    issuer_keys: BTreeMap<&'static str, u64>,
     /// Stored records that were not believed.
     pub(super) stored_refused: BTreeMap<&'static str, u64>,
 }
@@ -44,6 +46,10 @@ impl Counters {
 
     pub(super) fn signership_refused(&mut self, code: &'static str) {
         bump(&mut self.signerships_refused, code);
+    }
+
+    pub(super) fn issuer_keys(&mut self, outcome: &'static str) {
+        bump(&mut self.issuer_keys, outcome);
     }
 
     pub(super) fn stored_refused(&mut self, code: &'static str) {
@@ -76,6 +82,9 @@ impl Counters {
         }
         for (code, value) in events {
             one("events", Some(("code", code)), *value);
+        }
+        for (outcome, value) in &self.issuer_keys {
+            one("issuer_keys", Some(("outcome", outcome)), *value);
         }
         one("enrolments", None, self.enrolments);
         one("certificates_renewed", None, self.renewals);

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use meshd_core::{plan::Observed, trust::SealError};
+use meshd_core::{
+    plan::Observed,
+    trust::{SealError, issuer::KeySet},
+};
 use meshd_proto::control::RootsReply;
 use zeroize::Zeroizing;
 
@@ -29,6 +32,8 @@ pub(super) enum Done {
     Opened(Result<Zeroizing<[u8; 32]>, SealError>, Zeroizing<Vec<u8>>, Asked<RootsReply>),
     /// A root's key under a passphrase.
     Sealed(Result<Zeroizing<String>, SealError>, Box<Sealing>),
+    /// The keys of an issuer, by the number of the question.
+    Keys(u64, String, Result<KeySet, String>),
     /// What the kernel holds now, if it said so in time, for an answer.
     Looked(Option<(Observed, Instant)>, Box<Request>),
 }
@@ -58,6 +63,7 @@ impl Daemon {
                     running.node.handle_renewal_reply(id, reply.as_deref(), clock::now());
                 }
             }
+            Done::Keys(asked, name, keys) => self.take_keys(asked, &name, keys),
             Done::Flushed(result) => {
                 self.flushing = false;
                 if result.is_err() {

@@ -18,7 +18,12 @@ use meshd_core::{
 use meshd_proto::{NodeKey, wire};
 use prost::Message;
 
-use super::{clock, counters::Counters, running::Running};
+use super::{
+    clock,
+    counters::Counters,
+    identities::{Pending, Requester},
+    running::Running,
+};
 use crate::{state::StateDir, transport::EnrolTicket};
 
 /// Requests that wait for a signer's answer.
@@ -98,7 +103,7 @@ fn refusal_reply(refusal: &Refusal) -> Bytes {
     encode_refusal(refusal, ASK_ANOTHER)
 }
 
-fn encode_refusal(refusal: &Refusal, fix: &str) -> Bytes {
+pub(super) fn encode_refusal(refusal: &Refusal, fix: &str) -> Bytes {
     let refused = wire::EnrolRefused {
         code: refusal.code.as_str().to_owned(),
         message: refusal.detail.clone(),
@@ -144,8 +149,9 @@ impl Running {
             }
         };
         if signer == self.node.key() {
-            let reply = self.enrol(&ticket.request, &asked, state, counters);
-            ticket.answer(reply);
+            let request = ticket.request.clone();
+            let by = Requester::Stranger(ticket);
+            self.admit(Pending { request, by }, state, counters);
         } else if self.forwarded.waiting.len() >= WAITING
             || self.node.directory().get(&signer).is_none()
         {
@@ -173,7 +179,7 @@ impl Running {
         counters: &mut Counters,
     ) -> Bytes {
         match self.decide(request, state) {
-            Ok(Enrolled { reply, entries, name, key, renewal }) => {
+            Ok(Enrolled { reply, entries, name, key, renewal, .. }) => {
                 // The same answer again, to who asked again.
                 if entries.is_empty() {
                     tracing::debug!(node = %key, "{name} has what it asked for");
@@ -195,7 +201,7 @@ impl Running {
     }
 
     /// Who asked is named as far as the request proves it.
-    fn tell_refused(&self, request: &[u8], asked: Asked, refusal: &Refusal) {
+    pub(super) fn tell_refused(&self, request: &[u8], asked: Asked, refusal: &Refusal) {
         let text = format!("enrolment refused: {}", refusal.detail);
         let event = Event::warning("enrolment_refused", text).because(refusal.code.as_str());
         let event = match asker(request, self.node.anchors()) {
@@ -216,7 +222,8 @@ impl Running {
         let own: Vec<_> = self.own_record().iter().map(|record| record.signed.clone()).collect();
         let members: Vec<_> = self.node.directory().iter().cloned().collect();
         let barred: Vec<_> = self.node.barred().cloned().collect();
-        let known = Known { members: &members, barred: &barred };
+        let issuers = Some(self.identities.issuers());
+        let known = Known { members: &members, barred: &barred, issuers };
         let Some(signer) = &mut self.signer else {
             return Err(EnrolRefusal { refusal: no_signer(), fix: ASK_ANOTHER.to_owned() });
         };

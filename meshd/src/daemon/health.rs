@@ -59,6 +59,14 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
             "correct it and run `systemctl reload meshd`",
         ));
     }
+    if let Some(errors) = &daemon.issuers_error {
+        lines.push(line(
+            "issuers_refused",
+            "warning",
+            format!("the issuers of identity documents on disk are not in force: {errors}"),
+            "correct them and run `systemctl reload meshd`",
+        ));
+    }
     if let Some(running) = &daemon.running {
         of_running(daemon, running, &mut lines);
     }

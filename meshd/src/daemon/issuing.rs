@@ -101,7 +101,7 @@ impl Running {
     ) -> Result<Enrolled, ControlError> {
         let members: Vec<_> = self.node.directory().iter().cloned().collect();
         let barred: Vec<_> = self.node.barred().cloned().collect();
-        let known = Known { members: &members, barred: &barred };
+        let known = Known { members: &members, barred: &barred, issuers: None };
         let signer = self.signer.as_mut().ok_or_else(|| not_a_signer("issue a certificate"))?;
         let (now, mut rng) = (clock::unix(), rand::rng());
         let enrolled = if request.certificate.is_empty() {

@@ -18,9 +18,11 @@ use meshd_proto::{
 };
 use prost::Message;
 use tokio::{task::AbortHandle, time::sleep};
+use zeroize::Zeroizing;
 
 use super::{
-    Daemon, Done, bridge::Answers, clock, deeds, resolve, root_key::credential, start::Since,
+    Daemon, Done, bridge::Answers, clock, deeds, document::Document, resolve, root_key::credential,
+    start::Since,
 };
 use crate::{
     control::{ControlBackend, ControlError},
@@ -68,9 +70,10 @@ struct Attempt {
     wanted: Vec<IpNet>,
     client: EnrolClient,
     config_seeds: Vec<String>,
+    document: Document,
 }
 
-fn failed(code: &str, why: impl Into<String>, fix: impl Into<String>) -> ControlError {
+pub(super) fn failed(code: &str, why: impl Into<String>, fix: impl Into<String>) -> ControlError {
     ControlError::new(code.to_owned(), "cannot join", why, fix)
 }
 
@@ -87,7 +90,11 @@ impl Daemon {
     ) {
         // A CNI that was set up a moment ago counts.
         self.look_at_host();
-        match self.prepare_join(&request.token, &request.name) {
+        let document = match request.identity_document.trim() {
+            "" => Document::None,
+            text => Document::Given(Zeroizing::new(text.to_owned())),
+        };
+        match self.prepare_join(&request.token, &request.name, document) {
             Ok(attempt) => {
                 self.stop_unattended();
                 self.joining = Some(Joining::ByHand(by));
@@ -122,7 +129,8 @@ impl Daemon {
                 return;
             }
         };
-        match self.prepare_join(token.trim(), "") {
+        let document = self.identity_file().map_or(Document::None, Document::File);
+        match self.prepare_join(token.trim(), "", document) {
             Ok(attempt) => {
                 tracing::info!(path = %path.display(), "joining with the token found there");
                 let done = self.done.clone();
@@ -170,7 +178,12 @@ impl Daemon {
         self.config.gossip.join_token_file.clone().or_else(|| credential("meshd.token"))
     }
 
-    fn prepare_join(&mut self, token: &str, name: &str) -> Result<Attempt, ControlError> {
+    fn identity_file(&self) -> Option<PathBuf> {
+        self.config.gossip.join_identity_file.clone().or_else(|| credential("meshd.identity"))
+    }
+
+    /// A token that this host could join with now.
+    pub(super) fn read_token(&self, token: &str) -> Result<JoinToken, ControlError> {
         if let Some(running) = &self.running {
             let mesh = running.identity.certificate.mesh.clone();
             return Err(failed(
@@ -182,8 +195,31 @@ impl Daemon {
         if self.is_joining_by_hand() {
             return Err(failed("already_joining", "another join is in progress", "wait for it"));
         }
-        let token = JoinToken::parse(token)
-            .map_err(|error| failed("bad_token", error.why(), error.fix()))?;
+        JoinToken::parse(token).map_err(|error| failed("bad_token", error.why(), error.fix()))
+    }
+
+    fn prepare_join(
+        &mut self,
+        token: &str,
+        name: &str,
+        document: Document,
+    ) -> Result<Attempt, ControlError> {
+        let token = self.read_token(token)?;
+        let document = match (&token.terms().identity, document) {
+            (Some(terms), Document::None) => {
+                let why = format!("the token admits by an identity document of {}", terms.issuer);
+                let fix = "`meshctl join TOKEN --identity FILE`, or set [gossip] join_identity_file; \
+                           `--identity-audience` says what the document must be for";
+                return Err(failed(Code::IdentityRequired.as_str(), why, fix));
+            }
+            (Some(_), document) => document,
+            (None, Document::Given(_)) => {
+                let why = "the token admits by itself: it takes no identity document";
+                return Err(failed("identity_issuer", why, "leave --identity away"));
+            }
+            // A file that is there for another token.
+            (None, _) => Document::None,
+        };
         if let Some(only) = token.node_name()
             && !name.is_empty()
             && name != only.as_str()
@@ -217,6 +253,7 @@ impl Daemon {
             wanted: self.own.prefixes.iter().copied().collect(),
             client: self.transport.enrol_client(),
             config_seeds: self.config.gossip.seeds.iter().map(ToString::to_string).collect(),
+            document,
         })
     }
 
@@ -353,6 +390,21 @@ impl Attempt {
         }
     }
 
+    fn request(&self) -> Result<wire::EnrolRequest, ControlError> {
+        let (token, key, name, wanted) = (&self.token, &self.identity, &self.name, &self.wanted);
+        let (nonce, now) = (rand::random(), clock::unix());
+        let Some(document) = self.document.read()? else {
+            return Ok(trust::build_request(token, key, name, wanted, nonce, now));
+        };
+        let document = document.as_bytes();
+        trust::build_identity_request(token, key, name, wanted, document, nonce, now).map_err(
+            |refusal| {
+                let fix = "get a new identity document: a JWT of at most 8 KiB, and nothing else";
+                failed(refusal.code.as_str(), refusal.detail, fix)
+            },
+        )
+    }
+
     /// Asks seed after seed until one brings an answer.
     async fn run(
         &self,
@@ -362,14 +414,7 @@ impl Attempt {
         seeds.extend(self.config_seeds.iter().cloned());
         let resolved = resolve::resolve(&seeds).await;
         let mut why = resolved.failed;
-        let request = trust::build_request(
-            &self.token,
-            &self.identity,
-            &self.name,
-            &self.wanted,
-            rand::random(),
-            clock::unix(),
-        );
+        let request = self.request()?;
         let request: Bytes = request.encode_to_vec().into();
         let mut refused = None;
         for address in resolved.addresses {

@@ -16,12 +16,14 @@ mod bridge;
 mod clock;
 mod counters;
 mod deeds;
+mod document;
 mod done;
 mod enrolment;
 mod events;
 mod founding;
 mod handed;
 mod health;
+mod identities;
 mod issuing;
 mod joining;
 mod leaving;
@@ -63,9 +65,9 @@ use self::{
     bridge::{Bridge, Call},
     counters::Counters,
     done::Done,
-    enrolment::Asked,
     events::EventLog,
     handed::Handed,
+    identities::{Pending, Requester},
     joining::Joining,
     own::{Found, Own},
     renewing::Waiter,
@@ -77,7 +79,7 @@ use self::{
 };
 use crate::{
     check,
-    config::{Config, DEFAULT_DROP_INS},
+    config::{Config, DEFAULT_DROP_INS, issuers::IssuerFile},
     control::ControlError,
     dataplane::watch::Watch,
     privileges,
@@ -108,6 +110,12 @@ impl Sources {
     #[must_use]
     pub fn identity(&self) -> PathBuf {
         self.file.parent().unwrap_or(Path::new(".")).join("identity")
+    }
+
+    /// The directory of issuers of identity documents.
+    #[must_use]
+    pub fn issuers(&self) -> PathBuf {
+        self.drop_ins.with_file_name("issuers.d")
     }
 
     /// Reads all layers.
@@ -154,6 +162,10 @@ struct Daemon {
     join_error: Option<ControlError>,
     /// Why the configuration on disk is not the one in force.
     reload_error: Option<String>,
+    /// Whose identity documents admit here, if this host is a signer.
+    issuers: Vec<IssuerFile>,
+    /// Why the issuers' files on disk are not those in force.
+    issuers_error: Option<String>,
     bridge: Bridge,
     done: mpsc::Sender<Done>,
     notifier: Notifier,
@@ -280,9 +292,8 @@ impl Daemon {
                 running.forwarded.answer(from, id, reply);
             }
             for (from, id, request) in wants.requests.drain(..) {
-                let asked = Asked { via: Some(from), remote: None };
-                let reply = running.enrol(&request, &asked, &self.state, &mut self.counters);
-                running.node.reply_enrolment(from, id, reply, clock::now());
+                let by = Requester::Member(from, id);
+                running.admit(Pending { request, by }, &self.state, &mut self.counters);
             }
         }
         if std::mem::take(&mut running.store_dirty) {
@@ -311,6 +322,7 @@ impl Daemon {
             self.take_offer(from, &offer);
         }
         self.tell_renewal();
+        self.ask_for_keys();
     }
 
     /// Ends connections with whoever would not be let in now.

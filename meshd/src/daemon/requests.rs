@@ -110,6 +110,10 @@ impl Daemon {
                 answer(to, issued);
             }
             Request::Certificates(to) => answer(to, self.certificates()),
+            Request::IdentityAudience(request, to) => {
+                let audience = self.identity_audience(&request);
+                answer(to, audience);
+            }
             Request::Leave(to) => {
                 let left = self.leave().await;
                 self.note(by, &left, deeds::left);

@@ -63,7 +63,7 @@ const REMOVED: (&str, &str) = ("root_removed", "the root's key was taken off thi
 const REPLACED: (&str, &str) =
     ("root_replaced", "the mesh has a new root; the old one counts until all have renewed");
 
-/// A credential's file, if systemd gave this daemon one of that name.
+/// A systemd credential (systemd.exec(5)), if the unit was given one of that name.
 pub(super) fn credential(name: &str) -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY")
         .map(|directory| PathBuf::from(directory).join(name))

@@ -21,7 +21,10 @@ use meshd_proto::{NodeKey, wire};
 use prost::Message as _;
 use rustls_pki_types::CertificateDer;
 
-use super::{clock, counters::Counters, enrolment::Forwarded, events::EventLog, own::Own};
+use super::{
+    clock, counters::Counters, enrolment::Forwarded, events::EventLog, identities::Identities,
+    own::Own,
+};
 use crate::{
     config::Config,
     probe::{self, Prober},
@@ -59,6 +62,7 @@ pub(super) struct Running {
     pub(super) dataplane_errors: Vec<(&'static str, String)>,
     pub(super) damage: Vec<String>,
     pub(super) forwarded: Forwarded,
+    pub(super) identities: Identities,
     /// Set when the node has said whom its leave was sent to.
     pub(super) left: Option<Vec<NodeKey>>,
     /// Every record that was stored is known again; otherwise the kernel may hold members that we do not.

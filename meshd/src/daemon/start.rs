@@ -26,6 +26,7 @@ use super::{
     events::EventLog,
     handed::Handed,
     health,
+    identities::Identities,
     own::{Found, Own},
     running::{Running, SharedAnchors},
     signals,
@@ -128,6 +129,8 @@ impl Daemon {
             check_due: Instant::now(),
             join_error: None,
             reload_error: None,
+            issuers: Vec::new(),
+            issuers_error: None,
             stopping: false,
             bridge,
             done,
@@ -138,6 +141,7 @@ impl Daemon {
             sync_due: None,
             look_due: Some(Instant::now() + super::LOOK_EVERY),
         };
+        daemon.load_issuers();
         match daemon.state.membership()? {
             Some(membership) => {
                 let opened = match opening.map(std::thread::JoinHandle::join) {
@@ -207,6 +211,7 @@ impl Daemon {
             BootId(rand::random()),
             clock::now(),
         );
+        let identities = Identities::new(&self.issuers, membership.anchors.mesh_id());
         let mut running = Running {
             node,
             identity,
@@ -231,6 +236,7 @@ impl Daemon {
             dataplane_errors: Vec::new(),
             damage,
             forwarded: Forwarded::default(),
+            identities,
             left: None,
             store_whole,
             flush_error: None,

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use meshd_core::trust::{self, Signer, TokenId, TokenParams};
+use meshd_core::{
+    limits,
+    trust::{self, Signer, TokenId, TokenParams},
+};
 use meshd_proto::control::{CreateTokenReply, CreateTokenRequest, RevokeTokenReply, TokenInfo};
 
 use super::{
@@ -29,6 +32,8 @@ pub(super) fn info(token: &trust::TokenInfo) -> TokenInfo {
         uses: token.terms.uses,
         used: u32::try_from(token.used_by.len()).unwrap_or(u32::MAX),
         state: token.state.as_str().to_owned(),
+        identity: token.terms.identity.as_ref().map(|identity| identity.issuer.clone()),
+        audience: token.terms.identity.as_ref().and_then(|identity| identity.audience.clone()),
     }
 }
 
@@ -61,6 +66,17 @@ pub(super) fn prefixes(texts: &[String], what: &str) -> Result<Vec<IpNet>, Contr
         .collect()
 }
 
+fn no_such_issuer(name: &str, known: &[&str]) -> ControlError {
+    let shown: String = name.chars().take(80).collect();
+    let there = if known.is_empty() { "there is none".to_owned() } else { known.join(", ") };
+    ControlError::new(
+        "issuer_not_found",
+        "cannot make a token",
+        format!("this host has no issuer {shown:?}; it has: {there}"),
+        "write issuers.d/NAME.toml beside conf.d, check it with `meshd check`, and reload meshd",
+    )
+}
+
 fn find(signer: &Signer, id: &TokenId) -> Option<TokenInfo> {
     signer.tokens(clock::unix()).find(|token| token.terms.id == *id).map(|token| info(&token))
 }
@@ -90,8 +106,21 @@ impl Running {
         } else {
             request.seeds.iter().map(|seed| with_port(seed)).collect()
         };
+        let issuer = match request.identity.as_str() {
+            "" => None,
+            name => Some(self.identities.issuers().terms(name).cloned().ok_or_else(|| {
+                let names: Vec<&str> = self.identities.issuers().names().collect();
+                no_such_issuer(name, &names)
+            })?),
+        };
+        // A token that is no secret need not be short-lived.
+        let (usual_ttl, usual_uses) = match issuer {
+            None => (TTL_SECONDS, 1),
+            Some(_) => (limits::TOKEN_SECONDS, limits::TOKEN_USES),
+        };
+        let usual_uses = if node_name.is_some() { 1 } else { usual_uses };
         let ttl = match request.ttl_seconds {
-            0 => TTL_SECONDS,
+            0 => usual_ttl,
             seconds => i64::try_from(seconds).unwrap_or(i64::MAX),
         };
         let params = TokenParams {
@@ -101,7 +130,8 @@ impl Running {
             groups: request.groups.clone(),
             seeds,
             ttl_seconds: ttl,
-            uses: request.uses.max(1),
+            uses: if request.uses == 0 { usual_uses } else { request.uses },
+            issuer,
         };
         let now = clock::unix();
         let failed = |refusal: trust::EnrolRefusal| {

@@ -128,6 +128,7 @@ impl Daemon {
             }
         }
         self.look_at_handed_again();
+        self.load_issuers();
         self.notifier.reloaded();
     }
 

@@ -138,7 +138,7 @@ impl Host {
         let node = self.node.as_ref()?;
         let members: Vec<_> = node.directory().iter().cloned().collect();
         let barred: Vec<_> = node.barred().cloned().collect();
-        let known = Known { members: &members, barred: &barred };
+        let known = Known { members: &members, barred: &barred, ..Known::default() };
         let signer = self.signer.as_mut()?;
         let result = match signer.enrol(request, known, &[], now.unix, rng) {
             Ok(enrolled) => {

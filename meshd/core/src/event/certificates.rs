@@ -13,7 +13,8 @@ use crate::{
 /// What a signer has just put into its ledger, if that is a certificate.
 #[must_use]
 pub fn of_admission(entry: &LedgerEntry) -> Option<Event> {
-    let LedgerEvent::Enrolled { token, certificate, not_granted, renewal } = &entry.event else {
+    let LedgerEvent::Enrolled { token, certificate, not_granted, renewal, voucher } = &entry.event
+    else {
         return None;
     };
     let (name, key) = (&certificate.name, certificate.key);
@@ -25,7 +26,11 @@ pub fn of_admission(entry: &LedgerEntry) -> Option<Event> {
         Event::info("node_admitted", text).by(token.map_or(Actor::Daemon, Actor::Token))
     };
     let event = about_certificate(event.about(key, name), certificate);
-    Some(event.with("token", text(token)).with("not_granted", text(not_granted)))
+    let event = event.with("token", text(token)).with("not_granted", text(not_granted));
+    Some(match voucher {
+        Some(by) => event.with("issuer", &by.issuer).with("rule", &by.rule),
+        None => event,
+    })
 }
 
 /// `event` with what `certificate` says.
@@ -68,6 +73,7 @@ mod tests {
         let entry = |renewal| LedgerEntry {
             time: NOW,
             event: LedgerEvent::Enrolled {
+                voucher: None,
                 token: Some(token),
                 certificate: certificate.clone(),
                 not_granted: not_granted.clone(),

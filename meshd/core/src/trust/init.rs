@@ -88,6 +88,7 @@ pub fn init_mesh(
             keep: false,
         },
         before: None,
+        voucher: None,
     };
     let admitted = signer.admit(&admission, &[], &[], now, rng)?;
     Ok(MeshInit {

@@ -10,6 +10,7 @@ use meshd_proto::{MeshId, NodeKey, wire};
 use prost::Message;
 
 use super::{
+    issuer::Voucher,
     record::NodeCertificate,
     terms::{self, TokenId, TokenTerms},
 };
@@ -53,6 +54,8 @@ pub enum LedgerEvent {
         not_granted: Vec<IpNet>,
         /// It was a member, and this is its next certificate.
         renewal: bool,
+        /// By which identity document, if by one.
+        voucher: Option<Voucher>,
     },
     /// What was left of a token's uses ended.
     TokenRevoked {
@@ -78,12 +81,18 @@ impl LedgerEntry {
             LedgerEvent::TokenCreated { grant, .. } => {
                 Event::TokenCreated(wire::LedgerTokenCreated { grant: Some(grant.clone()) })
             }
-            LedgerEvent::Enrolled { token, certificate, not_granted, renewal } => {
+            LedgerEvent::Enrolled { token, certificate, not_granted, renewal, voucher } => {
                 Event::Enrolled(wire::LedgerEnrolled {
                     token_id: token.map(|id| id.0.to_vec()).unwrap_or_default().into(),
                     certificate: certificate.der.clone(),
                     not_granted: not_granted.iter().map(address::prefix_to_wire).collect(),
                     renewal: *renewal,
+                    voucher: voucher.as_ref().map(|voucher| wire::LedgerVoucher {
+                        issuer: voucher.issuer.clone(),
+                        rule: voucher.rule.clone(),
+                        subject: voucher.subject.to_vec().into(),
+                        document: voucher.document.to_vec().into(),
+                    }),
                 })
             }
             LedgerEvent::TokenRevoked { id } => {
@@ -125,6 +134,7 @@ impl LedgerEntry {
                 certificate: Arc::new(NodeCertificate::parse(&enrolled.certificate)?),
                 not_granted: terms::read_prefixes(&enrolled.not_granted)?,
                 renewal: enrolled.renewal,
+                voucher: enrolled.voucher.map(read_voucher).transpose()?,
             },
             Event::TokenRevoked(revoked) => {
                 LedgerEvent::TokenRevoked { id: token_id(&revoked.token_id)? }
@@ -136,6 +146,18 @@ impl LedgerEntry {
         };
         Ok(Self { time: UnixTime(entry.time), event })
     }
+}
+
+fn read_voucher(voucher: wire::LedgerVoucher) -> Result<Voucher, Refusal> {
+    let hash = |bytes: &[u8]| {
+        <[u8; 32]>::try_from(bytes).map_err(|_| malformed("a document's hash is not 32 bytes"))
+    };
+    Ok(Voucher {
+        subject: hash(&voucher.subject)?,
+        document: hash(&voucher.document)?,
+        issuer: voucher.issuer,
+        rule: voucher.rule,
+    })
 }
 
 fn token_id(bytes: &[u8]) -> Result<TokenId, Refusal> {

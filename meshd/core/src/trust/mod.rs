@@ -12,6 +12,7 @@
 //! | `endings` | which certificates of the mesh itself end soon |
 //! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
 //! | `terms`, `token`, `request`, `reply`, `asker` | joining: the token, what the joiner sends and believes |
+//! | `issuer`, `seal` | admission by identity documents of an issuer outside |
 //! | `renewal` | what a member sends for its next certificate, and believes |
 //! | `offline`, [`pem`], `description` | identities that come as files; what a certificate says, for people |
 //! | `signership` | becoming a signer, and ceasing to be one |
@@ -34,6 +35,7 @@ pub mod fuzzing;
 mod grants;
 mod identity;
 mod init;
+pub mod issuer;
 mod lane;
 mod ledger;
 mod offline;
@@ -44,6 +46,7 @@ mod reply;
 mod request;
 mod revocation;
 mod rfc3779;
+mod seal;
 mod sealed;
 mod secret;
 mod signer;
@@ -77,7 +80,7 @@ pub use offline::{
 pub use record::{AdmitContext, Grant, LaneInfo, NodeCertificate, Record};
 pub use renewal::{Renewed, accept_renewal, build_renewal};
 pub use reply::{EnrolError, Enrolment, accept_reply};
-pub use request::{Decider, build_request, decider};
+pub use request::{Decider, build_identity_request, build_request, decider};
 pub use revocation::{Revocation, RevocationTerms};
 pub use sealed::{SealError, StoredKey, open_key, read_key, seal_key};
 pub use secret::IdentityKey;
@@ -86,7 +89,7 @@ pub use signer::{
 };
 pub use signership::{Invitation, SignerEntry, build_offer, open_invite, open_offer, public_of};
 pub use succession::{RootInfo, Succession};
-pub use terms::{TokenId, TokenTerms};
+pub use terms::{IdentityTerms, TokenId, TokenTerms};
 pub use time::{Expiry, TrustTime};
 pub use token::{JoinToken, TokenError};
 pub use verify::{LEAVE_VERSION, authenticate, authenticate_bytes};

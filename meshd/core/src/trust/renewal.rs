@@ -44,6 +44,7 @@ pub fn build_renewal(
         issued_at: now.0,
         certificate: identity.certificate.der.clone(),
         anyway,
+        sealed_document: bytes::Bytes::new(),
     }
     .encode_to_vec();
     let signature = identity.key.sign(Kind::EnrolIdentity, mesh, &body);

@@ -2,7 +2,7 @@
 //!
 //! It carries no secret: a public key that is to be certified, what the token's signer granted, and
 //! two signatures over both, by the token's key and by the identity. So any member may carry it, and
-//! the most that a bad one can do is not to. Members open it before they carry it, so that a stranger
+//! the most that a bad one can do is not to. An identity document is a secret and is sealed to the signer. Members open it before they carry it, so that a stranger
 //! without a token costs the signer nothing.
 
 use ipnet::IpNet;
@@ -13,6 +13,7 @@ use super::{
     anchors::Anchors,
     record::NodeCertificate,
     renewal,
+    seal::Envelope,
     secret::IdentityKey,
     signing::{self, Kind},
     terms::{self, TokenTerms},
@@ -37,6 +38,35 @@ pub fn build_request(
     nonce: [u8; 16],
     now: UnixTime,
 ) -> wire::EnrolRequest {
+    build(token, identity, name, wanted, bytes::Bytes::new(), nonce, now)
+}
+
+/// The same with a token that admits by identity documents, and such a document.
+///
+/// # Errors
+/// When the token is none of that kind, or the document is too large.
+pub fn build_identity_request(
+    token: &JoinToken,
+    identity: &IdentityKey,
+    name: &NodeName,
+    wanted: &[IpNet],
+    document: &[u8],
+    nonce: [u8; 16],
+    now: UnixTime,
+) -> Result<wire::EnrolRequest, Refusal> {
+    let sealed = seal(token, identity, document)?.into();
+    Ok(build(token, identity, name, wanted, sealed, nonce, now))
+}
+
+fn build(
+    token: &JoinToken,
+    identity: &IdentityKey,
+    name: &NodeName,
+    wanted: &[IpNet],
+    sealed_document: bytes::Bytes,
+    nonce: [u8; 16],
+    now: UnixTime,
+) -> wire::EnrolRequest {
     let body = wire::EnrolBody {
         mesh_id: token.mesh_id().0.to_vec().into(),
         identity_key: identity.public().0.to_vec().into(),
@@ -47,6 +77,7 @@ pub fn build_request(
         issued_at: now.0,
         certificate: bytes::Bytes::new(),
         anyway: false,
+        sealed_document,
     }
     .encode_to_vec();
     let token_signature = signing::sign(token.seed(), Kind::EnrolToken, token.mesh_id(), &body);
@@ -58,6 +89,24 @@ pub fn build_request(
     }
 }
 
+/// The document as only the token's signer can read it.
+fn seal(token: &JoinToken, identity: &IdentityKey, document: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let Some(terms) = &token.terms().identity else {
+        let why = "the token admits by itself: it takes no identity document";
+        return Err(Refusal::new(Code::IdentityIssuer, why));
+    };
+    let document = document.trim_ascii();
+    if document.is_empty() || document.len() > limits::IDENTITY_DOCUMENT {
+        let why = "the identity document is empty, or larger than 8 KiB";
+        return Err(Refusal::new(Code::IdentityMalformed, why));
+    }
+    let joiner = identity.public();
+    let envelope = Envelope { mesh: token.mesh_id(), joiner: &joiner, token: &token.terms().id };
+    envelope
+        .seal(&terms.seal_key, document)
+        .ok_or_else(|| malformed("the token's key for documents is no key"))
+}
+
 /// A request whose signatures are right and whose token an intermediate of this mesh signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
@@ -67,6 +116,8 @@ pub(super) struct Request {
     pub(super) grant: wire::SignedGrant,
     pub(super) terms: TokenTerms,
     pub(super) issued_at: UnixTime,
+    /// Empty: none.
+    pub(super) sealed_document: bytes::Bytes,
 }
 
 /// Who can decide on a request.
@@ -123,7 +174,7 @@ pub(super) fn open(request: &[u8], anchors: &Anchors) -> Result<Request, Refusal
         ));
     }
     let issuer = &terms.intermediate_key;
-    signing::verify(issuer, Kind::TokenGrant, mesh, &grant.payload, &grant.signature)?;
+    signing::verify(issuer, terms.kind(), mesh, &grant.payload, &grant.signature)?;
     let token_key = &terms.token_key;
     signing::verify(token_key, Kind::EnrolToken, mesh, &signed.body, &signed.token_signature)?;
     let key = &identity.0;
@@ -138,6 +189,7 @@ pub(super) fn open(request: &[u8], anchors: &Anchors) -> Result<Request, Refusal
         grant,
         terms,
         issued_at: UnixTime(body.issued_at),
+        sealed_document: body.sealed_document,
     })
 }
 

@@ -18,6 +18,8 @@ pub enum Kind {
     WgLane,
     /// What a token permits, by an intermediate's key.
     TokenGrant,
+    /// The same of a token that admits by identity documents only.
+    IdentityGrant,
     /// An enrolment request, by the token's key.
     EnrolToken,
     /// An enrolment request, by the identity that asks.
@@ -36,10 +38,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Record,
         Self::WgLane,
         Self::TokenGrant,
+        Self::IdentityGrant,
         Self::EnrolToken,
         Self::EnrolIdentity,
         Self::Bundle,
@@ -56,6 +59,7 @@ impl Kind {
             Self::Record => "record",
             Self::WgLane => "wg-lane",
             Self::TokenGrant => "token-grant",
+            Self::IdentityGrant => "identity-grant",
             Self::EnrolToken => "enrol-token",
             Self::EnrolIdentity => "enrol-identity",
             Self::Bundle => "bundle",

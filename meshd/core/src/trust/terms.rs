@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use meshd_proto::{KeyError, MeshId, NodeKey, NodeName, wire};
 use prost::Message;
 
-use super::extension::is_group;
+use super::{extension::is_group, signing::Kind};
 use crate::{
     address, limits,
     now::UnixTime,
@@ -59,6 +59,36 @@ pub struct TokenTerms {
     pub allow: Vec<IpNet>,
     /// Groups of who joins with it.
     pub groups: Vec<String>,
+    /// It admits by identity documents only, which say the rest.
+    pub identity: Option<IdentityTerms>,
+}
+
+/// By which identity documents a token admits. Nothing of such a token is a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityTerms {
+    /// The issuer's name on the signer.
+    pub issuer: String,
+    /// To which documents are sealed.
+    pub seal_key: [u8; 32],
+    /// The audience of documents; `None`: that of the joiner's key.
+    pub audience: Option<String>,
+}
+
+impl IdentityTerms {
+    fn decode(grant: &wire::IdentityGrant) -> Result<Self, Refusal> {
+        if !is_issuer_name(&grant.issuer) || grant.audience.len() > limits::IDENTITY_AUDIENCE {
+            return Err(malformed("its issuer or audience is no short name"));
+        }
+        let seal_key = <[u8; 32]>::try_from(&grant.seal_key[..])
+            .map_err(|_| malformed("a key that is not 32 bytes"))?;
+        let audience = (!grant.audience.is_empty()).then(|| grant.audience.clone());
+        Ok(Self { issuer: grant.issuer.clone(), seal_key, audience })
+    }
+}
+
+/// What an issuer's file may be called: as a group may.
+pub(super) fn is_issuer_name(name: &str) -> bool {
+    is_group(name)
 }
 
 impl TokenTerms {
@@ -75,8 +105,18 @@ impl TokenTerms {
             prefixes: self.prefixes.iter().map(address::prefix_to_wire).collect(),
             allow: self.allow.iter().map(address::prefix_to_wire).collect(),
             groups: self.groups.clone(),
+            identity: self.identity.as_ref().map(|identity| wire::IdentityGrant {
+                issuer: identity.issuer.clone(),
+                seal_key: identity.seal_key.to_vec().into(),
+                audience: identity.audience.clone().unwrap_or_default(),
+            }),
         }
         .encode_to_vec()
+    }
+
+    /// What the signature over these terms is for.
+    pub(super) fn kind(&self) -> Kind {
+        if self.identity.is_some() { Kind::IdentityGrant } else { Kind::TokenGrant }
     }
 
     /// Reads terms of this mesh. Their signature is verified by the caller.
@@ -111,6 +151,7 @@ impl TokenTerms {
             prefixes: read_prefixes(&grant.prefixes)?,
             allow: read_prefixes(&grant.allow)?,
             groups: grant.groups,
+            identity: grant.identity.as_ref().map(IdentityTerms::decode).transpose()?,
         })
     }
 }

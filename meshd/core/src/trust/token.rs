@@ -16,11 +16,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{
-    anchors, certificate,
-    signing::{self, Kind},
-    terms::TokenTerms,
-};
+use super::{anchors, certificate, signing, terms::TokenTerms};
 use crate::{limits, now::UnixTime, refusal::Refusal};
 
 /// What every token of this format starts with.
@@ -33,7 +29,8 @@ const LONGEST: usize = 24 * 1024;
 const LENGTH: usize = 2;
 const CHECKSUM: usize = 4;
 
-/// A token, read and checked. Its seed is wiped when it is dropped, and never shown.
+/// A token, read and checked. Its seed is wiped when it is dropped, and never shown. Of a token that admits by
+/// identity documents the seed is no secret: it only lets the request through to the signer.
 #[derive(Clone)]
 pub struct JoinToken {
     seed: SigningKey,
@@ -165,7 +162,7 @@ impl JoinToken {
         let terms = TokenTerms::decode(&grant.payload, &mesh_id)?;
         signing::verify(
             &terms.intermediate_key,
-            Kind::TokenGrant,
+            terms.kind(),
             &mesh_id,
             &grant.payload,
             &grant.signature,

@@ -15,6 +15,7 @@ use crate::{
         ca::NodeTerms,
         extension::mesh_grant,
         grants::{self, Asked, EnrolRefusal, Held},
+        issuer::Voucher,
         ledger::{LedgerEntry, LedgerEvent},
         record::{Grant, NodeCertificate, Record},
         terms::TokenId,
@@ -30,6 +31,8 @@ pub(in crate::trust) struct Admission<'a> {
     pub(in crate::trust) asked: Asked<'a>,
     /// The certificate that this renews.
     pub(in crate::trust) before: Option<&'a Arc<NodeCertificate>>,
+    /// The identity document that vouches for it.
+    pub(in crate::trust) voucher: Option<&'a Voucher>,
 }
 
 /// From when to when a certificate counts.
@@ -136,6 +139,7 @@ impl Signer {
             certificate: certificate.clone(),
             not_granted: not_granted.clone(),
             renewal: admission.before.is_some(),
+            voucher: admission.voucher.cloned(),
         };
         Ok(Admitted { certificate, not_granted, entry: LedgerEntry { time: now, event } })
     }

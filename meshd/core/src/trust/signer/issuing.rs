@@ -51,6 +51,7 @@ impl IssueTerms {
             seeds: self.seeds.clone(),
             ttl_seconds: 1,
             uses: 1,
+            issuer: None,
         }
     }
 }
@@ -88,6 +89,7 @@ impl Signer {
             groups: &terms.groups,
             asked: Asked { exact: &terms.prefixes, allow: &terms.allow, wanted: &[], keep: false },
             before: None,
+            voucher: None,
         };
         let validity = Validity::of(now, terms.ttl_seconds);
         let admitted = self
@@ -96,7 +98,7 @@ impl Signer {
         let reply = self.reply(&admitted.certificate, &[], &[])?;
         entries.push(admitted.entry);
         let (name, key) = (request.name, request.identity);
-        Ok(Enrolled { reply, name, key, entries, renewal: false })
+        Ok(Enrolled { reply, name, key, entries, renewal: false, voucher: None })
     }
 
     /// The next certificate for the key, name and rights of `certificate` (DER), which this mesh has issued: for a
@@ -146,7 +148,7 @@ impl Signer {
         let reply = self.reply(&admitted.certificate, &admitted.not_granted, &[])?;
         entries.push(admitted.entry);
         let (name, key) = (base.certificate.name.clone(), base.certificate.key);
-        Ok(Enrolled { reply, name, key, entries, renewal: true })
+        Ok(Enrolled { reply, name, key, entries, renewal: true, voucher: None })
     }
 
     /// A retiring signer's certificates count only where they were held before.

@@ -9,6 +9,7 @@ mod admission;
 mod issuing;
 mod renewals;
 mod tokens;
+mod vouching;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -28,6 +29,7 @@ use super::{
     anchors::Anchors,
     ca::{CaError, Intermediate},
     grants::{Asked, EnrolRefusal},
+    issuer::{Issuers, Voucher},
     ledger::{LedgerEntry, LedgerEvent},
     record::{NodeCertificate, Record},
     renewal::open_renewal,
@@ -71,6 +73,8 @@ pub struct Known<'a> {
     pub members: &'a [Arc<Record>],
     /// Those who are members no more, some of them only because their signer is none any more.
     pub barred: &'a [Arc<Record>],
+    /// Whose identity documents admit here.
+    pub issuers: Option<&'a Issuers>,
 }
 
 /// A node that is admitted once `entries` are on disk and applied.
@@ -87,6 +91,8 @@ pub struct Enrolled {
     pub entries: Vec<LedgerEntry>,
     /// It was a member before.
     pub renewal: bool,
+    /// By which identity document, if by one.
+    pub voucher: Option<Voucher>,
 }
 
 /// A host that may admit others.
@@ -98,6 +104,10 @@ pub struct Signer {
     pool: Ipv4Net,
     tokens: BTreeMap<TokenId, Token>,
     holders: BTreeMap<NodeKey, Holder>,
+    /// The key that each identity document has admitted.
+    documents: BTreeMap<[u8; 32], NodeKey>,
+    /// The key that each subject of such documents was admitted with last.
+    subjects: BTreeMap<[u8; 32], NodeKey>,
 }
 
 /// The newest certificate of an identity.
@@ -150,7 +160,8 @@ impl Signer {
         pool: Ipv4Net,
     ) -> Self {
         let (tokens, holders) = (BTreeMap::new(), BTreeMap::new());
-        Self { anchors, intermediate, node, pool, tokens, holders }
+        let (documents, subjects) = (BTreeMap::new(), BTreeMap::new());
+        Self { anchors, intermediate, node, pool, tokens, holders, documents, subjects }
     }
 
     /// Takes an entry over that is on disk.
@@ -168,11 +179,15 @@ impl Signer {
                 };
                 self.tokens.entry(token.terms.id).or_insert(token);
             }
-            LedgerEvent::Enrolled { token, certificate, not_granted, renewal } => {
+            LedgerEvent::Enrolled { token, certificate, not_granted, renewal, voucher } => {
                 if let Some(token) = token.and_then(|id| self.tokens.get_mut(&id)) {
                     token.used_by.insert(certificate.key, certificate.name.clone());
                 }
                 let key = certificate.key;
+                if let Some(voucher) = voucher {
+                    self.documents.entry(voucher.document).or_insert(key);
+                    self.subjects.insert(voucher.subject, key);
+                }
                 let before = self.holders.get(&key).filter(|_| renewal);
                 let since = before.map_or(certificate.not_before, |before| before.since);
                 let holder = Holder { token, certificate, not_granted, since, departed: false };
@@ -276,27 +291,31 @@ impl Signer {
             let reply = self.reply(&certificate, &holder.not_granted, own)?;
             let name = certificate.name.clone();
             let key = certificate.key;
-            return Ok(Enrolled { reply, name, key, entries: Vec::new(), renewal: false });
+            let (entries, voucher) = (Vec::new(), None);
+            return Ok(Enrolled { reply, name, key, entries, renewal: false, voucher });
         }
         token.check_usable(&request, &self.anchors, now)?;
+        let vouched = self.vouch(&request, token, known.issuers, &entries, now)?;
+        let terms = &token.terms;
+        let (groups, prefixes, allow) = match &vouched {
+            Some(vouched) => (&vouched.groups, &vouched.prefixes, &vouched.allow),
+            None => (&terms.groups, &terms.prefixes, &terms.allow),
+        };
         let admission = Admission {
             key: request.identity,
             name: &request.name,
-            token: Some(token.terms.id),
-            groups: &token.terms.groups,
-            asked: Asked {
-                exact: &token.terms.prefixes,
-                allow: &token.terms.allow,
-                wanted: &request.wanted,
-                keep: false,
-            },
+            token: Some(terms.id),
+            groups,
+            asked: Asked { exact: prefixes, allow, wanted: &request.wanted, keep: false },
             before: None,
+            voucher: vouched.as_ref().map(|vouched| &vouched.voucher),
         };
         let admitted = self.admit(&admission, &entries, members, now, rng)?;
         let reply = self.reply(&admitted.certificate, &admitted.not_granted, own)?;
         entries.push(admitted.entry);
         let (name, key) = (request.name, request.identity);
-        Ok(Enrolled { reply, name, key, entries, renewal: false })
+        let voucher = vouched.map(|vouched| vouched.voucher);
+        Ok(Enrolled { reply, name, key, entries, renewal: false, voucher })
     }
 
     fn check_fresh(

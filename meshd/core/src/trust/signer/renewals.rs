@@ -33,6 +33,7 @@ impl RenewedFrom {
     pub(super) fn admission(&self) -> Admission<'_> {
         let base = &self.certificate;
         Admission {
+            voucher: None,
             key: base.key,
             name: &base.name,
             token: self.token,
@@ -71,12 +72,26 @@ impl Signer {
         if !self.deserves_another(base, &grants, request, now) {
             let reply = self.reply(base, &not_granted, own)?;
             let (name, key) = (base.name.clone(), base.key);
-            return Ok(Enrolled { reply, name, key, entries: Vec::new(), renewal: true });
+            return Ok(Enrolled {
+                reply,
+                name,
+                key,
+                entries: Vec::new(),
+                renewal: true,
+                voucher: None,
+            });
         }
         let admitted = self.admit(&admission, &entries, members, now, rng)?;
         let reply = self.reply(&admitted.certificate, &admitted.not_granted, own)?;
         entries.push(admitted.entry);
-        Ok(Enrolled { reply, name: base.name.clone(), key: base.key, entries, renewal: true })
+        Ok(Enrolled {
+            reply,
+            name: base.name.clone(),
+            key: base.key,
+            entries,
+            renewal: true,
+            voucher: None,
+        })
     }
 
     /// What the next certificate of a member follows from; a refusal when it gets none.

@@ -17,10 +17,11 @@ use crate::{
         anchors::Anchors,
         extension::is_group,
         grants::{self, EnrolRefusal},
+        issuer::{Binding, IssuerTerms},
         ledger::{LedgerEntry, LedgerEvent},
         request::Request,
-        signing::{self, Kind},
-        terms::{TokenId, TokenTerms},
+        signing,
+        terms::{IdentityTerms, TokenId, TokenTerms},
         token::{JoinToken, is_seed},
     },
 };
@@ -42,6 +43,8 @@ pub struct TokenParams {
     pub ttl_seconds: i64,
     /// Distinct identities that it admits.
     pub uses: u32,
+    /// It admits by documents of this issuer, which say what is granted.
+    pub issuer: Option<IssuerTerms>,
 }
 
 /// A token as `token list` shows it.
@@ -127,10 +130,18 @@ impl Signer {
             prefixes: sorted(&params.prefixes),
             allow: sorted(&params.allow),
             groups: params.groups,
+            identity: params.issuer.as_ref().map(|issuer| IdentityTerms {
+                issuer: issuer.name.clone(),
+                seal_key: self.seal_key().public(),
+                audience: match &issuer.binding {
+                    Binding::Key => None,
+                    Binding::FirstUse { audience } => Some(audience.clone()),
+                },
+            }),
         };
         let mesh = self.anchors.mesh_id();
         let payload = terms.encode(mesh);
-        let signature = signing::sign(self.intermediate.key(), Kind::TokenGrant, mesh, &payload);
+        let signature = signing::sign(self.intermediate.key(), terms.kind(), mesh, &payload);
         let grant =
             wire::SignedGrant { payload: payload.into(), signature: signature.to_vec().into() };
         let event =
@@ -167,6 +178,14 @@ impl Signer {
         if !(1..=limits::TOKEN_USES).contains(&params.uses) {
             return refused("a token has 1 to 10000 uses", "give --uses within that");
         }
+        let grants =
+            [params.prefixes.is_empty(), params.allow.is_empty(), params.groups.is_empty()];
+        if params.issuer.is_some() && grants.contains(&false) {
+            return refused(
+                "what nodes get that come with an identity document, the issuer's rules say",
+                "leave --prefix, --allow and --group away, and write them into the rules",
+            );
+        }
         let several = params.uses > 1;
         if several && (!params.prefixes.is_empty() || params.node_name.is_some()) {
             return refused(
@@ -196,8 +215,11 @@ impl Signer {
 
 impl Token {
     /// A host that was revoked ends the uses of the token that let it in: who stole the one may hold the
-    /// other.
+    /// other. Not of a token that is no secret: there its subject ends.
     fn is_revoked(&self, anchors: &Anchors) -> bool {
+        if self.terms.identity.is_some() {
+            return self.revoked;
+        }
         self.revoked || self.used_by.keys().any(|key| anchors.revocation(key).is_some())
     }
 

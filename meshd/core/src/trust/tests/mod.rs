@@ -9,4 +9,5 @@ mod refused;
 mod renewal;
 mod succession;
 mod tokens;
+mod vouching;
 mod world;

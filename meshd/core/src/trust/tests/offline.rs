@@ -36,7 +36,7 @@ fn ask(
     let mesh = *world.init.anchors.mesh_id();
     let name = name.parse().unwrap();
     let request = build_issue_request(&TestMesh::key(key), &mesh, &name, [7; 16], NOW);
-    let known = Known { members: &world.members, barred: &[] };
+    let known = Known { members: &world.members, barred: &[], issuers: None };
     world.signer.issue(&request.encode_to_vec(), terms, known, NOW, &mut world.rng)
 }
 
@@ -60,7 +60,7 @@ fn next(
     certificate: &NodeCertificate,
     now: UnixTime,
 ) -> Result<Enrolled, EnrolRefusal> {
-    let known = Known { members: &world.members, barred: &[] };
+    let known = Known { members: &world.members, barred: &[], issuers: None };
     let terms = terms(&[]);
     world.signer.issue_next(&certificate.der, &terms, known, now, &mut world.rng)
 }

@@ -13,6 +13,7 @@ use crate::{
         LedgerEntry, MeshInit, Record, Signer, TokenParams, accept_reply, build_request,
         fixture::{NOW, TestMesh},
         init_mesh,
+        issuer::Issuers,
     },
 };
 
@@ -23,6 +24,7 @@ pub(super) struct World {
     /// The ledger as the daemon has it on disk.
     pub(super) disk: Vec<Vec<u8>>,
     pub(super) members: Vec<Arc<Record>>,
+    pub(super) issuers: Option<Issuers>,
 }
 
 pub(super) fn params() -> InitParams {
@@ -58,7 +60,7 @@ impl World {
         let init = init_mesh(params, NOW, &mut rng).unwrap();
         let disk = init.ledger.clone();
         let signer = open(&init, &disk);
-        Self { rng, init, signer, disk, members: Vec::new() }
+        Self { rng, init, signer, disk, members: Vec::new(), issuers: None }
     }
 
     pub(super) fn persist(&mut self, entries: Vec<LedgerEntry>) {
@@ -105,7 +107,8 @@ impl World {
         now: UnixTime,
     ) -> Result<Enrolled, EnrolRefusal> {
         let bytes = request.encode_to_vec();
-        let known = Known { members: &self.members, barred: &[] };
+        let known =
+            Known { members: &self.members, issuers: self.issuers.as_ref(), ..Known::default() };
         self.signer.enrol(&bytes, known, &[], now, &mut self.rng)
     }
 

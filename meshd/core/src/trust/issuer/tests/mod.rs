@@ -1,0 +1,5 @@
+//! Documents judged by themselves.
+
+mod documents;
+pub(in crate::trust) mod fake;
+mod keysets;

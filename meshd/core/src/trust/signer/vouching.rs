@@ -1,0 +1,127 @@
+//! Admission by an identity document: opened, judged, and used by one key only.
+
+use meshd_proto::NodeKey;
+use zeroize::Zeroizing;
+
+use super::{Signer, admission::departing, tokens::Token};
+use crate::{
+    now::UnixTime,
+    refusal::Code,
+    trust::{
+        grants::{self, EnrolRefusal},
+        issuer::{Issuers, Joiner, Vouched},
+        ledger::LedgerEntry,
+        request::{self, Request},
+        seal::{Envelope, SealKey},
+    },
+};
+
+impl Signer {
+    /// The issuer whose keys are to be asked for, or waited for, before [`Signer::enrol`] decides on this request,
+    /// if any. Says nothing of whether the request is good.
+    #[must_use]
+    pub fn wants_keys(&self, request: &[u8], issuers: &Issuers, now: UnixTime) -> Option<String> {
+        let request = request::open(request, &self.anchors).ok()?;
+        let token = self.known_token(&request).ok()?;
+        let name = &token.terms.identity.as_ref()?.issuer;
+        // Nobody has the issuer asked by a token that admits nobody, nor to hear what was answered before.
+        if self.admitted_before(&request, &[]).is_some() {
+            return None;
+        }
+        token.check_usable(&request, &self.anchors, now).ok()?;
+        let document = self.open_document(&request).ok()?;
+        issuers.wants_keys(name, &document, now).then(|| name.clone())
+    }
+
+    /// What the request's document admits to; `None` when the token admits by itself.
+    pub(super) fn vouch(
+        &self,
+        request: &Request,
+        token: &Token,
+        issuers: Option<&Issuers>,
+        departures: &[LedgerEntry],
+        now: UnixTime,
+    ) -> Result<Option<Vouched>, EnrolRefusal> {
+        let Some(identity) = &token.terms.identity else { return Ok(None) };
+        let document = self.open_document(request)?;
+        let none = Issuers::default();
+        let joiner =
+            Joiner { mesh: self.anchors.mesh_id(), key: &request.identity, name: &request.name };
+        let vouched = issuers.unwrap_or(&none).judge(&identity.issuer, &document, joiner, now)?;
+        self.check_unused(&vouched, &request.identity, departures)?;
+        for limit in &vouched.allow {
+            grants::check_allowed(limit, self.anchors.mesh_id())?;
+        }
+        Ok(Some(vouched))
+    }
+
+    /// One document admits one key, and one subject one node at a time.
+    fn check_unused(
+        &self,
+        vouched: &Vouched,
+        key: &NodeKey,
+        departures: &[LedgerEntry],
+    ) -> Result<(), EnrolRefusal> {
+        if self.documents.get(&vouched.voucher.document).is_some_and(|other| other != key) {
+            return Err(EnrolRefusal::new(
+                Code::IdentityUsed,
+                "this identity document has admitted another host already",
+                "get a new document; if this host did not use that one, somebody else did: \
+                 `meshctl node list`",
+            ));
+        }
+        if !vouched.once {
+            return Ok(());
+        }
+        let Some(other) = self.subjects.get(&vouched.voucher.subject).filter(|o| *o != key) else {
+            return Ok(());
+        };
+        let Some(holder) = self.holders.get(other) else { return Ok(()) };
+        let name = &holder.certificate.name;
+        if self.anchors.revocation(other).is_some() {
+            return Err(EnrolRefusal::new(
+                Code::IdentityUsed,
+                format!("the document is about the host that was {name}, which was revoked"),
+                "let it in with a token that `meshctl token create` makes without --identity",
+            ));
+        }
+        if holder.departed || departing(departures).any(|gone| gone == *other) {
+            return Ok(());
+        }
+        Err(EnrolRefusal::new(
+            Code::IdentityUsed,
+            format!("the document is about a host that is a member already, {name}"),
+            format!(
+                "`meshctl leave` on {name}; if the subject stands for several hosts, the rule's subject \
+                 must name one, or once be false"
+            ),
+        ))
+    }
+
+    fn open_document(&self, request: &Request) -> Result<Zeroizing<Vec<u8>>, EnrolRefusal> {
+        if request.sealed_document.is_empty() {
+            return Err(EnrolRefusal::new(
+                Code::IdentityRequired,
+                "this token admits by an identity document only, and none came",
+                "`meshctl join TOKEN --identity FILE`; `--identity-audience` says what it must be for",
+            ));
+        }
+        let envelope = Envelope {
+            mesh: self.anchors.mesh_id(),
+            joiner: &request.identity,
+            token: &request.terms.id,
+        };
+        envelope.open(&self.seal_key(), &request.sealed_document).ok_or_else(|| {
+            EnrolRefusal::new(
+                Code::IdentityMalformed,
+                "the identity document was not sealed to this signer by this host",
+                "join with a token that `meshctl token list` shows on the signer",
+            )
+        })
+    }
+
+    /// The key to which documents for this signer are sealed.
+    pub(super) fn seal_key(&self) -> SealKey {
+        SealKey::of(&self.intermediate.seed())
+    }
+}
