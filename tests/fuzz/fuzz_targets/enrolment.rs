@@ -26,7 +26,7 @@ fuzz_target!(|requests: Vec<Request>| {
     let mut signer = world.signer();
     let mut ledger = world.ledger.clone();
     let members = members(world);
-    let known = Known { members, barred: &[] };
+    let known = Known { members, barred: &[], issuers: None };
     let (mut admitted, mut last) = (BTreeSet::new(), None);
     let mut asked: BTreeMap<NodeKey, BTreeSet<IpNet>> = BTreeMap::new();
     for (turn, request) in requests.iter().take(6).enumerate() {

@@ -27,6 +27,7 @@ fn main() -> std::io::Result<()> {
         ("chain", signed_parts(world)),
         ("trust", signed_by_the_root(world)),
         ("token", tokens(world)),
+        ("document", documents()),
         ("enrolment_raw", requests(world)),
         ("reply", replies(world)),
         ("ledger", ledger(world)),
@@ -262,6 +263,22 @@ fn tokens(world: &World) -> Seeds {
         ("text", with(0, text.as_bytes())),
         ("message", with(1, message)),
         ("grant", with(2, &grant.payload)),
+    ])
+}
+
+/// What issuers sign, and their keys. Public examples: RFC 7517, appendix A.1, and RFC 8037, appendix A.2.
+fn documents() -> Seeds {
+    let header = br#"{"alg":"EdDSA","typ":"JWT","kid":"one"}"#;
+    let claims = br#"{"iss":"https://id.example.com","sub":"system:serviceaccount:meshd:node","aud":["meshd:00"],"iat":1800000000,"nbf":1800000000,"exp":1800000600,"jti":"4","kubernetes.io":{"node":{"name":"n1","uid":"u-1"}}}"#;
+    let keys = br#"{"keys":[{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","use":"sig","kid":"1","alg":"ES256"},{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"one","alg":"EdDSA","use":"sig"}]}"#;
+    let both = [&header[..], b"\n", &claims[..]].concat();
+    let parts = [&header[..], &claims[..], &[7; 64]]
+        .map(|part| data_encoding::BASE64URL_NOPAD.encode(part))
+        .join(".");
+    named([
+        ("text", with(0, parts.as_bytes())),
+        ("claims", with(1, &both)),
+        ("keys", with(2, keys)),
     ])
 }
 
