@@ -50,7 +50,9 @@ pub const RENEW_ANYWAY_SECONDS: i64 = 30;
 pub const RENEW_AFTER_END_SECONDS: i64 = 90 * 24 * 3600;
 /// Largest frame on a stream between members.
 pub const FRAME: usize = 128 * 1024;
-/// Largest message on an enrolment stream.
+/// Largest reply of a signer: root, a whole bundle, and a certificate. Fits a frame, in which it may be handed on.
+pub const ENROL_REPLY: usize = 96 * 1024;
+/// Largest request on an enrolment stream.
 pub const ENROL_MESSAGE: usize = 16 * 1024;
 /// Largest SWIM datagram; fits QUIC's minimum path MTU with its overhead.
 pub const SWIM_PACKET: usize = 1_100;

@@ -133,7 +133,9 @@ impl Running {
         let known = |certificate: &NodeCertificate| {
             let held = self.node.directory().get(&certificate.key);
             let mut all = held.into_iter().chain(self.node.barred());
+            // Who was away for so long that its record is forgotten is in the ledger still.
             all.any(|record| record.certificate.hash == certificate.hash)
+                || self.signer.as_ref().is_some_and(|signer| signer.has_certified(certificate))
         };
         let decider = decider(&ticket.request, self.node.anchors(), known);
         let signer = match decider {

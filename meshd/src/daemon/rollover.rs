@@ -53,8 +53,28 @@ impl Daemon {
     /// The root that could come next.
     pub(super) fn next_root(&self) -> Result<RootCa, ControlError> {
         self.root(WHAT)?;
+        self.may_replace_root()?;
         let running = self.running.as_ref().ok_or_else(|| not_a_member("replace the root"))?;
         let anchors = running.node.anchors();
+        RootCa::create(&rand::random(), anchors.mesh(), anchors.mesh_id(), clock::unix())
+            .map_err(|error| failed(WHAT, error.to_string(), "see the journal"))
+    }
+
+    fn may_replace_root(&self) -> Result<(), ControlError> {
+        let running = self.running.as_ref().ok_or_else(|| not_a_member("replace the root"))?;
+        let anchors = running.node.anchors();
+        // From an old backup, a second root would follow the first: neither side could follow the other.
+        if running.node.directory().len() > 1 && !running.node.is_synced() {
+            return Err(failed(
+                WHAT,
+                "this host has not exchanged with another member since it started",
+                "wait until `meshctl peers list` shows one that is `alive`",
+            ));
+        }
+        if let Err(error) = self.state.ipv4_pool(anchors.mesh_id()) {
+            let fix = "do it on a signer, or restore pki/ledger from its backup";
+            return Err(failed(WHAT, error.to_string(), fix));
+        }
         if anchors.roots().iter().filter(|root| root.counts).count() > 1 {
             return Err(failed(
                 WHAT,
@@ -62,8 +82,7 @@ impl Daemon {
                 "wait until it is `replaced` in `meshctl cert ca show`, which says what it waits for",
             ));
         }
-        RootCa::create(&rand::random(), anchors.mesh(), anchors.mesh_id(), clock::unix())
-            .map_err(|error| failed(WHAT, error.to_string(), "see the journal"))
+        Ok(())
     }
 
     /// From now on `next` is the mesh's root, its key kept as `text`. What is said to be done is on disk, and goes on
@@ -74,6 +93,8 @@ impl Daemon {
         text: &str,
     ) -> Result<RootsReply, ControlError> {
         let old = self.root(WHAT)?;
+        // Another one may have been made while this one's key was encrypted.
+        self.may_replace_root()?;
         let unwell = |why: String| failed(WHAT, why, "nothing was changed; see the journal");
         let running = self.running.as_mut().ok_or_else(|| not_a_member("replace the root"))?;
         let anchors = running.node.anchors().clone();
@@ -138,6 +159,11 @@ impl Daemon {
             .pending_signer(&rand::random(), pool)
             .map_err(|error| unwell(error.to_string()))?;
         let key = meshd_core::trust::public_of(&seed);
+        if key == signer.key {
+            // What a crash left is the key that retires: another one next time.
+            self.state.forget_pending_signer().map_err(|error| unwell(error.to_string()))?;
+            return Err(unwell("the key that waits is the one in use".to_owned()));
+        }
         let certificate = root
             .certify_signer(&key, clock::unix())
             .map_err(|error| unwell(error.to_string()))?
@@ -145,6 +171,7 @@ impl Daemon {
         let running = self.running.as_mut().ok_or_else(|| not_a_member("move a signer"))?;
         let new = SignerEntry { key, certificate, retiring: false, ..signer.clone() };
         let (all, succession) = running.node.anchors().with_signer(new);
+        running.keep_revocations(root, &all);
         running.next_bundle(root, &all, succession, &self.state, what)
     }
 }

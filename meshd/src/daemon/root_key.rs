@@ -51,7 +51,7 @@ pub(super) enum Sealing {
     /// It takes the place of the one on disk.
     Keep(RootCa, Zeroizing<Vec<u8>>, Asked<RootsReply>),
     /// It goes to who asked.
-    Export(Asked<ExportRootReply>),
+    Export(RootCa, Asked<ExportRootReply>),
     /// It is the next root's.
     Rotate(RootCa, Asked<RootsReply>),
 }
@@ -158,6 +158,9 @@ impl Daemon {
         // Takes a good part of a second and 16 MiB, by intent.
         tokio::task::spawn_blocking(move || {
             let seed = open_key(&text, &passphrase);
+            // What did not open anything must not lock anything.
+            let sealed = matches!(read_key(&text), Ok(StoredKey::Sealed(_)));
+            let passphrase = if sealed { passphrase } else { Zeroizing::default() };
             // The loop only goes away with the process.
             let _ = done.blocking_send(Done::Opened(seed, passphrase, to));
         });
@@ -243,7 +246,7 @@ impl Daemon {
     /// `cert ca export`.
     pub(super) fn export_root(&mut self, passphrase: &[u8], to: Asked<ExportRootReply>) {
         match self.root("cannot export the root's key") {
-            Ok(root) => self.seal(root.seed(), passphrase, Sealing::Export(to)),
+            Ok(root) => self.seal(root.seed(), passphrase, Sealing::Export(root, to)),
             Err(error) => self.answer_root(to, Err(error), EXPORTED),
         }
     }
@@ -286,6 +289,7 @@ impl Daemon {
         match then {
             Sealing::Keep(root, passphrase, to) => {
                 let kept = text.and_then(|text| {
+                    self.check_newest(&root)?;
                     let saved = self.state.save_root_key(&text);
                     saved.map_err(|why| {
                         failed("cannot keep the key", why.to_string(), "check the disk")
@@ -297,7 +301,8 @@ impl Daemon {
                 });
                 self.answer_root(to, kept, ENCRYPTED);
             }
-            Sealing::Export(to) => {
+            Sealing::Export(root, to) => {
+                let text = text.and_then(|text| self.check_newest(&root).map(|()| text));
                 let reply = text.map(|text| ExportRootReply { key: text.as_bytes().to_vec() });
                 self.answer_root(to, reply, EXPORTED);
             }
@@ -311,6 +316,15 @@ impl Daemon {
                 self.answer_root(to, replaced, REPLACED);
             }
         }
+    }
+
+    /// The root may have been replaced while its key was encrypted.
+    fn check_newest(&self, root: &RootCa) -> Result<(), ControlError> {
+        let newest = self.running.as_ref().map(|running| *running.node.anchors().root_key());
+        if newest == Some(root.public()) {
+            return Ok(());
+        }
+        Err(failed("nothing was done", "the root was replaced meanwhile", "try again"))
     }
 
     /// `cert ca export --remove`, after the file was written.

@@ -84,6 +84,9 @@ impl Running {
         let succession = succession.kept_for(signers);
         let bundle = root.sign_signers(anchors.mesh_id(), version, signers, &succession);
         let unwell = |why: String| failed(what, why, "see the journal");
+        // What could not be read again must not lie on the disk at the next start.
+        let tried = anchors.clone().install_bundle(&bundle);
+        tried.map_err(|refusal| unwell(refusal.to_string()))?;
         // What is said to be done survives a crash.
         state.save_bundle(&bundle.encode_to_vec()).map_err(|error| unwell(error.to_string()))?;
         let installed = self.node.install_bundle(&bundle, clock::now());
@@ -127,7 +130,16 @@ impl Running {
         let anchors = self.node.anchors().clone();
         let before = self.signer.as_ref().map(trust::Signer::public);
         match before {
-            Some(key) if anchors.has_intermediate(&key) => return Ok(false),
+            Some(key) if anchors.has_intermediate(&key) => {
+                // A crash may have left the key that is in use as one that waits.
+                if state
+                    .read_pending_signer()?
+                    .is_some_and(|(seed, _)| trust::public_of(&seed) == key)
+                {
+                    state.forget_pending_signer()?;
+                }
+                return Ok(false);
+            }
             Some(_) => {
                 tracing::warn!("this host is no signer any more");
                 self.signer = None;
@@ -260,6 +272,11 @@ impl Daemon {
         let anchors = running.node.anchors();
         let key = open_offer(offer, anchors.mesh_id(), &inviting.node, &inviting.nonce)
             .map_err(|refusal| refused(refusal.to_string()))?;
+        // Who gets its next key must still be a signer.
+        let is_one = |one: &SignerEntry| one.node == inviting.node && !one.retiring;
+        if inviting.to.is_none() && !anchors.signers().iter().any(is_one) {
+            return Err(refused("it is no signer any more".to_owned()));
+        }
         let certificate = root
             .certify_signer(&key, clock::unix())
             .map_err(|error| refused(error.to_string()))?
@@ -267,6 +284,7 @@ impl Daemon {
         let (node, name) = (inviting.node, inviting.name.clone());
         let entry = SignerEntry { key, node, name, certificate, retiring: false };
         let (all, succession) = anchors.with_signer(entry.clone());
+        running.keep_revocations(&root, &all);
         running.next_bundle(&root, &all, succession, &self.state, what)?;
         Ok(info(&entry, Some(running.node.key())))
     }
@@ -304,6 +322,8 @@ impl Daemon {
             ));
         }
         let gone = all[place].clone();
+        // An invitation that is still open must not bring it back.
+        self.inviting.take_if(|inviting| inviting.node == gone.node);
         // What it revoked rightly stays so; what a thief revoked can be dropped.
         if !request.drop_revocations {
             running.sign_revocations_again(&root, |signer| *signer == gone.key);
@@ -340,6 +360,7 @@ impl Daemon {
         }
         self.signers_due = now + LOOK_EVERY;
         self.lock_root_when_done();
+        self.settle_root();
         let Some(running) = &self.running else { return };
         // Whoever has just come back, from a backup or without its store, knows nobody who may need it.
         if !running.node.is_synced() || running.node.directory().len() < 2 {
@@ -384,6 +405,12 @@ impl Running {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
+    /// Signs again what signers revoked whose keys count no more after a bundle of these.
+    pub(super) fn keep_revocations(&mut self, root: &RootCa, signers: &[SignerEntry]) {
+        let stays = |key: &[u8; 32]| signers.iter().any(|one| one.key == *key && !one.retiring);
+        self.sign_revocations_again(root, |signer| *signer != root.public() && !stays(signer));
+    }
+
     pub(super) fn sign_revocations_again(&mut self, root: &RootCa, of: impl Fn(&[u8; 32]) -> bool) {
         let anchors = self.node.anchors();
         let mesh = *anchors.mesh_id();
@@ -402,10 +429,8 @@ impl Running {
                 )
             })
             .collect();
-        for signed in again {
-            if let Err(refusal) = self.node.revoke(&signed, clock::now()) {
-                tracing::error!(%refusal, "a revocation is not signed again");
-            }
+        if let Err(refusal) = self.node.revoke_all(&again, clock::now()) {
+            tracing::error!(%refusal, "a revocation is not signed again");
         }
     }
 }

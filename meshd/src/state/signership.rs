@@ -55,6 +55,11 @@ impl StateDir {
             intermediate_seed: Zeroizing::new(*seed),
         };
         self.save_authority(&authority)?;
+        self.forget_pending_signer()
+    }
+
+    /// Deletes a key that waits for nothing any more.
+    pub fn forget_pending_signer(&self) -> Result<(), StateError> {
         durable::remove(&self.file("pki/pending.key"))?;
         Ok(durable::remove(&self.file("pki/pending.pool"))?)
     }

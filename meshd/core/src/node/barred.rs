@@ -34,6 +34,21 @@ impl Node {
         news
     }
 
+    /// [`Self::revoke`] for many, which are kept once. All are tried; the first that is not believed is told.
+    ///
+    /// # Errors
+    /// Why one is not believed.
+    pub fn revoke_all(&mut self, all: &[wire::SignedRevocation], now: Now) -> Result<(), Refusal> {
+        let mut refused = None;
+        for signed in all {
+            if let Err(refusal) = self.take_revocation(signed, now) {
+                refused.get_or_insert(refusal);
+            }
+        }
+        self.settle(now);
+        refused.map_or(Ok(()), Err)
+    }
+
     /// Revocations from a peer.
     pub(super) fn learn_revocations(
         &mut self,
@@ -171,6 +186,8 @@ impl Node {
     pub(super) fn flush_revocations(&mut self) {
         if std::mem::take(&mut self.store_revocations) {
             let bytes = self.anchors.encode_revocations().into();
+            // The whole set each time: an older one that is still to be kept would come after it.
+            self.outputs.retain(|output| !matches!(output, Output::StoreRevocations(_)));
             self.outputs.push_front(Output::StoreRevocations(bytes));
         }
     }

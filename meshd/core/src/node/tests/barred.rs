@@ -29,6 +29,30 @@ fn stored(outputs: &[Output]) -> Option<Bytes> {
 }
 
 #[test]
+fn many_revocations_at_once_are_kept_as_one_set() {
+    let mesh = TestMesh::new(1);
+    let now = start();
+    let mut us = node(&mesh, "us", &[], now);
+    let all: Vec<_> =
+        (0..50).map(|n| revocation(&mesh, &mesh.intermediate, &format!("node-{n}"))).collect();
+    us.revoke(&revocation(&mesh, &mesh.intermediate, "first"), now).unwrap();
+    us.revoke_all(&all, now).unwrap();
+    // One of another mesh is told, and keeps nobody from the rest.
+    let other = TestMesh::new(2);
+    let mixed = [
+        revocation(&other, &other.intermediate, "x"),
+        revocation(&mesh, &mesh.intermediate, "last"),
+    ];
+    us.revoke_all(&mixed, now).unwrap_err();
+    let done = outputs(&mut us);
+    let kept = done.iter().filter(|output| matches!(output, Output::StoreRevocations(_)));
+    assert_eq!(kept.count(), 1, "each would be the whole set");
+    let mut anchors = mesh.anchors.clone();
+    anchors.restore_revocations(&stored(&done).unwrap()).unwrap();
+    assert_eq!(anchors.all_revocations().count(), 52);
+}
+
+#[test]
 fn who_is_revoked_is_out_at_once_and_stays_out() {
     let mesh = TestMesh::new(1);
     let now = start();

@@ -375,10 +375,11 @@ impl Signer {
             not_granted: not_granted.iter().map(address::prefix_to_wire).collect(),
         };
         // The joiner syncs with its seed at once: without a record to start from it loses little.
-        let fits =
-            |accepted: &wire::EnrolAccepted| accepted.encoded_len() + 8 <= limits::ENROL_MESSAGE;
-        while !fits(&accepted) && accepted.records.pop().is_some() {}
-        if !fits(&accepted) {
+        while accepted.encoded_len() + 8 > limits::ENROL_MESSAGE && accepted.records.pop().is_some()
+        {
+        }
+        // The bundle of many signers that move at once is as large as that.
+        if accepted.encoded_len() + 8 > limits::ENROL_REPLY {
             return Err(EnrolRefusal::new(
                 Code::TooLarge,
                 "the certificate does not fit a reply",

@@ -130,6 +130,13 @@ impl Signer {
         })
     }
 
+    /// True when this very certificate is in the ledger, as the last one of its node.
+    #[must_use]
+    pub fn has_certified(&self, certificate: &NodeCertificate) -> bool {
+        let holder = self.holders.get(&certificate.key);
+        holder.is_some_and(|holder| holder.certificate.hash == certificate.hash)
+    }
+
     /// Who lost the answer, or asks all the time, gets what it has: every certificate is an entry of the ledger
     /// for ever. So does a request that is older than the newest certificate, as one that somebody plays again.
     fn deserves_another(

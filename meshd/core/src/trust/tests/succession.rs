@@ -5,6 +5,7 @@ use std::sync::Arc;
 use meshd_proto::{NodeKey, wire};
 use prost::Message;
 
+use super::world::{World, accept, open_token};
 use crate::{
     limits,
     refusal::Code,
@@ -185,8 +186,11 @@ fn what_was_revoked_stays_revoked_under_the_next_root() {
     let moved = second.issue_intermediate(&[60; 32], NOW).unwrap();
     let signers = [entry(&mesh.intermediate, node())];
     anchors.install_bundle(&second.sign_signers(&mesh.mesh_id, 2, &signers, &succession)).unwrap();
-    // By the old root, which still counts; then by the new one, before the old one goes.
+    // What the old root revoked counts while it does; nobody else is revoked by it any more.
     assert!(anchors.check_membership(&bad.public()).is_err());
+    let late = RevocationTerms { key: mesh.node("good", &[]).public(), ..terms.clone() };
+    let late = anchors.revoke(&mesh.root.revoke(&mesh.mesh_id, &late)).unwrap_err();
+    assert_eq!(late.code, Code::UnknownIssuer);
     anchors.revoke(&second.revoke(&mesh.mesh_id, &terms)).unwrap();
     let signers = [entry(&moved, node())];
     anchors.install_bundle(&second.sign_signers(&mesh.mesh_id, 3, &signers, &succession)).unwrap();
@@ -196,4 +200,32 @@ fn what_was_revoked_stays_revoked_under_the_next_root() {
     let terms = RevocationTerms { key: good.public(), name: "good".parse().unwrap(), ..terms };
     let late = anchors.revoke(&mesh.root.revoke(&mesh.mesh_id, &terms)).unwrap_err();
     assert_eq!(late.code, Code::UnknownIssuer);
+}
+
+#[test]
+fn many_signers_that_move_at_once_can_still_admit() {
+    let mut world = World::new();
+    let token = world.token(open_token());
+    let anchors = world.init.anchors.clone();
+    let second = RootCa::create(&[50; 32], anchors.mesh(), anchors.mesh_id(), NOW).unwrap();
+    let mut succession = anchors.succession().followed_by(&world.init.root, &second, NOW).unwrap();
+    let mut signers = anchors.signers();
+    for n in 0..25 {
+        let host = TestMesh::key(&format!("s{n}")).public();
+        let one = |root: &RootCa, seed: u8| root.issue_intermediate(&[seed; 32], NOW).unwrap();
+        let old = SignerEntry { retiring: true, ..entry(&one(&world.init.root, 100 + n), host) };
+        signers.extend([old, entry(&one(&second, 150 + n), host)]);
+    }
+    succession = succession.kept_for(&signers);
+    let mut moved = anchors.clone();
+    let bundle = second.sign_signers(anchors.mesh_id(), 2, &signers, &succession);
+    moved.install_bundle(&bundle).unwrap();
+    world.signer.set_anchors(moved);
+    let request = world.request(&token, "a", &[]);
+    let enrolled = world.decide(&request, NOW).unwrap();
+    assert!(enrolled.reply.encoded_len() > limits::ENROL_MESSAGE);
+    assert!(enrolled.reply.encoded_len() <= limits::ENROL_REPLY);
+    // The token is from before, as far as its root goes.
+    let accepted = accept(&enrolled.reply, &token, "a").unwrap();
+    assert_eq!(*accepted.anchors.root_key(), second.public());
 }
