@@ -4,18 +4,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use meshd_tests::harness::{HostPlan, Mesh, Place, crowded_scenario, pace, wait_for};
-
-fn in_the_vm() -> bool {
-    std::env::var_os("MESHD_IN_VM").is_some()
-}
+use meshd_tests::harness::{HostPlan, Mesh, Place, crowded_scenario, in_vm, pace, wait_for};
 
 #[test]
 fn many_daemons_join_through_one_seed_without_a_tail() {
     let count: u32 = std::env::var("MESHD_TEST_CROWD")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(if in_the_vm() { 6 } else { 20 });
+        .unwrap_or(if in_vm() { 6 } else { 20 });
     crowded_scenario("crowd", count, |world| {
         let plans: Vec<HostPlan> =
             (1..=count).map(|number| HostPlan::node(&format!("n{number}"))).collect();

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use meshd_tests::harness::{
-    Flow, FlowReport, Host, HostPlan, Mesh, Place, pace, run, scenario, wait_for,
+    Flow, FlowReport, Host, HostPlan, Mesh, Place, in_vm, pace, run, scenario, wait_for,
 };
 use serde_json::Value;
 
@@ -50,7 +50,7 @@ fn renew_under_flow(mesh: &Mesh) -> Result<(FlowReport, FlowReport)> {
 
 #[test]
 fn all_certificates_are_renewed_and_no_packet_is_lost() {
-    let count = if std::env::var_os("MESHD_IN_VM").is_some() { 3 } else { 10 };
+    let count = if in_vm() { 3 } else { 10 };
     scenario("renew", |world| {
         let plans: Vec<HostPlan> = (1..=count).map(|n| HostPlan::vm(&format!("n{n}"))).collect();
         let mesh = Mesh::form(world, &plans)?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use meshd_tests::harness::{
-    Flow, FlowReport, Host, HostPlan, Mesh, Monitor, Place, WgPeer, pace, scenario, wait_for,
+    Flow, FlowReport, Host, HostPlan, Mesh, Monitor, Place, WgPeer, in_vm, pace, scenario, wait_for,
 };
 
 /// Lets `disturb` work on a host while a flow runs over it, beside a flow that nobody disturbs. Where the control flow
@@ -125,6 +125,34 @@ fn back_from_the_store(
     Ok(took)
 }
 
+/// What the daemon may take longer than `wg setconf` and `ip -batch` in an emulated machine: it reads, decodes and
+/// verifies records before it programs anything.
+const TIMES_BY_HAND: u32 = 4;
+
+/// How long `ip` and `wg` take to make the device with what it has now.
+fn by_hand(host: &Host) -> Result<Duration> {
+    let shell = |script: &str| host.run(&["sh", "-ec", script]);
+    let device = host.run(&["wg", "showconf", "mesh0"])?;
+    let batch = shell(
+        "echo link set mesh0 up
+        ip -o addr show dev mesh0 scope global | awk '{ print \"addr add\", $4, \"dev mesh0\" }'
+        ip -4 route show table 51820 | awk '/dev mesh0/ { print \"route add\", $0, \"table 51820\" }'
+        ip -6 route show table 51820 | awk '/dev mesh0/ { print \"route add\", $0, \"table 51820\" }'",
+    )?;
+    let before = host.mesh_routes()?;
+    host.run(&["ip", "link", "del", "mesh0"])?;
+    let script = format!(
+        "ip link add mesh0 type wireguard\nwg setconf mesh0 /dev/stdin <<'END'\n{device}\nEND\n\
+         ip -batch - <<'END'\n{batch}\nEND\n"
+    );
+    let started = Instant::now();
+    shell(&script)?;
+    let took = started.elapsed();
+    let now = host.mesh_routes()?;
+    ensure!(now == before, "by hand the routes are {now:?} instead of {before:?}");
+    Ok(took)
+}
+
 #[test]
 fn a_host_comes_back_from_its_store_alone() {
     scenario("store", |world| {
@@ -137,13 +165,18 @@ fn a_host_comes_back_from_its_store_alone() {
         for host in [b, vm] {
             host.stop_daemon()?;
         }
-        // A busy machine only ever adds to the time: the best of three tells what the daemon needs.
+        // A busy machine only ever adds to the time: the best of three tells what the daemon needs. An emulated
+        // processor is slower than the one the second is meant for by a factor that differs from machine to machine;
+        // there the same work by hand, in the same run, says what a second is.
         for _ in 0..3 {
             a.stop_daemon()?;
+            let hand = if in_vm() { by_hand(a)? } else { Duration::ZERO };
             let took = back_from_the_store(a, &peers, &routes)?;
-            println!("store: all is back {took:.3?} after the start, with no other daemon running");
+            println!(
+                "store: all is back {took:.3?} after the start, with no other daemon running; by hand: {hand:.3?}"
+            );
             wait_for("traffic flows again", pace(10), || a.ping(&v4, "").map(drop))?;
-            if took < Duration::from_secs(1) {
+            if took < Duration::from_secs(1).max(hand * TIMES_BY_HAND) {
                 return Ok(());
             }
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use meshd_tests::harness::{
-    Flow, Host, HostPlan, Mesh, Monitor, Place, crowded_scenario, pace, scenario, wait_for,
+    Flow, Host, HostPlan, Mesh, Monitor, Place, crowded_scenario, in_vm, pace, scenario, wait_for,
 };
 
 /// meshd's routing table, unless configured otherwise.
@@ -26,11 +26,10 @@ fn lacks_peer(host: &Host, key: &str) -> Result<()> {
 
 #[test]
 fn a_revoked_node_is_gone_everywhere_within_two_seconds() {
-    let in_the_vm = std::env::var_os("MESHD_IN_VM").is_some();
     let count: u32 = std::env::var("MESHD_TEST_CROWD")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(if in_the_vm { 5 } else { 30 });
+        .unwrap_or(if in_vm() { 5 } else { 30 });
     crowded_scenario("everywhere", count, |world| {
         let plans: Vec<HostPlan> =
             (1..=count).map(|number| HostPlan::node(&format!("n{number}"))).collect();
@@ -62,7 +61,8 @@ fn a_revoked_node_is_gone_everywhere_within_two_seconds() {
             at(99),
             at(100)
         );
-        ensure!(at(99) < Duration::from_secs(2), "p99 {:?}", at(99));
+        // Two seconds on a real processor, for thirty hosts; an emulated one only shows that the kernel obeys.
+        ensure!(at(99) < pace(2), "p99 {:?}", at(99));
         // What was its, is refused: its device routes went, what stands behind them did not.
         for host in rest {
             let routes = host.mesh_routes()?;

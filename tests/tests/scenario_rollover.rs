@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use meshd_tests::harness::{Flow, Host, HostPlan, Mesh, Place, pace, scenario, wait_for};
+use meshd_tests::harness::{Flow, Host, HostPlan, Mesh, Place, in_vm, pace, scenario, wait_for};
 use serde_json::Value;
 
 fn json(host: &Host, arguments: &[&str]) -> Result<Value> {
@@ -33,8 +33,7 @@ fn wait_states(hosts: &[&Host], wanted: &[&str]) -> Result<()> {
 
 #[test]
 fn a_new_root_takes_over_and_no_packet_is_lost() {
-    let in_the_vm = std::env::var_os("MESHD_IN_VM").is_some();
-    let count = if in_the_vm { 4 } else { 10 };
+    let count = if in_vm() { 4 } else { 10 };
     scenario("rollover", |world| {
         let mut plans: Vec<HostPlan> =
             (1..=count).map(|n| HostPlan::vm(&format!("n{n}"))).collect();

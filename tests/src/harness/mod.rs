@@ -40,6 +40,6 @@ pub use place::{Place, Space};
 pub use pod::{Pod, PodPlan};
 pub use process::{Ran, Running, run};
 pub use snapshot::Snapshot;
-pub use wait::{pace, wait_for};
+pub use wait::{in_vm, pace, wait_for};
 pub use wireguard::WgPeer;
 pub use world::{Backend, World, crowded_scenario, scenario};

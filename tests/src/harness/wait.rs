@@ -25,6 +25,10 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Resul
 /// `seconds` on a real processor, four times that in the emulated VM. For limits that only say "it does not hang";
 /// a limit that a requirement names is not stretched.
 pub fn pace(seconds: u64) -> Duration {
-    let factor = if std::env::var_os("MESHD_IN_VM").is_some() { 4 } else { 1 };
-    Duration::from_secs(seconds * factor)
+    Duration::from_secs(seconds * if in_vm() { 4 } else { 1 })
+}
+
+/// Whether this is the emulated machine of `tests/vm/run`.
+pub fn in_vm() -> bool {
+    std::env::var_os("MESHD_IN_VM").is_some()
 }
