@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod dataplane;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod guard;
 pub mod host;
 pub mod identity_dir;
 pub mod jwks;

@@ -51,6 +51,14 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
         lines.push(line(&error.code, "warning", message, error.fix.as_str()));
     }
     lines.extend(daemon.handed.line());
+    if let Some(why) = &daemon.guard.error {
+        lines.push(line(
+            "guard_not_kept",
+            "warning",
+            format!("the leak guard is not kept for the next boot: {why}"),
+            "check the disk of the state directory",
+        ));
+    }
     if let Some(errors) = &daemon.reload_error {
         lines.push(line(
             "config_refused",

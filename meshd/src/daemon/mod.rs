@@ -21,6 +21,7 @@ mod done;
 mod enrolment;
 mod events;
 mod founding;
+mod guard;
 mod handed;
 mod health;
 mod identities;
@@ -171,6 +172,8 @@ struct Daemon {
     notifier: Notifier,
     /// When names of seeds are looked up again.
     resolve_due: Option<Instant>,
+    /// What strict leak protection keeps for the next boot.
+    guard: guard::Keeper,
     /// When records are handed to the system, and when fsynced.
     flush_due: Option<Instant>,
     /// A flush is on its way.
@@ -304,7 +307,8 @@ impl Daemon {
         if running.plan_due.is_some_and(|due| due <= Instant::now())
             && let Some((desired, scope)) = running.replan(&self.own, &self.config)
         {
-            running.plan_number = self.reconciler.want(desired, scope);
+            running.plan_number = self.reconciler.want(desired.clone(), scope);
+            self.keep_guard(&desired);
         }
         for (id, request) in wants.doors {
             self.ask_at_the_door(id, request);

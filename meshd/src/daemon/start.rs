@@ -136,6 +136,7 @@ impl Daemon {
             done,
             notifier: Notifier::default(),
             resolve_due: None,
+            guard: super::guard::Keeper::default(),
             flush_due: None,
             flushing: false,
             sync_due: None,

@@ -48,7 +48,8 @@ const AUTHORITY: [&str; 7] = [
     "pki/pending.pool",
     "pki/ledger",
 ];
-const MEMBERSHIP: [&str; 8] = [
+const MEMBERSHIP: [&str; 9] = [
+    "guard",
     "pki/node.crt",
     "pki/bundle",
     "pki/revocations",
