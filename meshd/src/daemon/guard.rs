@@ -27,14 +27,24 @@ pub(super) struct Keeper {
 impl Daemon {
     /// Keeps the guard of a plan, if it has one and it is another than before.
     pub(super) fn keep_guard(&mut self, desired: &Desired) {
-        // Of a plan that may lack members it would be a guard with holes.
-        if desired.additive || self.guard.writing {
+        if self.guard.writing {
             return;
         }
         if self.guard.due.is_some_and(|due| Instant::now() < due) {
             return;
         }
-        let wanted = SavedGuard::of(desired, &plan_config(&self.config));
+        let mut wanted = SavedGuard::of(desired, &plan_config(&self.config));
+        if desired.additive {
+            let former = match &self.guard.kept {
+                Some(kept) => kept.clone(),
+                // What cannot be read is written anew.
+                None => SavedGuard::read(self.state.path()).unwrap_or_default(),
+            };
+            wanted = wanted.map(|guard| match &former {
+                Some(former) => guard.and_what_was(former),
+                None => guard,
+            });
+        }
         if self.guard.kept.as_ref() == Some(&wanted) {
             return;
         }

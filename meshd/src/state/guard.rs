@@ -63,6 +63,22 @@ impl SavedGuard {
         })
     }
 
+    /// With what `former` held besides: for a plan that may lack members, whose guard would have holes.
+    #[must_use]
+    pub fn and_what_was(mut self, former: &Self) -> Self {
+        let overlaps = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
+        let spare = |held: &BTreeSet<IpNet>, net: &IpNet| !held.iter().any(|h| overlaps(h, net));
+        let lost: Vec<IpNet> = former
+            .guarded
+            .iter()
+            .filter(|net| spare(&self.guarded, net) && spare(&self.throw, net))
+            .copied()
+            .collect();
+        self.guarded.extend(lost);
+        self.unreachable.extend(former.unreachable.difference(&self.throw));
+        self
+    }
+
     /// What sets it up in the kernel, the nftables guard first. Rules come from the configuration.
     #[must_use]
     pub fn changes(&self, config: &PlanConfig, ipv6: bool) -> Vec<Change> {
@@ -175,6 +191,25 @@ mod tests {
         assert!(SavedGuard::read(dir.path()).unwrap_err().to_string().contains("version 2"));
         SavedGuard::forget(dir.path()).unwrap();
         assert_eq!(SavedGuard::read(dir.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_plan_that_may_lack_members_takes_nothing_away() {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
+        let now = SavedGuard {
+            guarded: nets(&["10.2.0.0/25", "10.3.0.0/24"]),
+            unreachable: nets(&["10.2.0.0/25", "10.3.0.0/24"]),
+            throw: nets(&["10.1.0.0/24", "fd02::/64"]),
+            ..guard()
+        };
+        let kept = now.and_what_was(&SavedGuard {
+            guarded: nets(&["10.2.0.0/24", "10.9.0.0/24", "fd02::/64"]),
+            unreachable: nets(&["10.2.0.0/24", "10.9.0.0/24", "fd02::/64"]),
+            ..guard()
+        });
+        assert_eq!(kept.guarded, nets(&["10.2.0.0/25", "10.3.0.0/24", "10.9.0.0/24"]));
+        let routes = nets(&["10.2.0.0/24", "10.2.0.0/25", "10.3.0.0/24", "10.9.0.0/24"]);
+        assert_eq!(kept.unreachable, routes);
     }
 
     #[test]
