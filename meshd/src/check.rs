@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::net::UnixStream,
     path::Path,
     time::SystemTime,
@@ -18,7 +18,7 @@ use crate::{
     },
     daemon::Sources,
     dataplane::{DataplaneError, LinuxDataplane},
-    host, identity_dir, jwks,
+    host, identity_dir, jwks, metrics,
 };
 
 /// Prints a line per thing that was looked at.
@@ -46,6 +46,9 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
         tell("identity files", found);
     }
     tell("gossip port", port(config.gossip.listen, &config.control.socket));
+    if let Some(listen) = config.metrics.listen {
+        tell("metrics", metrics_port(listen, &config.control.socket));
+    }
     tell(
         "host",
         host::read()
@@ -149,4 +152,21 @@ fn port(listen: SocketAddr, socket: &Path) -> Result<String, String> {
         }
         Err(error) => Err(format!("{listen}: {error}; stop what holds it, or set gossip.listen")),
     }
+}
+
+/// The daemon works without it, but nobody would see that it does.
+fn metrics_port(listen: SocketAddr, socket: &Path) -> Result<String, String> {
+    let found = match TcpListener::bind(listen) {
+        Ok(_) => format!("{listen} is free"),
+        Err(error)
+            if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(socket).is_ok() =>
+        {
+            format!("{listen} is in use, as it should be: meshd runs")
+        }
+        Err(error) => {
+            return Err(format!("{listen}: {error}; stop what holds it, or set metrics.listen"));
+        }
+    };
+    let note = metrics::exposure(listen).map(|note| format!("; {note}")).unwrap_or_default();
+    Ok(found + &note)
 }

@@ -18,7 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{deeds, events::EventLog};
-use crate::control::{Caller, ControlBackend, ControlError, Reply, ReplyStream};
+use crate::{
+    control::{Caller, ControlBackend, ControlError, Reply, ReplyStream},
+    metrics::{Snapshot, Source},
+};
 
 /// Where one answer goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
@@ -33,6 +36,7 @@ pub(super) enum Request {
     Ping(PingRequest, Answers<PingReply>),
     Tokens(Answer<ListTokensReply>),
     Counters(Answer<CountersReply>),
+    Metrics(Answer<Snapshot>),
     Init(InitRequest, Answer<InitReply>),
     CreateToken(CreateTokenRequest, Answer<CreateTokenReply>),
     Join(JoinRequest, Answers<JoinProgress>),
@@ -106,6 +110,13 @@ impl Bridge {
             Ok(ReceiverStream::new(stream).boxed())
         }
         .boxed()
+    }
+}
+
+impl Source for Bridge {
+    fn snapshot(&self) -> BoxFuture<'_, Option<Snapshot>> {
+        let asked = self.ask(Request::Metrics);
+        async move { asked.await.ok() }.boxed()
     }
 }
 

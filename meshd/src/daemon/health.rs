@@ -67,6 +67,9 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
             "correct them and run `systemctl reload meshd`",
         ));
     }
+    if let Some((message, fix)) = daemon.metrics.as_ref().and_then(|metrics| metrics.problem()) {
+        lines.push(line("metrics_not_served", "warning", message, fix));
+    }
     if let Some(running) = &daemon.running {
         of_running(daemon, running, &mut lines);
     }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | transport | bounded, slows the peers | `Running`'s node |
 //! | data plane thread | 64 reports | health, pokes, replanning |
-//! | control server | 64 calls | `requests` |
+//! | control server, metrics | 64 calls | `requests` |
 //! | netlink watch | coalesced | data plane, own facts |
 //! | tasks of the loop (resolver, join) | 16 | `Done` |
 //! | signals, ticks | – | reload, stop, housekeeping |
@@ -20,6 +20,7 @@ mod document;
 mod done;
 mod enrolment;
 mod events;
+mod figures;
 mod founding;
 mod handed;
 mod health;
@@ -82,6 +83,7 @@ use crate::{
     config::{Config, DEFAULT_DROP_INS, issuers::IssuerFile},
     control::ControlError,
     dataplane::watch::Watch,
+    metrics::Metrics,
     privileges,
     reconcile::{Reconciler, Report},
     state::StateDir,
@@ -167,6 +169,7 @@ struct Daemon {
     /// Why the issuers' files on disk are not those in force.
     issuers_error: Option<String>,
     bridge: Bridge,
+    metrics: Option<Metrics>,
     done: mpsc::Sender<Done>,
     notifier: Notifier,
     /// When names of seeds are looked up again.
