@@ -245,6 +245,19 @@ mod tests {
     }
 
     #[test]
+    fn what_every_node_does_every_month_pushes_no_decision_out() {
+        let (mut log, now) = (Log::default(), start());
+        log.push(Event::info("node_revoked", "db-2 was revoked"), now);
+        for n in 0..10_000 {
+            for code in ["renewal_granted", "certificate_renewed", "renewal_failed"] {
+                log.push(Event::info(code, format!("{n}")), now);
+            }
+        }
+        assert_eq!(all(&log)[0].event.code, "node_revoked");
+        assert_eq!(all(&log).len(), KEPT + 1);
+    }
+
+    #[test]
     fn a_reader_gets_the_newest_of_what_it_asked_for() {
         let (mut log, now) = (Log::default(), start());
         for (n, code) in ["node_admitted", "member_down", "token_created"].into_iter().enumerate() {
