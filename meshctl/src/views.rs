@@ -347,6 +347,7 @@ pub(crate) struct RevokedView {
     pub(crate) id: String,
     pub(crate) members: u32,
     pub(crate) before: bool,
+    pub(crate) prefixes: Vec<String>,
 }
 
 impl From<wire::RevokeNodeReply> for RevokedView {
@@ -356,6 +357,7 @@ impl From<wire::RevokeNodeReply> for RevokedView {
             id: safe(&reply.id),
             members: reply.members,
             before: reply.before,
+            prefixes: reply.prefixes.iter().map(|prefix| safe(prefix)).collect(),
         }
     }
 }

@@ -422,8 +422,8 @@ impl Control for Service {
         &self,
         request: Request<RemoveRootKeyRequest>,
     ) -> Result<Response<RootsReply>, Status> {
-        let (backend, _) = self.change(request, "take the root's key off this host")?;
-        Ok(Response::new(backend.remove_root_key().await?))
+        let (backend, request) = self.change(request, "take the root's key off this host")?;
+        Ok(Response::new(backend.remove_root_key(request).await?))
     }
 
     async fn identity_audience(

@@ -9,10 +9,10 @@ use meshd_proto::control::{
     EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, IdentityAudienceReply,
     IdentityAudienceRequest, InitReply, InitRequest, IssueCertificateReply,
     IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply,
-    ListSignersReply, ListTokensReply, PingReply, PingRequest, RenewCertificateReply,
-    RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, RootsReply, ShowCertificatesReply, ShowPeerReply, ShowPeerRequest,
-    SignerInfo, StatusReply, UnlockRootRequest,
+    ListSignersReply, ListTokensReply, PingReply, PingRequest, RemoveRootKeyRequest,
+    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowCertificatesReply,
+    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -53,7 +53,7 @@ pub(super) enum Request {
     UnlockRoot(UnlockRootRequest, Answer<RootsReply>),
     EncryptRoot(EncryptRootRequest, Answer<RootsReply>),
     ExportRoot(ExportRootRequest, Answer<ExportRootReply>),
-    RemoveRootKey(Answer<RootsReply>),
+    RemoveRootKey(RemoveRootKeyRequest, Answer<RootsReply>),
     Issue(IssueCertificateRequest, Answer<IssueCertificateReply>),
     Certificates(Answer<ShowCertificatesReply>),
     IdentityAudience(IdentityAudienceRequest, Answer<IdentityAudienceReply>),
@@ -231,8 +231,8 @@ impl ControlBackend for Bridge {
         self.ask(|answer| Request::ExportRoot(request, answer))
     }
 
-    fn remove_root_key(&self) -> Reply<'_, RootsReply> {
-        self.ask(Request::RemoveRootKey)
+    fn remove_root_key(&self, request: RemoveRootKeyRequest) -> Reply<'_, RootsReply> {
+        self.ask(|answer| Request::RemoveRootKey(request, answer))
     }
 
     fn identity_audience(

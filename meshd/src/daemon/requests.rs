@@ -75,6 +75,9 @@ impl Daemon {
                 answer(to, revoked);
             }
             Request::Nodes(to) => answer(to, self.nodes()),
+            Request::RevokeNode(request, to) if request.look => {
+                answer(to, self.whom_to_revoke(&request));
+            }
             Request::RevokeNode(request, to) => {
                 let revoked = self.revoke_node(&request);
                 self.note(by, &revoked, |reply| deeds::node_revoked(&request, reply));
@@ -101,7 +104,9 @@ impl Daemon {
             Request::ExportRoot(request, to) => {
                 self.export_root(&request.passphrase, Asked { by, to });
             }
-            Request::RemoveRootKey(to) => self.remove_root_key(Asked { by, to }),
+            Request::RemoveRootKey(request, to) => {
+                self.remove_root_key(&request.public_key, Asked { by, to });
+            }
             Request::Join(request, to) => self.join(&request, by, to),
             Request::Issue(request, to) => {
                 let issued = self.issue(&request);
