@@ -19,7 +19,11 @@ use crate::{
     daemon::Sources,
     dataplane::{DataplaneError, LinuxDataplane},
     host, identity_dir, jwks, metrics,
+    state::durable,
 };
+
+/// Bytes that are written to see whether there is room: what a membership takes.
+const PROBE: usize = 16 << 10;
 
 /// Prints a line per thing that was looked at.
 ///
@@ -40,6 +44,7 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     tell("privileges", privileges());
     tell("WireGuard", wireguard(&config));
     tell("nft", program("nft"));
+    tell("state directory", writable(&config.node.state_dir));
     // A member has what it needs, and its files may be half gone.
     let member = config.node.state_dir.join("pki/node.crt").exists();
     if !member && let Some(found) = identity(&sources.identity()) {
@@ -122,6 +127,21 @@ fn program(name: &str) -> Result<String, String> {
         .find(|candidate| candidate.is_file())
         .map(|found| found.display().to_string())
         .ok_or_else(|| format!("{name} is not installed; install nftables"))
+}
+
+/// Writes a file and removes it again: a mode says nothing of a read-only or full file system.
+fn writable(state_dir: &Path) -> Result<String, String> {
+    // The daemon makes what is missing.
+    let there = state_dir.ancestors().find(|directory| directory.exists());
+    let directory = there.unwrap_or(Path::new("/"));
+    let probe = directory.join(format!(".meshd-check-{}", std::process::id()));
+    let tried = durable::write(&probe, &[0; PROBE]);
+    let removed = durable::remove(&probe);
+    let state_dir = state_dir.display();
+    tried.and(removed).map_err(|error| {
+        format!("{state_dir}: {error}; mount it writable, make room, or set node.state_dir")
+    })?;
+    Ok(format!("{state_dir} can be written"))
 }
 
 /// Says for whom the identity is that lies beside the configuration, if one does.

@@ -427,6 +427,7 @@ impl Daemon {
             running.forwarded.expire(Instant::now());
             running.tell_handshakes();
             running.sign_time_if_due();
+            running.mend_revocations(&self.state);
             running.note_departures(&self.state);
             running.plan_when_complete(Instant::now());
         }

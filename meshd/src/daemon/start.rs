@@ -216,6 +216,10 @@ impl Daemon {
             BootId(rand::random()),
             clock::now(),
         );
+        let revocations_lost = match since {
+            Since::Now => None,
+            Since::Before => self.state.revocations_lost(&membership.anchors),
+        };
         let identities = Identities::new(&self.issuers, membership.anchors.mesh_id());
         let mut running = Running {
             node,
@@ -244,6 +248,7 @@ impl Daemon {
             identities,
             left: None,
             store_whole,
+            revocations_lost,
             flush_error: None,
             store_dirty: false,
             programmed: false,
