@@ -90,7 +90,7 @@ impl Page {
         families.info(
             "meshd",
             "This daemon; empty labels: in no mesh.",
-            vec![
+            &[
                 ("version", plain(&status.version)),
                 ("mesh", or_empty(&status.mesh)),
                 ("node", or_empty(&status.node)),
@@ -251,7 +251,7 @@ impl Families<'_> {
         self.family(name, help, MetricType::Counter, rows)
     }
 
-    fn info(&mut self, name: &str, help: &str, labels: Vec<(&str, String)>) -> fmt::Result {
+    fn info(&mut self, name: &str, help: &str, labels: &[(&str, String)]) -> fmt::Result {
         let mut series = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
         series.encode_info(&labels)
     }

@@ -237,9 +237,13 @@ impl StateDir {
         let (root, others): (Vec<&str>, Vec<&str>) =
             MEMBERSHIP.into_iter().partition(|name| *name == ROOT);
         let remove = |names: Vec<&str>| {
-            let removed = names.into_iter().map(|name| durable::remove(&self.file(name)));
-            // All are tried, whatever becomes of one.
-            removed.fold(Ok(()), |all, one| all.and(one))
+            let mut all = Ok(());
+            for name in names {
+                // The next is tried whatever becomes of this one.
+                let one = durable::remove(&self.file(name));
+                all = all.and(one);
+            }
+            all
         };
         let removed = remove(others);
         let aside = self.set_authority_aside()?;
