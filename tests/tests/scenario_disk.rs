@@ -19,10 +19,9 @@ fn check(host: &Host) -> Result<Ran> {
 
 /// Fills what is left of the file system, to the last byte.
 fn fill(host: &Host) -> Result<()> {
-    host.sh(&format!(
-        "dd if=/dev/zero of={STATE}/ballast bs=4k 2>/dev/null; ! echo x >{STATE}/more || exit 1"
-    ))
-    .map(drop)
+    let script = "dd if=/dev/zero of=$0/ballast bs=4k 2>/dev/null || true\n\
+                  if echo x 2>/dev/null >$0/more; then echo there is room; exit 1; fi";
+    host.run(&["sh", "-c", script, STATE]).map(drop)
 }
 
 #[test]

@@ -247,9 +247,9 @@ fn the_root_is_shown_replaced_and_put_into_a_safe() {
     assert!(asked.iter().any(|call| call.contains(&phrase)), "{asked:?}");
     assert!(!asked.iter().any(|call| call.starts_with("RemoveRootKey")), "{asked:?}");
     // What is removed is what was exported, and nothing else.
-    let other = home.path().join("other.key");
+    let (other, phrase) = (home.path().join("other.key"), home.path().join("phrase"));
     let export = ["cert", "ca", "export", "--out", other.to_str().unwrap(), "--remove"];
-    let all = [&export[..], &["--passphrase-file", home.path().join("phrase").to_str().unwrap()]];
+    let all = [&export[..], &["--passphrase-file", phrase.to_str().unwrap()]];
     assert_eq!(daemon.meshctl(&all.concat()).status.code(), Some(0));
     let asked = daemon.asked();
     let removed = asked.iter().find(|call| call.starts_with("RemoveRootKey")).unwrap();
