@@ -13,6 +13,7 @@ pub mod host;
 pub mod identity_dir;
 pub mod jwks;
 pub mod logging;
+pub mod metrics;
 pub mod privileges;
 pub mod probe;
 pub mod reconcile;

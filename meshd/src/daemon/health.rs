@@ -75,6 +75,19 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
             "correct them and run `systemctl reload meshd`",
         ));
     }
+    if daemon.running.is_none() && daemon.joining.is_none() && daemon.state.lacks_certificate() {
+        lines.push(line(
+            "certificate_missing",
+            "error",
+            "this host was a member of a mesh, whose root and signers are in its state directory; its certificate, \
+             pki/node.crt, is missing",
+            "restore pki/node.crt from a backup and restart meshd; else `meshctl node revoke` its name on a signer, \
+             remove pki/ and keys/ here, and join with a new token",
+        ));
+    }
+    if let Some((message, fix)) = daemon.metrics.as_ref().and_then(|metrics| metrics.problem()) {
+        lines.push(line("metrics_not_served", "warning", message, fix));
+    }
     if let Some(running) = &daemon.running {
         of_running(daemon, running, &mut lines);
     }
@@ -113,6 +126,17 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             "warning",
             damage.as_str(),
             "check the disk of the state directory",
+        ));
+    }
+    if let Some(why) = &running.revocations_lost {
+        lines.push(line(
+            "revocations_damaged",
+            "warning",
+            format!(
+                "pki/revocations cannot be read ({why}): who was revoked is not known until another member answers"
+            ),
+            "it is written anew after the first exchange; see that another member is `alive` in `meshctl peers \
+             list`, and check the disk of the state directory",
         ));
     }
     if let Some(why) = &running.flush_error {

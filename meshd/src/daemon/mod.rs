@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | transport | bounded, slows the peers | `Running`'s node |
 //! | data plane thread | 64 reports | health, pokes, replanning |
-//! | control server | 64 calls | `requests` |
+//! | control server, metrics | 64 calls | `requests` |
 //! | netlink watch | coalesced | data plane, own facts |
 //! | tasks of the loop (resolver, join) | 16 | `Done` |
 //! | signals, ticks | – | reload, stop, housekeeping |
@@ -20,6 +20,7 @@ mod document;
 mod done;
 mod enrolment;
 mod events;
+mod figures;
 mod founding;
 mod guard;
 mod handed;
@@ -83,6 +84,7 @@ use crate::{
     config::{Config, DEFAULT_DROP_INS, issuers::IssuerFile},
     control::ControlError,
     dataplane::watch::Watch,
+    metrics::Metrics,
     privileges,
     reconcile::{Reconciler, Report},
     state::StateDir,
@@ -168,6 +170,7 @@ struct Daemon {
     /// Why the issuers' files on disk are not those in force.
     issuers_error: Option<String>,
     bridge: Bridge,
+    metrics: Option<Metrics>,
     done: mpsc::Sender<Done>,
     notifier: Notifier,
     /// When names of seeds are looked up again.
@@ -428,6 +431,7 @@ impl Daemon {
             running.forwarded.expire(Instant::now());
             running.tell_handshakes();
             running.sign_time_if_due();
+            running.mend_revocations(&self.state);
             running.note_departures(&self.state);
             running.plan_when_complete(Instant::now());
         }

@@ -36,6 +36,7 @@ use crate::{
     config::{self, Config},
     control::{self, ControlSocket},
     dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
+    metrics::Metrics,
     reconcile::Reconciler,
     state::{
         Membership, StateDir,
@@ -106,6 +107,9 @@ impl Daemon {
             }
         });
 
+        let listen = config.metrics.listen;
+        let metrics = listen.map(|address| Metrics::start(address, Arc::new(bridge.clone())));
+
         let mut daemon = Self {
             handed: Handed::new(sources.identity()),
             sources,
@@ -133,6 +137,7 @@ impl Daemon {
             issuers_error: None,
             stopping: false,
             bridge,
+            metrics,
             done,
             notifier: Notifier::default(),
             resolve_due: None,
@@ -212,6 +217,10 @@ impl Daemon {
             BootId(rand::random()),
             clock::now(),
         );
+        let revocations_lost = match since {
+            Since::Now => None,
+            Since::Before => self.state.revocations_lost(&membership.anchors),
+        };
         let identities = Identities::new(&self.issuers, membership.anchors.mesh_id());
         let mut running = Running {
             node,
@@ -240,6 +249,7 @@ impl Daemon {
             identities,
             left: None,
             store_whole,
+            revocations_lost,
             flush_error: None,
             store_dirty: false,
             programmed: false,
