@@ -120,6 +120,14 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
         };
         lines.push(line(refusal.code.as_str(), "warning", refusal.detail.clone(), fix));
     }
+    if running.contested {
+        lines.push(line(
+            "drift_contested",
+            "warning",
+            format!("another program undoes what meshd repairs, last: {}", running.repaired),
+            "find it (`ip monitor`, `nft monitor`) and exempt interface, table, rule and nftables table of meshd there",
+        ));
+    }
     for damage in &running.damage {
         lines.push(line(
             "state_damaged",

@@ -60,6 +60,10 @@ pub(super) struct Running {
     /// Address over which each member was last reached; outlives the connection.
     pub(super) paths: BTreeMap<NodeKey, IpAddr>,
     pub(super) dataplane_errors: Vec<(&'static str, String)>,
+    /// What was last repaired after others.
+    pub(super) repaired: String,
+    /// Others undo repairs as fast as they are made.
+    pub(super) contested: bool,
     pub(super) damage: Vec<String>,
     pub(super) forwarded: Forwarded,
     pub(super) identities: Identities,

@@ -244,6 +244,8 @@ impl Daemon {
             planned_at: None,
             paths: std::collections::BTreeMap::new(),
             dataplane_errors: Vec::new(),
+            repaired: String::new(),
+            contested: false,
             damage,
             forwarded: Forwarded::default(),
             identities,
