@@ -156,7 +156,7 @@ impl Running {
         let founded = LedgerEvent::Founded { ipv4_pool: pool };
         let first = LedgerEntry { time: clock::unix(), event: founded }.encode();
         state.become_signer(&entry.certificate, &seed, &first)?;
-        self.signer = Some(state.open_signer(&anchors, self.node.key())?);
+        self.signer = Some(state.open_signer(&anchors, &self.identity.key)?);
         tracing::info!("this host is a signer now");
         Ok(true)
     }

@@ -302,10 +302,9 @@ impl Daemon {
         if self.state.authority()?.is_none() {
             return Ok(None);
         }
-        let key = membership.certificate.key;
         let signer = self
             .state
-            .open_signer(&membership.anchors, key)
+            .open_signer(&membership.anchors, &membership.identity)
             .map_err(|error| anyhow!("cannot act as signer; {error}"))?;
         Ok(Some(signer))
     }

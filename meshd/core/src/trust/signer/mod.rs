@@ -8,6 +8,7 @@
 mod admission;
 mod issuing;
 mod renewals;
+mod state;
 mod tokens;
 mod vouching;
 
@@ -17,24 +18,25 @@ use ipnet::{IpNet, Ipv4Net};
 use meshd_proto::{NodeKey, NodeName, wire};
 use prost::Message;
 use rand::CryptoRng;
-use thiserror::Error;
 
 pub(in crate::trust) use self::admission::Admission;
-use self::{admission::departing, tokens::Token};
+use self::{admission::departing, state::Holder, tokens::Token};
 pub use self::{
     issuing::IssueTerms,
+    state::SignerError,
     tokens::{TokenInfo, TokenParams, TokenState},
 };
 use super::{
     anchors::Anchors,
-    ca::{CaError, Intermediate},
+    ca::Intermediate,
     grants::{Asked, EnrolRefusal},
     issuer::{Issuers, Voucher},
-    ledger::{LedgerEntry, LedgerEvent},
+    ledger::LedgerEntry,
     record::{NodeCertificate, Record},
     renewal::open_renewal,
     request::{self, Request},
     revocation::RevocationTerms,
+    seal::SealKey,
     terms::TokenId,
 };
 use crate::{
@@ -42,28 +44,6 @@ use crate::{
     now::UnixTime,
     refusal::{Code, Refusal},
 };
-
-/// A signer that cannot work with what is stored. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum SignerError {
-    /// Certificate and key of the intermediate.
-    #[error(transparent)]
-    Ca(#[from] CaError),
-    /// An entry of the ledger.
-    #[error("entry {number} of the signer's ledger is not usable: {why}")]
-    Ledger {
-        /// Counted from 1.
-        number: usize,
-        /// Why.
-        why: Refusal,
-    },
-    /// A ledger without its first entry.
-    #[error("the signer's ledger does not say what addresses the mesh has")]
-    Unfounded,
-    /// Nobody would believe what it signs.
-    #[error("this signer's intermediate is not in the mesh's bundle; another signer must add it")]
-    NotInBundle,
-}
 
 /// What a signer's host knows of others.
 #[derive(Debug, Clone, Copy, Default)]
@@ -101,6 +81,8 @@ pub struct Signer {
     anchors: Anchors,
     intermediate: Intermediate,
     node: NodeKey,
+    /// Opens identity documents.
+    seal: SealKey,
     pool: Ipv4Net,
     tokens: BTreeMap<TokenId, Token>,
     holders: BTreeMap<NodeKey, Holder>,
@@ -110,102 +92,7 @@ pub struct Signer {
     subjects: BTreeMap<[u8; 32], NodeKey>,
 }
 
-/// The newest certificate of an identity.
-#[derive(Debug)]
-struct Holder {
-    token: Option<TokenId>,
-    certificate: Arc<NodeCertificate>,
-    not_granted: Vec<IpNet>,
-    /// From when on the certificate counts that it was admitted with, before all renewals.
-    since: UnixTime,
-    departed: bool,
-}
-
 impl Signer {
-    /// A signer from its stored parts: `node` is this host's identity, `ledger` all encoded entries in
-    /// order.
-    pub fn open<'a>(
-        anchors: Anchors,
-        intermediate: &[u8],
-        intermediate_seed: &[u8; 32],
-        node: NodeKey,
-        ledger: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Result<Self, SignerError> {
-        let intermediate = Intermediate::from_parts(intermediate, intermediate_seed)?;
-        if !anchors.has_intermediate(&intermediate.public()) {
-            return Err(SignerError::NotInBundle);
-        }
-        let mut entries = Vec::new();
-        for (index, bytes) in ledger.into_iter().enumerate() {
-            let entry = LedgerEntry::decode(bytes, anchors.mesh_id())
-                .map_err(|why| SignerError::Ledger { number: index + 1, why })?;
-            entries.push(entry);
-        }
-        let Some(LedgerEvent::Founded { ipv4_pool }) = entries.first().map(|entry| &entry.event)
-        else {
-            return Err(SignerError::Unfounded);
-        };
-        let mut signer = Self::found(anchors, intermediate, node, *ipv4_pool);
-        for entry in entries {
-            signer.apply(entry);
-        }
-        Ok(signer)
-    }
-
-    /// A signer that has admitted nobody.
-    pub(super) fn found(
-        anchors: Anchors,
-        intermediate: Intermediate,
-        node: NodeKey,
-        pool: Ipv4Net,
-    ) -> Self {
-        let (tokens, holders) = (BTreeMap::new(), BTreeMap::new());
-        let (documents, subjects) = (BTreeMap::new(), BTreeMap::new());
-        Self { anchors, intermediate, node, pool, tokens, holders, documents, subjects }
-    }
-
-    /// Takes an entry over that is on disk.
-    pub fn apply(&mut self, entry: LedgerEntry) {
-        match entry.event {
-            // Only the first counts; `open` has read it.
-            LedgerEvent::Founded { .. } => {}
-            LedgerEvent::TokenCreated { terms, grant } => {
-                let token = Token {
-                    payload: grant.payload,
-                    created_at: entry.time,
-                    used_by: BTreeMap::new(),
-                    revoked: false,
-                    terms: *terms,
-                };
-                self.tokens.entry(token.terms.id).or_insert(token);
-            }
-            LedgerEvent::Enrolled { token, certificate, not_granted, renewal, voucher } => {
-                if let Some(token) = token.and_then(|id| self.tokens.get_mut(&id)) {
-                    token.used_by.insert(certificate.key, certificate.name.clone());
-                }
-                let key = certificate.key;
-                if let Some(voucher) = voucher {
-                    self.documents.entry(voucher.document).or_insert(key);
-                    self.subjects.insert(voucher.subject, key);
-                }
-                let before = self.holders.get(&key).filter(|_| renewal);
-                let since = before.map_or(certificate.not_before, |before| before.since);
-                let holder = Holder { token, certificate, not_granted, since, departed: false };
-                self.holders.insert(key, holder);
-            }
-            LedgerEvent::TokenRevoked { id } => {
-                if let Some(token) = self.tokens.get_mut(&id) {
-                    token.revoked = true;
-                }
-            }
-            LedgerEvent::Departed { key } => {
-                if let Some(holder) = self.holders.get_mut(&key) {
-                    holder.departed = true;
-                }
-            }
-        }
-    }
-
     /// Ends a membership. `certificate_end` is the end of the certificate that is known of it.
     #[must_use]
     pub fn revoke(

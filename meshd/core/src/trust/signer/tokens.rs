@@ -132,7 +132,7 @@ impl Signer {
             groups: params.groups,
             identity: params.issuer.as_ref().map(|issuer| IdentityTerms {
                 issuer: issuer.name.clone(),
-                seal_key: self.seal_key().public(),
+                seal_key: self.seal.public(),
                 audience: match &issuer.binding {
                     Binding::Key => None,
                     Binding::FirstUse { audience } => Some(audience.clone()),

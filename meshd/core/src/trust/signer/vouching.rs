@@ -12,7 +12,8 @@ use crate::{
         issuer::{Issuers, Joiner, Vouched},
         ledger::LedgerEntry,
         request::{self, Request},
-        seal::{Envelope, SealKey},
+        seal::Envelope,
+        terms::IdentityTerms,
     },
 };
 
@@ -23,13 +24,14 @@ impl Signer {
     pub fn wants_keys(&self, request: &[u8], issuers: &Issuers, now: UnixTime) -> Option<String> {
         let request = request::open(request, &self.anchors).ok()?;
         let token = self.known_token(&request).ok()?;
-        let name = &token.terms.identity.as_ref()?.issuer;
+        let identity = token.terms.identity.as_ref()?;
+        let name = &identity.issuer;
         // Nobody has the issuer asked by a token that admits nobody, nor to hear what was answered before.
         if self.admitted_before(&request, &[]).is_some() {
             return None;
         }
         token.check_usable(&request, &self.anchors, now).ok()?;
-        let document = self.open_document(&request).ok()?;
+        let document = self.open_document(&request, identity).ok()?;
         issuers.wants_keys(name, &document, now).then(|| name.clone())
     }
 
@@ -43,7 +45,7 @@ impl Signer {
         now: UnixTime,
     ) -> Result<Option<Vouched>, EnrolRefusal> {
         let Some(identity) = &token.terms.identity else { return Ok(None) };
-        let document = self.open_document(request)?;
+        let document = self.open_document(request, identity)?;
         let none = Issuers::default();
         let joiner =
             Joiner { mesh: self.anchors.mesh_id(), key: &request.identity, name: &request.name };
@@ -98,7 +100,11 @@ impl Signer {
         ))
     }
 
-    fn open_document(&self, request: &Request) -> Result<Zeroizing<Vec<u8>>, EnrolRefusal> {
+    fn open_document(
+        &self,
+        request: &Request,
+        identity: &IdentityTerms,
+    ) -> Result<Zeroizing<Vec<u8>>, EnrolRefusal> {
         if request.sealed_document.is_empty() {
             return Err(EnrolRefusal::new(
                 Code::IdentityRequired,
@@ -106,22 +112,26 @@ impl Signer {
                 "`meshctl join TOKEN --identity FILE`; `--identity-audience` says what it must be for",
             ));
         }
+        // Its token is in the ledger, so that its identity is another than it was then.
+        if identity.seal_key != self.seal.public() {
+            return Err(EnrolRefusal::new(
+                Code::TokenUnknown,
+                "the signer's key for this token is gone; the signer's host has another identity than when it \
+                 made the token",
+                format!("on the signer: `meshctl token create --identity {}`", identity.issuer),
+            ));
+        }
         let envelope = Envelope {
             mesh: self.anchors.mesh_id(),
             joiner: &request.identity,
             token: &request.terms.id,
         };
-        envelope.open(&self.seal_key(), &request.sealed_document).ok_or_else(|| {
+        envelope.open(&self.seal, &request.sealed_document).ok_or_else(|| {
             EnrolRefusal::new(
                 Code::IdentityMalformed,
                 "the identity document was not sealed to this signer by this host",
                 "join with a token that `meshctl token list` shows on the signer",
             )
         })
-    }
-
-    /// The key to which documents for this signer are sealed.
-    pub(super) fn seal_key(&self) -> SealKey {
-        SealKey::of(&self.intermediate.seed())
     }
 }

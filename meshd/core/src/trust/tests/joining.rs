@@ -331,7 +331,7 @@ fn a_ledger_that_lacks_its_beginning_or_comes_from_the_future_is_not_used() {
             world.init.anchors.clone(),
             world.init.intermediate.der(),
             &world.init.intermediate.seed(),
-            world.init.certificate.key,
+            &TestMesh::key("signer"),
             disk.iter().copied(),
         )
         .map(|_| ())

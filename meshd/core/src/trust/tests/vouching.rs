@@ -11,8 +11,8 @@ use crate::{
     now::UnixTime,
     refusal::Code,
     trust::{
-        EnrolRefusal, Enrolled, IdentityKey, JoinToken, NodeIdentity, Signer, TokenParams,
-        TokenState, build_identity_request, build_renewal, decider,
+        EnrolRefusal, Enrolled, IdentityKey, JoinToken, NodeIdentity, RootCa, Signer, SignerEntry,
+        TokenParams, TokenState, build_identity_request, build_renewal, decider,
         fixture::{NOW, TestMesh},
         issuer::{
             Binding, IssuerTerms, Issuers, Template,
@@ -369,4 +369,50 @@ fn such_a_token_grants_nothing_itself() {
         assert_eq!(refused.refusal.code, Code::BadTerms);
         assert!(refused.fix.contains("rules"), "{refused}");
     }
+}
+
+/// The signer of `world` after `cert ca rotate`: another root, another intermediate, the same ledger.
+fn rotate(world: &mut World) {
+    let anchors = world.init.anchors.clone();
+    let (mesh, id) = (anchors.mesh(), anchors.mesh_id());
+    let second = RootCa::create(&[50; 32], mesh, id, NOW).unwrap();
+    let moved = second.issue_intermediate(&[60; 32], NOW).unwrap();
+    let succession = anchors.succession().followed_by(&world.init.root, &second, NOW).unwrap();
+    let bundle = second.sign_signers(id, 2, &anchors.signers(), &succession);
+    let mut next = anchors.clone();
+    next.install_bundle(&bundle).unwrap();
+    let entry = SignerEntry {
+        key: moved.public(),
+        certificate: moved.der().to_vec().into(),
+        ..anchors.signers()[0].clone()
+    };
+    let (signers, succession) = next.with_signer(entry);
+    next.install_bundle(&second.sign_signers(id, 3, &signers, &succession)).unwrap();
+    let ledger = world.disk.iter().map(Vec::as_slice);
+    let key = TestMesh::key("signer");
+    world.signer = Signer::open(next, moved.der(), &moved.seed(), &key, ledger).unwrap();
+}
+
+#[test]
+fn a_token_that_admits_by_documents_outlives_a_rollover_of_the_root() {
+    let mut scene = Scene::new(|_| {});
+    rotate(&mut scene.world);
+    let enrolled = scene.join("a").unwrap();
+    let accepted = accept(&enrolled.reply, &scene.token, "a").unwrap();
+    assert_ne!(accepted.anchors.root_key(), scene.world.init.anchors.root_key());
+    let key = accepted.anchors.issuer_key(&accepted.certificate);
+    assert_eq!(key, Some(scene.world.signer.public()));
+}
+
+#[test]
+fn a_token_that_this_signer_cannot_open_documents_for_says_so() {
+    let mut scene = Scene::new(|_| {});
+    let (init, disk) = (&scene.world.init, scene.world.disk.iter().map(Vec::as_slice));
+    let (der, seed) = (init.intermediate.der(), init.intermediate.seed());
+    let other = TestMesh::key("another identity");
+    scene.world.signer = Signer::open(init.anchors.clone(), der, &seed, &other, disk).unwrap();
+    let document = scene.document("a");
+    let told = scene.refused("a", "a", &document, Code::TokenUnknown).to_string();
+    assert!(told.contains("key for this token is gone"), "{told}");
+    assert!(told.contains("`meshctl token create --identity idp`"), "{told}");
 }
