@@ -185,6 +185,7 @@ pub fn terms(anchors: &Anchors, key: &NodeKey, name: &str, number: u8) -> NodeTe
         ],
         mesh_ipv4: Some(Ipv4Addr::new(100, 112, 7, number)),
         limits: vec!["10.128.0.0/9".parse().expect("a prefix")],
+        subject: None,
         not_before: NOW.plus(-3600),
         not_after: NOW.plus(29 * 24 * 3600),
     }

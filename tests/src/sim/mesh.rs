@@ -106,6 +106,7 @@ impl Mesh {
             grants: vec![pool],
             mesh_ipv4: Some(Ipv4Addr::from(0x6470_0001 + u32::try_from(i).unwrap_or(0))),
             limits: Vec::new(),
+            subject: None,
             not_before: START.plus(-600),
             not_after: START.plus(self.life),
         };

@@ -72,8 +72,13 @@ impl Reader<'_> {
         }
         let rules: Vec<Rule> =
             (1..).zip(given.rule).filter_map(|(number, rule)| self.rule(number, rule)).collect();
+        let keys_fresh_seconds = match keys {
+            Some(KeySource::File(_)) => limits::IDENTITY_KEYS_FILE_FRESH_SECONDS,
+            _ => limits::IDENTITY_KEYS_FRESH_SECONDS,
+        };
         let terms = IssuerTerms {
             name: name.to_owned(),
+            keys_fresh_seconds,
             issuer: given.issuer,
             binding,
             algorithms,

@@ -12,7 +12,10 @@ mod state;
 mod tokens;
 mod vouching;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::{IpNet, Ipv4Net};
 use meshd_proto::{NodeKey, NodeName, wire};
@@ -73,6 +76,8 @@ pub struct Enrolled {
     pub renewal: bool,
     /// By which identity document, if by one.
     pub voucher: Option<Voucher>,
+    /// What that document is about, for the log: it is kept nowhere else.
+    pub subject: Option<String>,
 }
 
 /// A host that may admit others.
@@ -88,24 +93,26 @@ pub struct Signer {
     holders: BTreeMap<NodeKey, Holder>,
     /// The key that each identity document has admitted.
     documents: BTreeMap<[u8; 32], NodeKey>,
-    /// The key that each subject of such documents was admitted with last.
-    subjects: BTreeMap<[u8; 32], NodeKey>,
+    /// The keys that each subject of such documents was admitted with.
+    subjects: BTreeMap<[u8; 32], BTreeSet<NodeKey>>,
 }
 
 impl Signer {
-    /// Ends a membership. `certificate_end` is the end of the certificate that is known of it.
+    /// Ends a membership. `known` is the newest certificate that is known of it.
     #[must_use]
     pub fn revoke(
         &self,
         key: NodeKey,
         name: NodeName,
-        certificate_end: Option<UnixTime>,
+        known: Option<&NodeCertificate>,
         now: UnixTime,
     ) -> wire::SignedRevocation {
         // Another signer may renew it before it hears of this, or may have issued one that nobody has seen yet.
         let latest = now.plus(limits::ISSUED_SECONDS.end() + limits::DAY_SECONDS);
-        let not_after = certificate_end.map_or(latest, |end| end.max(latest));
-        let terms = RevocationTerms { key, name, revoked_at: now, not_after };
+        let known = known.or_else(|| self.holders.get(&key).map(|holder| &*holder.certificate));
+        let not_after = known.map_or(latest, |known| known.not_after.max(latest));
+        let subject = known.and_then(|known| known.subject);
+        let terms = RevocationTerms { key, name, revoked_at: now, not_after, subject };
         self.intermediate.revoke(self.anchors.mesh_id(), &terms)
     }
 
@@ -170,6 +177,7 @@ impl Signer {
         let members = known.members;
         let token = self.known_token(&request)?;
         let mut entries = self.departures(members, now);
+        self.check_not_departed(&request.identity, known, &entries)?;
         if let Some(holder) = self.admitted_before(&request, &entries)
             && now < holder.certificate.not_after
         {
@@ -178,11 +186,11 @@ impl Signer {
             let reply = self.reply(&certificate, &holder.not_granted, own)?;
             let name = certificate.name.clone();
             let key = certificate.key;
-            let (entries, voucher) = (Vec::new(), None);
-            return Ok(Enrolled { reply, name, key, entries, renewal: false, voucher });
+            let (entries, voucher, subject) = (Vec::new(), None, None);
+            return Ok(Enrolled { reply, name, key, entries, renewal: false, voucher, subject });
         }
         token.check_usable(&request, &self.anchors, now)?;
-        let vouched = self.vouch(&request, token, known.issuers, &entries, now)?;
+        let vouched = self.vouch(&request, token, known, &entries, now)?;
         let terms = &token.terms;
         let (groups, prefixes, allow) = match &vouched {
             Some(vouched) => (&vouched.groups, &vouched.prefixes, &vouched.allow),
@@ -201,8 +209,8 @@ impl Signer {
         let reply = self.reply(&admitted.certificate, &admitted.not_granted, own)?;
         entries.push(admitted.entry);
         let (name, key) = (request.name, request.identity);
-        let voucher = vouched.map(|vouched| vouched.voucher);
-        Ok(Enrolled { reply, name, key, entries, renewal: false, voucher })
+        let (voucher, subject) = vouched.map(|vouched| (vouched.voucher, vouched.subject)).unzip();
+        Ok(Enrolled { reply, name, key, entries, renewal: false, voucher, subject })
     }
 
     fn check_fresh(
@@ -237,6 +245,28 @@ impl Signer {
                     format!("this signer does not know the token {}", request.terms.id),
                 ))
             })
+    }
+
+    /// A leave is final. Whoever forwarded the request that let an identity in could play it again after it left;
+    /// the host itself makes a new identity when it joins the next time.
+    fn check_not_departed(
+        &self,
+        key: &NodeKey,
+        known: Known<'_>,
+        departures: &[LedgerEntry],
+    ) -> Result<(), EnrolRefusal> {
+        let noted = self.holders.get(key).is_some_and(|holder| holder.departed)
+            || departing(departures).any(|gone| gone == *key);
+        let mut records = known.members.iter().chain(known.barred);
+        if !noted && !records.any(|record| record.left && record.key == *key) {
+            return Ok(());
+        }
+        Err(EnrolRefusal::new(
+            Code::Revoked,
+            "this identity has left the mesh, and does not come back",
+            "on the joining host, stop meshd, remove keys/ and pki/ below its state directory, start meshd and join \
+             again: it makes a new identity",
+        ))
     }
 
     /// The same identity with the same token: it lost the reply, and gets it again.

@@ -1,15 +1,15 @@
 //! Admission by an identity document: opened, judged, and used by one key only.
 
-use meshd_proto::NodeKey;
+use meshd_proto::{NodeKey, NodeName};
 use zeroize::Zeroizing;
 
-use super::{Signer, admission::departing, tokens::Token};
+use super::{Known, Signer, admission::departing, tokens::Token};
 use crate::{
     now::UnixTime,
     refusal::Code,
     trust::{
         grants::{self, EnrolRefusal},
-        issuer::{Issuers, Joiner, Vouched},
+        issuer::{Clock, Issuers, Joiner, Vouched},
         ledger::LedgerEntry,
         request::{self, Request},
         seal::Envelope,
@@ -27,7 +27,8 @@ impl Signer {
         let identity = token.terms.identity.as_ref()?;
         let name = &identity.issuer;
         // Nobody has the issuer asked by a token that admits nobody, nor to hear what was answered before.
-        if self.admitted_before(&request, &[]).is_some() {
+        let departed = self.holders.get(&request.identity).is_some_and(|holder| holder.departed);
+        if departed || self.admitted_before(&request, &[]).is_some() {
             return None;
         }
         token.check_usable(&request, &self.anchors, now).ok()?;
@@ -40,7 +41,7 @@ impl Signer {
         &self,
         request: &Request,
         token: &Token,
-        issuers: Option<&Issuers>,
+        known: Known<'_>,
         departures: &[LedgerEntry],
         now: UnixTime,
     ) -> Result<Option<Vouched>, EnrolRefusal> {
@@ -49,8 +50,13 @@ impl Signer {
         let none = Issuers::default();
         let joiner =
             Joiner { mesh: self.anchors.mesh_id(), key: &request.identity, name: &request.name };
-        let vouched = issuers.unwrap_or(&none).judge(&identity.issuer, &document, joiner, now)?;
-        self.check_unused(&vouched, &request.identity, departures)?;
+        let issuers = known.issuers.unwrap_or(&none);
+        // A signer's clock that is behind must not bring old documents back to life.
+        let latest = self.anchors.signer_time().map_or(now, |at| at.max(now));
+        let clock = Clock { wall: now, latest };
+        let vouched = issuers.judge(&identity.issuer, &document, joiner, clock)?;
+        self.check_unused(&vouched, &request.identity, known, departures)?;
+        token.check_subject_room(&vouched.voucher.subject, &request.identity, departures)?;
         for limit in &vouched.allow {
             grants::check_allowed(limit, self.anchors.mesh_id())?;
         }
@@ -62,6 +68,7 @@ impl Signer {
         &self,
         vouched: &Vouched,
         key: &NodeKey,
+        known: Known<'_>,
         departures: &[LedgerEntry],
     ) -> Result<(), EnrolRefusal> {
         if self.documents.get(&vouched.voucher.document).is_some_and(|other| other != key) {
@@ -75,29 +82,35 @@ impl Signer {
         if !vouched.once {
             return Ok(());
         }
-        let Some(other) = self.subjects.get(&vouched.voucher.subject).filter(|o| *o != key) else {
-            return Ok(());
-        };
-        let Some(holder) = self.holders.get(other) else { return Ok(()) };
-        let name = &holder.certificate.name;
-        if self.anchors.revocation(other).is_some() {
-            return Err(EnrolRefusal::new(
-                Code::IdentityUsed,
-                format!("the document is about the host that was {name}, which was revoked"),
-                "let it in with a token that `meshctl token create` makes without --identity",
-            ));
+        let subject = Some(vouched.voucher.subject);
+        let revocation = |other: &NodeKey| self.anchors.revocation(other).map(|one| &one.name);
+        let mut revocations = self.anchors.all_revocations();
+        if let Some(one) = revocations.find(|one| one.subject == subject && one.key != *key) {
+            return Err(revoked(&one.name));
         }
-        if holder.departed || departing(departures).any(|gone| gone == *other) {
-            return Ok(());
+        // Those whom this signer has certified, and those whom others have: every certificate says it.
+        let own = self.subjects.get(&vouched.voucher.subject).into_iter().flatten();
+        let own = own.filter_map(|other| self.holders.get(other).map(|holder| (other, holder)));
+        let own = own.map(|(other, holder)| (other, &holder.certificate.name, holder.departed));
+        let records = known.members.iter().chain(known.barred);
+        let records = records.filter(|record| record.certificate.subject == subject);
+        let others = own.chain(records.map(|record| (&record.key, &record.name, record.left)));
+        for (other, name, left) in others.filter(|(other, ..)| *other != key) {
+            if let Some(name) = revocation(other) {
+                return Err(revoked(name));
+            }
+            if !left && !departing(departures).any(|gone| gone == *other) {
+                return Err(EnrolRefusal::new(
+                    Code::IdentityUsed,
+                    format!("the document is about a host that is a member already, {name}"),
+                    format!(
+                        "`meshctl leave` on {name}; if the subject stands for several hosts, the rule's \
+                         subject must name one, or once be false"
+                    ),
+                ));
+            }
         }
-        Err(EnrolRefusal::new(
-            Code::IdentityUsed,
-            format!("the document is about a host that is a member already, {name}"),
-            format!(
-                "`meshctl leave` on {name}; if the subject stands for several hosts, the rule's subject \
-                 must name one, or once be false"
-            ),
-        ))
+        Ok(())
     }
 
     fn open_document(
@@ -134,4 +147,12 @@ impl Signer {
             )
         })
     }
+}
+
+fn revoked(name: &NodeName) -> EnrolRefusal {
+    EnrolRefusal::new(
+        Code::IdentityUsed,
+        format!("the document is about the host that was {name}, which was revoked"),
+        "let it in with a token that `meshctl token create` makes without --identity",
+    )
 }

@@ -193,6 +193,7 @@ fn what_other_signers_gave_out_is_seen_in_the_directory() {
         }],
         mesh_ipv4: None,
         limits: Vec::new(),
+        subject: None,
         not_before: NOW.plus(-60),
         not_after: NOW.plus(60),
     };
