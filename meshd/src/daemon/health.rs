@@ -59,12 +59,12 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
             "correct it and run `systemctl reload meshd`",
         ));
     }
-    if let Some(errors) = &daemon.issuers_error {
+    for (name, errors) in &daemon.issuers.refused {
         lines.push(line(
             "issuers_refused",
             "warning",
-            format!("the issuers of identity documents on disk are not in force: {errors}"),
-            "correct them and run `systemctl reload meshd`",
+            format!("the issuer {name} of identity documents admits nobody: {errors}"),
+            "correct its file and run `systemctl reload meshd`",
         ));
     }
     if let Some(running) = &daemon.running {
@@ -98,6 +98,9 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             _ => "see the journal",
         };
         lines.push(line(refusal.code.as_str(), "warning", refusal.detail.clone(), fix));
+    }
+    if running.signer.is_some() {
+        lines.extend(running.identities.lines());
     }
     for damage in &running.damage {
         lines.push(line(

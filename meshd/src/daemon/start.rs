@@ -33,7 +33,7 @@ use super::{
     systemd::Notifier,
 };
 use crate::{
-    config::{self, Config},
+    config::{self, Config, issuers::Loaded},
     control::{self, ControlSocket},
     dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
     reconcile::Reconciler,
@@ -129,8 +129,7 @@ impl Daemon {
             check_due: Instant::now(),
             join_error: None,
             reload_error: None,
-            issuers: Vec::new(),
-            issuers_error: None,
+            issuers: Loaded::default(),
             stopping: false,
             bridge,
             done,
@@ -211,7 +210,7 @@ impl Daemon {
             BootId(rand::random()),
             clock::now(),
         );
-        let identities = Identities::new(&self.issuers, membership.anchors.mesh_id());
+        let identities = Identities::new(&self.issuers.files, membership.anchors.mesh_id());
         let mut running = Running {
             node,
             identity,
