@@ -41,6 +41,7 @@ mod start;
 mod status;
 mod systemd;
 mod tokens;
+mod unattended;
 mod upkeep;
 
 use std::{
