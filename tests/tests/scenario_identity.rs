@@ -331,6 +331,18 @@ fn events(host: &Host, code: &str) -> Result<Vec<Value>> {
     view.as_array().cloned().context("no array")
 }
 
+/// Returns when the files of `host` are in force.
+fn reload(host: &Host) -> Result<()> {
+    let before = events(host, "config_reloaded")?.len();
+    host.reload_daemon()?;
+    wait_for("the files are read again", pace(10), || {
+        ensure!(events(host, "config_reloaded")?.len() > before, "not yet");
+        Ok(())
+    })?;
+    // Answered by the loop, after all of the reload.
+    host.status().map(drop)
+}
+
 #[test]
 fn a_token_outlives_its_root_and_a_broken_file_keeps_out_only_its_own() {
     scenario("issuers", |world| {
@@ -349,7 +361,7 @@ fn a_token_outlives_its_root_and_a_broken_file_keeps_out_only_its_own() {
         signer.write("/etc/meshd/issuers.d/broken.toml", "isuer = 1")?;
         signer.write("/etc/meshd/issuers.d/open.toml", &issuer_file(KEYS_FILE, ""))?;
         signer.run(&["chmod", "666", "/etc/meshd/issuers.d/open.toml"])?;
-        signer.reload_daemon()?;
+        reload(&signer)?;
         wait_for("the signer says which files admit nobody", pace(10), || {
             let health = signer.status()?.health;
             let refused: Vec<&Health> =
@@ -376,7 +388,7 @@ fn a_token_outlives_its_root_and_a_broken_file_keeps_out_only_its_own() {
         // Keys that cannot be had are the signer's affair: the joiner hears no more than that.
         let document = issuer.document(&audience(&b, &token)?, "b")?;
         signer.write("/etc/meshd/keys.json", "{}")?;
-        signer.reload_daemon()?;
+        reload(&signer)?;
         let told = wait_for("the keys are asked for", pace(10), || {
             let told = join(&b, &token, &document)?.exits(1)?.stderr;
             ensure!(told.contains("cannot have the keys"), "{told}");
@@ -392,7 +404,7 @@ fn a_token_outlives_its_root_and_a_broken_file_keeps_out_only_its_own() {
         );
         // An issuer that is gone admits nobody, whatever else is wrong.
         signer.run(&["rm", "/etc/meshd/issuers.d/idp.toml"])?;
-        signer.reload_daemon()?;
+        reload(&signer)?;
         wait_for("the issuer counts no more", pace(10), || {
             refused(&b, &token, &document, &["knows no issuer idp"])
         })?;
