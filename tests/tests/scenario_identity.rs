@@ -348,9 +348,11 @@ fn a_token_outlives_its_root_and_a_broken_file_keeps_out_only_its_own() {
     scenario("issuers", |world| {
         let issuer = TestIssuer::new(NAME, "1")?;
         let signer = signer(world, &issuer, "")?;
-        let [a, b] = ["a", "b"].map(|name| waiting(world, &HostPlan::vm(name)));
-        let (a, b) = (a?, b?);
+        let [member, a, b] = ["member", "a", "b"].map(|name| waiting(world, &HostPlan::vm(name)));
+        let (member, a, b) = (member?, a?, b?);
         let token = token(&signer, &["idp"])?;
+        member.join(&signer.token_for(&member)?)?;
+        member.wait_up(1, pace(20))?;
         signer.meshctl(&["cert", "ca", "rotate", "--yes"])?.ok()?;
         wait_for("the old root counts no more", pace(40), || {
             let states = roots(&signer)?;
@@ -378,12 +380,12 @@ fn a_token_outlives_its_root_and_a_broken_file_keeps_out_only_its_own() {
             ensure!(checked.contains(part), "{part:?} is not in {checked}");
         }
         join(&a, &token, &issuer.document(&audience(&a, &token)?, "a")?)?.ok()?;
-        a.wait_up(1, pace(20))?;
+        a.wait_up(2, pace(20))?;
         let admitted = events(&signer, "node_admitted")?;
         let last = admitted.last().context("nobody was admitted")?;
         ensure!(last["details"]["document_subject"] == "machine:a", "{last}");
         let made = events(&signer, "token_created")?;
-        ensure!(made.last().context("no token")?["details"]["issuer"] == "idp", "{made:?}");
+        ensure!(made.first().context("no token")?["details"]["issuer"] == "idp", "{made:?}");
 
         // Keys that cannot be had are the signer's affair: the joiner hears no more than that.
         let document = issuer.document(&audience(&b, &token)?, "b")?;
