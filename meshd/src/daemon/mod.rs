@@ -43,6 +43,7 @@ mod start;
 mod status;
 mod systemd;
 mod tokens;
+mod unattended;
 mod upkeep;
 
 use std::{
@@ -81,7 +82,7 @@ use self::{
 pub(crate) use self::{planning::plan_config, start::backend};
 use crate::{
     check,
-    config::{Config, DEFAULT_DROP_INS, issuers::IssuerFile},
+    config::{Config, DEFAULT_DROP_INS, issuers::Loaded},
     control::ControlError,
     dataplane::watch::Watch,
     metrics::Metrics,
@@ -166,9 +167,7 @@ struct Daemon {
     /// Why the configuration on disk is not the one in force.
     reload_error: Option<String>,
     /// Whose identity documents admit here, if this host is a signer.
-    issuers: Vec<IssuerFile>,
-    /// Why the issuers' files on disk are not those in force.
-    issuers_error: Option<String>,
+    issuers: Loaded,
     bridge: Bridge,
     metrics: Option<Metrics>,
     done: mpsc::Sender<Done>,
@@ -287,6 +286,7 @@ impl Daemon {
 
     /// Carries out what the node wants, and plans when that is due.
     fn pump(&mut self) {
+        self.admit_ready();
         let Some(running) = &mut self.running else { return };
         let mut wants = Wants::default();
         loop {
@@ -349,11 +349,21 @@ impl Daemon {
         let node = self.running.as_ref().and_then(|r| r.node.poll_timeout()).map(|(at, _)| at);
         let plan = self.running.as_ref().and_then(|running| running.plan_due);
         let first = self.running.as_ref().and_then(|running| running.first.next());
-        [node, plan, first, self.resolve_due, self.look_due, self.flush_due, self.sync_due]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or_else(|| Instant::now() + FAR)
+        let ready = self.running.as_ref().is_some_and(|running| running.identities.is_ready());
+        [
+            node,
+            plan,
+            first,
+            ready.then(Instant::now),
+            self.resolve_due,
+            self.look_due,
+            self.flush_due,
+            self.sync_due,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or_else(|| Instant::now() + FAR)
     }
 
     fn on_wake(&mut self) {
