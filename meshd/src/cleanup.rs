@@ -5,7 +5,7 @@ use meshd_core::plan::{Desired, diff};
 
 use crate::{
     check,
-    daemon::{Sources, backend},
+    daemon::{Sources, backend, plan_config},
     dataplane::{Dataplane, LinuxDataplane, Scope},
     state::StateDir,
 };
@@ -23,12 +23,7 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
         true => Some(StateDir::open(&config.node.state_dir)?),
         false => None,
     };
-    let scope = Scope {
-        interface: config.wireguard.interface.to_string(),
-        table: config.network.table,
-        rule_priority: config.network.rule_priority,
-        ..Scope::default()
-    };
+    let scope = Scope::of(&plan_config(&config));
     let mut dataplane = LinuxDataplane::new(backend(&config))?;
     let mut removed = 0;
     for _ in 0..ROUNDS {

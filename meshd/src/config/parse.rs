@@ -200,7 +200,11 @@ pub(super) fn workload_interfaces(given: &Given<'_>) -> Reading<Vec<String>> {
 }
 
 pub(super) fn leak_protection(given: &Given<'_>) -> Reading<LeakProtection> {
-    given.word(&[("off", LeakProtection::Off)], &["strict"], "\"off\"")
+    given.word(
+        &[("off", LeakProtection::Off), ("strict", LeakProtection::Strict)],
+        &[],
+        "\"off\" or \"strict\"",
+    )
 }
 
 pub(super) fn forget_after(given: &Given<'_>) -> Reading<Duration> {
@@ -213,10 +217,10 @@ pub(super) fn forget_after(given: &Given<'_>) -> Reading<Duration> {
 }
 
 pub(super) fn table(given: &Given<'_>) -> Reading<u32> {
-    const ALLOWED: &str = "a routing table's number from 1 to 4294967295, not 253 to 255";
-    let number = given.number(1, u32::MAX, ALLOWED)?;
-    if (253..=255).contains(&number) {
-        return bad("it is one of the system's own tables", ALLOWED);
+    const ALLOWED: &str = "a routing table's number from 1 to 4294967294, not 252 to 255 (the one after it is meshd's too)";
+    let number = given.number(1, u32::MAX - 1, ALLOWED)?;
+    if (252..=255).contains(&number) {
+        return bad("it or the one after it is one of the system's own tables", ALLOWED);
     }
     Ok(number)
 }
@@ -240,7 +244,7 @@ fn off_until_built(given: &Given<'_>) -> Reading<bool> {
 }
 
 pub(super) fn mss_clamp(given: &Given<'_>) -> Reading<bool> {
-    off_until_built(given)
+    given.switch("true or false")
 }
 
 pub(super) fn metrics_ui(given: &Given<'_>) -> Reading<bool> {

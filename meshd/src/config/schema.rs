@@ -205,7 +205,7 @@ schema! {
         /// Of the interface; automatic: from the link, until it is measured per peer.
         mtu: Automatic<u16> = Automatic::Auto, live, parse::mtu;
         /// Clamp the segment size of TCP to the route's MTU.
-        mss_clamp: bool = false, restart, parse::mss_clamp;
+        mss_clamp: bool = true, restart, parse::mss_clamp;
     }
     /// The socket of `meshctl`.
     control: Control {

@@ -138,8 +138,6 @@ fn what_is_planned_but_not_built_says_so() {
         ("[network]\nencrypt = \"pods+nodes\"", "\"pods\""),
         ("[network]\nroute_source = \"workloads\"", "\"prefixes\""),
         ("[network]\nworkload_interfaces = [\"eth*\"]", "leave it out"),
-        ("[network]\nleak_protection = \"strict\"", "\"off\""),
-        ("[network]\nmss_clamp = true", "false"),
         ("[metrics]\nlisten = \"127.0.0.1:9586\"", "\"\""),
         ("[metrics]\nui = true", "false"),
         ("[dns]\nenabled = true", "false"),

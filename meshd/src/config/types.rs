@@ -75,6 +75,8 @@ pub enum RouteSource {
 pub enum LeakProtection {
     /// Hosts that are no members are reached as before.
     Off,
+    /// What belongs to members goes through the mesh or not at all.
+    Strict,
 }
 
 /// How final a certificate's date is.

@@ -82,7 +82,7 @@ fn summary(applied: &[Change]) -> Vec<String> {
             Change::DeleteDevice { name } => {
                 Some(format!("interface {name} with its peers and addresses"))
             }
-            Change::RemoveNat => Some("nftables table inet meshd".to_owned()),
+            Change::RemoveFirewall => Some("nftables table inet meshd".to_owned()),
             _ => None,
         })
         .collect();

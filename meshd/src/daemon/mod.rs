@@ -60,7 +60,6 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
-pub(crate) use self::start::backend;
 use self::{
     bridge::{Bridge, Call},
     counters::Counters,
@@ -77,6 +76,7 @@ use self::{
     systemd::Notifier,
     upkeep::Flush,
 };
+pub(crate) use self::{planning::plan_config, start::backend};
 use crate::{
     check,
     config::{Config, DEFAULT_DROP_INS, issuers::IssuerFile},

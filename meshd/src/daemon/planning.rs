@@ -21,7 +21,7 @@ use super::{
     running::{PLAN_INTERVAL, Running},
 };
 use crate::{
-    config::{Automatic, Config},
+    config::{Automatic, Config, LeakProtection},
     dataplane::Scope,
     reconcile::Report,
 };
@@ -194,7 +194,7 @@ fn describe(changes: &[Change]) -> String {
 }
 
 /// The part of the configuration that the planner takes.
-pub(super) fn plan_config(config: &Config) -> PlanConfig {
+pub(crate) fn plan_config(config: &Config) -> PlanConfig {
     PlanConfig {
         interface: config.wireguard.interface.to_string(),
         listen_port: config.wireguard.port,
@@ -206,15 +206,15 @@ pub(super) fn plan_config(config: &Config) -> PlanConfig {
             Automatic::Given(mtu) => Some(u32::from(mtu)),
         },
         keepalive: config.wireguard.persistent_keepalive,
+        strict: config.network.leak_protection == LeakProtection::Strict,
+        clamp_mss: config.network.mss_clamp,
     }
 }
 
 /// What the data plane is to look at for `desired`.
 pub(super) fn scope(config: &Config, desired: &Desired) -> Scope {
     Scope {
-        interface: config.wireguard.interface.to_string(),
-        table: config.network.table,
-        rule_priority: config.network.rule_priority,
         sysctls: desired.device.iter().flat_map(|device| device.sysctls.keys().cloned()).collect(),
+        ..Scope::of(&plan_config(config))
     }
 }

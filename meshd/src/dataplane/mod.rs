@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 pub use error::DataplaneError;
 pub use fake::FakeDataplane;
 pub use linux::LinuxDataplane;
-use meshd_core::plan::{Change, Observed};
+use meshd_core::plan::{Change, Observed, PlanConfig, Rule};
 
 /// Which implementation of WireGuard may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,11 +44,33 @@ pub struct Scope {
     pub interface: String,
     /// Our routing table.
     pub table: u32,
-    /// Priority of our rules. Rules are ours when they carry our protocol number and either look up our table or
-    /// stand at this priority, so that what an older configuration made is found too.
+    /// The one behind it, for strict leak protection. Looked at in any case: it may have been wanted before.
+    pub second_table: u32,
+    /// Priority of our rules. Rules are ours when they carry our protocol number and either look up one of our tables
+    /// or stand at this priority, so that what an older configuration made is found too.
     pub rule_priority: u32,
     /// Sysctls to read, as paths below `/proc/sys`. Those that do not exist are left out of the answer.
     pub sysctls: BTreeSet<String>,
+}
+
+impl Scope {
+    /// Where to look for what `config` asks for, and for what another configuration left.
+    #[must_use]
+    pub fn of(config: &PlanConfig) -> Self {
+        Self {
+            interface: config.interface.clone(),
+            table: config.table,
+            second_table: config.second_table(),
+            rule_priority: config.rule_priority,
+            sysctls: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a rule with our protocol number belongs to it.
+    #[must_use]
+    pub fn holds(&self, rule: &Rule) -> bool {
+        [self.table, self.second_table].contains(&rule.table) || rule.priority == self.rule_priority
+    }
 }
 
 /// Reads and changes the kernel. All calls block: run it on a thread of its own, outside any async

@@ -3,20 +3,45 @@
 use std::collections::BTreeSet;
 
 use meshd_core::plan::{
-    Change, Desired, Device, Family, Observed, ObservedDevice, ObservedPeer, Peer, RouteKind,
-    SourceNat, diff,
+    Change, Desired, Device, DontFragment, Family, Firewall, FirewallRules, FirewallSets, Observed,
+    ObservedDevice, ObservedFirewall, ObservedPeer, Peer, RouteKind, SourceNat, diff,
 };
 
 use crate::host::{Host, MARK, backend, net, nets, private, public, route, rule, sysctls};
 
 const ADDRESSES: [&str; 2] = ["100.112.0.1/32", "fd00::1/128"];
 
-fn nat(host: &Host) -> SourceNat {
-    SourceNat {
+/// With every part that there is.
+fn firewall(host: &Host) -> Firewall {
+    let nat = SourceNat {
         device: host.device.clone(),
         own_v4: ["100.112.0.1/32", "10.1.0.0/24"].iter().map(|n| n.parse().unwrap()).collect(),
         own_v6: ["fd00::1/128", "fd01::/64"].iter().map(|n| n.parse().unwrap()).collect(),
+    };
+    Firewall {
+        rules: FirewallRules {
+            nat,
+            clamp_mss: true,
+            dont_fragment: Some(DontFragment { port: 51820, mark: MARK }),
+            guard: true,
+        },
+        sets: FirewallSets {
+            // Side by side, and single addresses side by side: nft must not make one of them.
+            guarded: nets(&[
+                "10.2.0.0/24",
+                "10.3.0.0/24",
+                "10.9.0.1/32",
+                "10.9.0.2/32",
+                "fd02::/64",
+            ]),
+            fragmented: ["192.0.2.2".parse().unwrap()].into(),
+        },
     }
+}
+
+fn observed_firewall(host: &Host) -> ObservedFirewall {
+    let Firewall { rules, sets } = firewall(host);
+    ObservedFirewall { rules: Some(rules), sets }
 }
 
 /// One of everything.
@@ -33,7 +58,7 @@ fn all(host: &Host) -> Vec<Change> {
         Change::PutRoute(route("fd09::/64", RouteKind::Unreachable)),
         Change::AddRule(rule(Family::V4)),
         Change::AddRule(rule(Family::V6)),
-        Change::PutNat(nat(host)),
+        Change::PutFirewall(firewall(host)),
     ]);
     changes
 }
@@ -75,8 +100,7 @@ fn expected(host: &Host) -> Observed {
         ]
         .into(),
         rules: [rule(Family::V4), rule(Family::V6)].into(),
-        nat: Some(nat(host)),
-        nat_present: true,
+        firewall: Some(observed_firewall(host)),
     }
 }
 
@@ -127,7 +151,7 @@ fn a_desired_state_is_reached_in_one_round_and_left_without_a_trace() {
             .collect(),
         routes: seen.routes,
         rules: seen.rules,
-        nat: seen.nat,
+        firewall: Some(firewall(&host)),
         additive: false,
     };
     for want in [&desired, &Desired::default(), &desired, &Desired::default()] {
@@ -143,7 +167,7 @@ fn everything_is_gone_after_removal_and_removal_can_be_repeated() {
     let before = host.everything();
     host.apply(all(&host));
     let removal = |host: &Host| {
-        let mut changes = vec![Change::RemoveNat];
+        let mut changes = vec![Change::RemoveFirewall];
         changes.extend(expected(host).rules.into_iter().map(Change::RemoveRule));
         changes.extend(expected(host).routes.into_iter().map(Change::RemoveRoute));
         changes.push(Change::DeleteDevice { name: host.device.clone() });
@@ -154,6 +178,35 @@ fn everything_is_gone_after_removal_and_removal_can_be_repeated() {
     assert_eq!(host.everything(), before);
     host.apply(removal(&host));
     assert_eq!(host.everything(), before);
+}
+
+#[test]
+fn elements_of_sets_come_and_go_alone() {
+    let host = Host::new();
+    host.apply(vec![Change::PutFirewall(firewall(&host))]);
+    let before = host.sh("nft list table inet meshd | grep -c counter");
+    let wanted = Desired {
+        firewall: Some(Firewall {
+            sets: FirewallSets {
+                // A wider one in place of two, one gone, one new.
+                guarded: nets(&["10.2.0.0/15", "10.9.0.2/32", "10.9.0.3/32"]),
+                fragmented: ["192.0.2.3".parse().unwrap()].into(),
+            },
+            ..firewall(&host)
+        }),
+        ..Desired::default()
+    };
+    let changes = diff(&wanted, &host.observe().unwrap());
+    assert!(changes.iter().all(|c| matches!(c, Change::ChangeSets { .. })), "{changes:?}");
+    host.apply(changes);
+    assert_eq!(diff(&wanted, &host.observe().unwrap()), []);
+    assert_eq!(host.sh("nft list table inet meshd | grep -c counter"), before);
+    let gone = Desired {
+        firewall: Some(Firewall { sets: FirewallSets::default(), ..firewall(&host) }),
+        ..Desired::default()
+    };
+    host.apply(diff(&gone, &host.observe().unwrap()));
+    assert_eq!(diff(&gone, &host.observe().unwrap()), []);
 }
 
 #[test]
@@ -317,7 +370,7 @@ fn what_others_break_is_observed() {
     assert_eq!(seen_device.addresses, nets(&["100.112.0.1/32"]));
     assert_eq!(seen_device.sysctls, sysctls(&host, "1"));
     assert_eq!(seen.rules, BTreeSet::from([rule(Family::V4)]));
-    assert_eq!((seen.nat, seen.nat_present), (None, true));
+    assert_eq!(seen.firewall.unwrap().rules, None);
     assert!(!seen.routes.iter().any(|r| r.destination == net("10.2.0.0/24")));
 
     host.apply(all(&host));

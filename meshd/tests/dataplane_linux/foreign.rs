@@ -1,7 +1,7 @@
 //! What is not ours is neither taken nor touched, and errors say what to do.
 
 use meshd::dataplane::DataplaneError;
-use meshd_core::plan::{Backend, Change, Family, Observed, RouteKind, Rule, SourceNat};
+use meshd_core::plan::{Backend, Change, Family, Firewall, Observed, RouteKind, Rule};
 
 use crate::host::{Host, PRIORITY, TABLE, backend, net, public, route, rule};
 
@@ -27,26 +27,24 @@ fn other_programs_objects_survive_all_of_our_life() {
     let before = host.everything();
     let seen = host.observe().unwrap();
     assert!(seen.device.is_none() && seen.routes.is_empty() && seen.rules.is_empty(), "{seen:?}");
-    assert!(!seen.nat_present);
+    assert!(seen.firewall.is_none());
 
     let routes = [host.route("10.2.0.0/24", None, None), route("fd03::/64", RouteKind::Throw)];
     let rules = [rule(Family::V4), rule(Family::V6)];
-    let nat = SourceNat {
-        device: host.device.clone(),
-        own_v4: Default::default(),
-        own_v6: Default::default(),
-    };
+    let mut table = Firewall::default();
+    table.rules.nat.device.clone_from(&host.device);
+    table.rules.guard = true;
     let mut changes = host.device_changes(1, &["100.112.0.1/32", "fd00::1/128"]);
     changes.push(host.put_peer(2, None, &["10.2.0.0/24"]));
     changes.extend(routes.iter().cloned().map(Change::PutRoute));
     changes.extend(rules.iter().cloned().map(Change::AddRule));
-    changes.push(Change::PutNat(nat));
+    changes.push(Change::PutFirewall(table));
     host.apply(changes);
     let seen = host.observe().unwrap();
     assert_eq!(seen.rules, rules.clone().into(), "one of ours beside each of theirs");
     assert_eq!(seen.routes, routes.clone().into());
 
-    let mut removal = vec![Change::RemoveNat];
+    let mut removal = vec![Change::RemoveFirewall];
     removal.extend(rules.into_iter().map(Change::RemoveRule));
     removal.extend(routes.into_iter().map(Change::RemoveRoute));
     removal.push(Change::DeleteDevice { name: host.device.clone() });
@@ -64,7 +62,7 @@ fn removing_what_only_others_have_removes_nothing() {
         Change::RemoveRule(rule(Family::V6)),
         Change::RemoveRoute(route("10.9.0.0/24", RouteKind::Unreachable)),
         Change::RemoveRoute(route("fd07::/64", RouteKind::Unreachable)),
-        Change::RemoveNat,
+        Change::RemoveFirewall,
         Change::DeleteDevice { name: host.device.clone() },
     ]);
     assert_eq!(host.everything(), before);

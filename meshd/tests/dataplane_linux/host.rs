@@ -96,6 +96,7 @@ impl Host {
         Scope {
             interface: self.device.clone(),
             table: TABLE,
+            second_table: 51821,
             rule_priority: PRIORITY,
             sysctls: BTreeSet::from([self.rp_filter()]),
         }

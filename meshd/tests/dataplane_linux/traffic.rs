@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshd_core::plan::{Change, Family, RouteKind, SourceNat};
+use meshd_core::plan::{
+    Change, Family, Firewall, FirewallRules, FirewallSets, RouteKind, SourceNat,
+};
 
 use crate::host::{Host, net, nets, public, route, rule};
 
@@ -75,12 +77,14 @@ impl Pair {
         host.apply(changes);
     }
 
-    fn nat(&self) -> SourceNat {
-        SourceNat {
+    fn nat(&self) -> Firewall {
+        let nat = SourceNat {
             device: self.a.device.clone(),
             own_v4: ["100.112.0.1/32", "10.1.0.0/24"].iter().map(|n| n.parse().unwrap()).collect(),
             own_v6: ["fd00::1/128", "fd01::/64"].iter().map(|n| n.parse().unwrap()).collect(),
-        }
+        };
+        let rules = FirewallRules { nat, ..FirewallRules::default() };
+        Firewall { rules, sets: FirewallSets::default() }
     }
 }
 
@@ -146,7 +150,7 @@ fn only_sources_that_are_not_ours_become_the_mesh_address() {
     assert_eq!(ask(&pair.a, "192.168.7.1", v4, short), None);
     assert_eq!(ask(&pair.a, "fdaa::1", v6, short), None);
 
-    pair.a.apply(vec![Change::PutNat(pair.nat())]);
+    pair.a.apply(vec![Change::PutFirewall(pair.nat())]);
     assert_eq!(see(&pair.a, "192.168.7.1", v4).as_deref(), Some("100.112.0.1"));
     assert_eq!(see(&pair.a, "fdaa::1", v6).as_deref(), Some("fd00::1"));
     assert_eq!(see(&pair.a, "0.0.0.0", v4).as_deref(), Some("100.112.0.1"));
@@ -172,7 +176,7 @@ fn only_sources_that_are_not_ours_become_the_mesh_address() {
 #[test]
 fn changes_of_peers_and_routes_lose_no_packet() {
     let pair = Pair::new();
-    pair.a.apply(vec![Change::PutNat(pair.nat())]);
+    pair.a.apply(vec![Change::PutFirewall(pair.nat())]);
     let mirror = Mirror::new(&pair.b, "10.2.0.1:7000");
     assert!(ask(&pair.pod, "10.1.0.2", "10.2.0.1:7000", PATIENCE).is_some());
     drop(mirror);
@@ -223,7 +227,7 @@ fn changes_of_peers_and_routes_lose_no_packet() {
             Change::PutRoute(narrow),
             Change::PutRoute(home),
             Change::RemovePeer { device: pair.a.device.clone(), public_key: public(3) },
-            Change::PutNat(pair.nat()),
+            Change::PutFirewall(pair.nat()),
         ]);
     }
     enough.store(true, Ordering::Relaxed);

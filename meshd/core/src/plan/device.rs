@@ -1,14 +1,10 @@
-//! The device of the first lane: its addresses, MTU and sysctls, and the source NAT on it.
+//! The device of the first lane: its addresses, MTU and sysctls.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{
-    input::PlanInput,
-    prefixes::is_v6,
-    types::{Device, SourceNat},
-};
+use super::{input::PlanInput, prefixes::is_v6, types::Device};
 use crate::address::{is_routable_unicast, ula_prefix};
 
 /// Bytes that WireGuard adds over IPv4: 20 IP, 8 UDP, 32 its own (16 header, 16 tag).
@@ -67,19 +63,4 @@ fn sysctls(input: &PlanInput<'_>) -> BTreeMap<String, String> {
     let v4 = v4.map(|(key, value)| (path("ipv4", key), value.to_owned()));
     let v6 = v6.map(|(key, value)| (path("ipv6", key), value.to_owned()));
     v4.into_iter().chain(v6.into_iter().filter(|_| input.local.ipv6)).collect()
-}
-
-/// What keeps its source: our mesh addresses, and our prefixes except those that others have won,
-/// since nobody takes packets from those from us.
-pub(super) fn source_nat(input: &PlanInput<'_>, lost: impl Fn(&IpNet) -> bool) -> SourceNat {
-    let (mut own_v4, mut own_v6) = (BTreeSet::new(), BTreeSet::new());
-    for net in input.own.mesh_addresses.iter().chain(&input.own.prefixes) {
-        match net.trunc() {
-            prefix if lost(&prefix) => {}
-            IpNet::V4(v4) => drop(own_v4.insert(v4)),
-            IpNet::V6(v6) if input.local.ipv6 => drop(own_v6.insert(v6)),
-            IpNet::V6(_) => {}
-        }
-    }
-    SourceNat { device: input.config.interface.clone(), own_v4, own_v6 }
 }

@@ -8,13 +8,14 @@
 //! | a device of another name goes | it holds the UDP port; its routes go with it |
 //! | device, key, port, mark, MTU, sysctls, addresses, up | IPv6 may be disabled before its sysctl; a route needs device, source address, and link up |
 //! | peers: new ones, and allowed IPs added | adding moves an allowed IP without a gap; the packet needs a peer before the route |
-//! | source NAT | before the first packet takes a new route |
+//! | nftables, but for what leaves its sets | source NAT and guard stand before the first packet takes a new route |
 //! | `throw` and device routes, the longest first | what is local or goes in the clear must not be taken along by a wider route, nor let out what is within it |
 //! | among them `unreachable` within a device route | earlier it would be a hole until its own device route stands |
 //! | rules, new before old | last of the setup: the table is complete |
 //! | routes go, the shortest first, each `unreachable` before its device route | the other way round would be a hole, or a leak, where a wider route takes over |
 //! | allowed IPs and peers go | no route leads to them any more |
 //! | addresses go | no route has them as its source any more |
+//! | elements leave nftables sets | the guard goes last, as long as anything else could leak |
 //!
 //! A data plane should stop at the first change that fails and observe again: every prefix of the
 //! list leaves the kernel in a state without holes and leaks. If it goes on, later changes fail
@@ -29,6 +30,7 @@ use ipnet::IpNet;
 use meshd_proto::WgPublicKey;
 
 use super::{
+    firewall::{Firewall, FirewallSets, ObservedFirewall},
     prefixes::PrefixMap,
     types::{
         Change, Desired, Device, Observed, ObservedDevice, ObservedPeer, Peer, Route, RouteKind,
@@ -63,9 +65,11 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
         PeerDiff::new(wanted, desired, kept.map(|_| &observed.peers))
     });
     changes.extend(peers.iter().flat_map(PeerDiff::puts));
-    if desired.nat.is_some() && desired.nat != observed.nat {
-        changes.extend(desired.nat.clone().map(Change::PutNat));
-    }
+    let firewall = desired
+        .firewall
+        .as_ref()
+        .map(|wanted| FirewallDiff::new(wanted, observed.firewall.as_ref(), desired.additive));
+    changes.extend(firewall.iter().filter_map(FirewallDiff::early));
     changes.extend(routes.puts());
     if !desired.rules.is_empty() {
         changes.extend(desired.rules.difference(&observed.rules).cloned().map(Change::AddRule));
@@ -87,8 +91,9 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
         changes
             .extend(gone.map(|address| Change::RemoveAddress { name: name(), address: *address }));
     }
-    if desired.nat.is_none() && observed.nat_present {
-        changes.push(Change::RemoveNat);
+    changes.extend(firewall.iter().filter_map(FirewallDiff::late));
+    if desired.firewall.is_none() && observed.firewall.is_some() {
+        changes.push(Change::RemoveFirewall);
     }
     changes
 }
@@ -203,6 +208,63 @@ impl<'a> PeerDiff<'a> {
             device: self.device.to_owned(),
             public_key: *key,
             allowed_ips: peer.allowed_ips.clone(),
+        })
+    }
+}
+
+/// What differs in our nftables table.
+struct FirewallDiff<'a> {
+    wanted: &'a Firewall,
+    /// The rules are as wanted, so that elements are all that may change.
+    rules_stand: bool,
+    add: FirewallSets,
+    /// Elements that go together with those that come, since they overlap.
+    replace: FirewallSets,
+    remove: FirewallSets,
+    /// Elements that stay although nobody wants them now.
+    kept: FirewallSets,
+}
+
+impl<'a> FirewallDiff<'a> {
+    fn new(wanted: &'a Firewall, observed: Option<&ObservedFirewall>, additive: bool) -> Self {
+        let nothing = FirewallSets::default();
+        let held = observed.map_or(&nothing, |observed| &observed.sets);
+        let add = wanted.sets.without(held);
+        let gone = held.without(&wanted.sets);
+        // Prefixes either hold one another or have nothing in common.
+        let coming: PrefixMap<()> = add.guarded.iter().copied().collect();
+        let overlaps = |prefix: &IpNet| {
+            coming.covering(prefix).next().is_some()
+                || add.guarded.iter().any(|added| prefix.contains(added))
+        };
+        let (over, clear): (BTreeSet<IpNet>, _) = gone.guarded.iter().copied().partition(overlaps);
+        let replace = FirewallSets { guarded: over, ..FirewallSets::default() };
+        let rest = FirewallSets { guarded: clear, fragmented: gone.fragmented };
+        let (remove, kept) = if additive && wanted.rules.guard {
+            (FirewallSets::default(), rest)
+        } else {
+            (rest, FirewallSets::default())
+        };
+        let rules_stand = observed.is_some_and(|held| held.rules.as_ref() == Some(&wanted.rules));
+        Self { wanted, rules_stand, add, replace, remove, kept }
+    }
+
+    fn early(&self) -> Option<Change> {
+        if !self.rules_stand {
+            let mut whole = self.wanted.clone();
+            whole.sets.guarded.extend(&self.kept.guarded);
+            return Some(Change::PutFirewall(whole));
+        }
+        if self.add.is_empty() && self.replace.is_empty() {
+            return None;
+        }
+        Some(Change::ChangeSets { add: self.add.clone(), remove: self.replace.clone() })
+    }
+
+    fn late(&self) -> Option<Change> {
+        (self.rules_stand && !self.remove.is_empty()).then(|| Change::ChangeSets {
+            add: FirewallSets::default(),
+            remove: self.remove.clone(),
         })
     }
 }

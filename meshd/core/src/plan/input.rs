@@ -65,6 +65,24 @@ pub struct PlanConfig {
     pub mtu: Option<u32>,
     /// `[wireguard] persistent_keepalive` in seconds; 0 is never.
     pub keepalive: u16,
+    /// `[network] leak_protection = "strict"`.
+    pub strict: bool,
+    /// `[network] mss_clamp`.
+    pub clamp_mss: bool,
+}
+
+impl PlanConfig {
+    /// The table behind [`Self::table`], for strict leak protection.
+    #[must_use]
+    pub fn second_table(&self) -> u32 {
+        self.table.saturating_add(1)
+    }
+
+    /// Priority of its rules.
+    #[must_use]
+    pub fn second_priority(&self) -> u32 {
+        self.rule_priority.saturating_add(1)
+    }
 }
 
 impl Default for PlanConfig {
@@ -77,6 +95,8 @@ impl Default for PlanConfig {
             rule_priority: 2600,
             mtu: None,
             keepalive: 25,
+            strict: false,
+            clamp_mss: true,
         }
     }
 }

@@ -14,6 +14,7 @@ mod claims;
 mod device;
 mod diff;
 mod endpoints;
+mod firewall;
 mod first;
 mod health;
 mod input;
@@ -29,6 +30,9 @@ mod types;
 pub use blocked::{BlockReason, Blocked};
 pub use claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length};
 pub use diff::diff;
+pub use firewall::{
+    DontFragment, Firewall, FirewallRules, FirewallSets, ObservedFirewall, SourceNat,
+};
 pub use first::{Due, FirstHandshakes, renewals};
 pub use health::TunnelTracker;
 pub use input::{
@@ -39,5 +43,5 @@ pub use planner::{Plan, plan};
 pub use routes::ROUTE_METRIC;
 pub use types::{
     Backend, Change, Desired, Device, Family, LINK_ALIAS, Observed, ObservedDevice, ObservedPeer,
-    PROTOCOL, Peer, Route, RouteKind, Rule, SourceNat, UNREACHABLE_METRIC, WgPrivateKey,
+    PROTOCOL, Peer, Route, RouteKind, Rule, UNREACHABLE_METRIC, WgPrivateKey,
 };

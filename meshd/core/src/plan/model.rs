@@ -17,10 +17,11 @@ use meshd_proto::WgPublicKey;
 use thiserror::Error;
 
 use super::{
+    firewall::{Firewall, ObservedFirewall},
     prefixes::{PrefixMap, is_v6},
     types::{
         Backend, Change, Family, Observed, ObservedDevice, ObservedPeer, Route, RouteKind, Rule,
-        SourceNat, WgPrivateKey,
+        WgPrivateKey,
     },
 };
 use crate::address::host_prefix;
@@ -53,7 +54,7 @@ pub enum KernelError {
 pub enum Verdict {
     /// As without a mesh.
     Clear,
-    /// Refused by a route.
+    /// Refused by a route or by the guard.
     Unreachable,
     /// Into the device, which has no peer for it: refused.
     NoPeer,
@@ -67,7 +68,7 @@ pub struct Kernel {
     links: BTreeMap<String, Link>,
     routes: BTreeMap<(u32, IpNet, u32), RouteKind>,
     rules: BTreeSet<Rule>,
-    nat: Option<SourceNat>,
+    firewall: Option<Firewall>,
     calls: u64,
     failing: BTreeSet<u64>,
 }
@@ -122,8 +123,10 @@ impl Kernel {
             peers: link.map(|(_, link)| link.peers.clone()).unwrap_or_default(),
             routes: self.routes().collect(),
             rules: self.rules.clone(),
-            nat: self.nat.clone(),
-            nat_present: self.nat.is_some(),
+            firewall: self
+                .firewall
+                .clone()
+                .map(|table| ObservedFirewall { rules: Some(table.rules), sets: table.sets }),
         }
     }
 
@@ -197,9 +200,25 @@ impl Kernel {
                     return Err(KernelError::Missing(format!("rule {}", rule.priority)));
                 }
             }
-            Change::PutNat(nat) => self.nat = Some(nat.clone()),
-            Change::RemoveNat => {
-                self.nat.take().ok_or_else(|| KernelError::Missing("nftables table".to_owned()))?;
+            Change::PutFirewall(table) => self.firewall = Some(table.clone()),
+            Change::ChangeSets { add, remove } => {
+                let missing = || KernelError::Missing("nftables table".to_owned());
+                let sets = &mut self.firewall.as_mut().ok_or_else(missing)?.sets;
+                let mut changed = sets.without(remove);
+                changed.guarded.extend(&add.guarded);
+                changed.fragmented.extend(&add.fragmented);
+                let guarded: PrefixMap<()> = changed.guarded.iter().copied().collect();
+                // Like EEXIST: elements of an interval set do not overlap.
+                if let Some(twice) =
+                    changed.guarded.iter().find(|prefix| guarded.covering(prefix).count() > 1)
+                {
+                    return Err(KernelError::Exists(twice.to_string()));
+                }
+                *sets = changed;
+            }
+            Change::RemoveFirewall => {
+                let missing = || KernelError::Missing("nftables table".to_owned());
+                self.firewall.take().ok_or_else(missing)?;
             }
         }
         Ok(())
@@ -236,6 +255,11 @@ impl Kernel {
                     return peer.map_or(Verdict::NoPeer, Verdict::Tunnel);
                 }
             }
+        }
+        let guard = self.firewall.iter().filter(|table| table.rules.guard);
+        let mut guarded = guard.flat_map(|table| &table.sets.guarded);
+        if guarded.any(|prefix| prefix.contains(&destination)) {
+            return Verdict::Unreachable;
         }
         Verdict::Clear
     }

@@ -18,6 +18,7 @@ use super::{
     claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length},
     device,
     endpoints::{EndpointRules, choose},
+    firewall,
     input::{Liveness, Member, PlanInput, TunnelState},
     prefixes::{PrefixMap, is_v6},
     preflight::Preflight,
@@ -56,7 +57,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     plan.desired.rules = routes::rules(input);
 
     let lost_own = |prefix: &IpNet| claims.lost.contains_key(&(input.own.key, *prefix));
-    plan.desired.nat = Some(device::source_nat(input, lost_own));
+    plan.desired.firewall = Some(firewall::firewall(input, &destinations, lost_own));
 
     let inside = destinations.inside(input.own);
     let endpoint_rules = EndpointRules::new(input, &inside);

@@ -1,4 +1,7 @@
-//! Routes of our table and the rules that lead to it.
+//! Routes of our tables and the rules that lead to them.
+//!
+//! With strict leak protection a second table stands behind the first, with `unreachable` for all that must not go in the
+//! clear: it holds where somebody flushes the first, and where the nftables guard was flushed.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -24,9 +27,11 @@ pub(super) fn routes(input: &PlanInput<'_>, destinations: &Destinations) -> BTre
         addresses.map(IpNet::addr).find(|address| address.is_ipv6() == v6)
     };
     let sources = [source(false), source(true)];
-    let route = |destination: &IpNet, metric: u32, kind: RouteKind| Route {
+    let table = input.config.table;
+    let second = input.config.strict.then(|| input.config.second_table());
+    let route = |table: u32, destination: &IpNet, metric: u32, kind: RouteKind| Route {
         destination: destination.trunc(),
-        table: input.config.table,
+        table,
         metric,
         kind,
     };
@@ -37,33 +42,42 @@ pub(super) fn routes(input: &PlanInput<'_>, destinations: &Destinations) -> BTre
             source: sources[usize::from(is_v6(prefix))],
             mtu: None,
         };
-        routes.insert(route(prefix, ROUTE_METRIC, kind));
+        routes.insert(route(table, prefix, ROUTE_METRIC, kind));
     }
     for prefix in destinations.tunnel.iter().chain(&destinations.unreachable) {
-        routes.insert(route(prefix, UNREACHABLE_METRIC, RouteKind::Unreachable));
+        for table in second.into_iter().chain([table]) {
+            routes.insert(route(table, prefix, UNREACHABLE_METRIC, RouteKind::Unreachable));
+        }
     }
-    for prefix in &input.own.prefixes {
-        routes.insert(route(prefix, ROUTE_METRIC, RouteKind::Throw));
-    }
+    let mut throws: BTreeSet<&IpNet> = input.own.prefixes.iter().collect();
     let caught: PrefixMap<()> =
         destinations.tunnel.iter().chain(&destinations.unreachable).copied().collect();
     for prefix in &destinations.clear {
         if caught.covering(prefix).next().is_some() {
-            routes.insert(route(prefix, ROUTE_METRIC, RouteKind::Throw));
+            throws.insert(prefix);
+        }
+    }
+    for prefix in throws {
+        for table in second.into_iter().chain([table]) {
+            routes.insert(route(table, prefix, ROUTE_METRIC, RouteKind::Throw));
         }
     }
     routes.retain(|route| input.local.ipv6 || !is_v6(&route.destination));
     routes
 }
 
-/// One rule for each family that the host has.
+/// One rule for each table and family that the host has.
 pub(super) fn rules(input: &PlanInput<'_>) -> BTreeSet<Rule> {
+    let config = input.config;
+    let first = (config.rule_priority, config.table);
+    let second = config.strict.then(|| (config.second_priority(), config.second_table()));
     let families = [Some(Family::V4), input.local.ipv6.then_some(Family::V6)];
-    let rule = |family| Rule {
-        family,
-        priority: input.config.rule_priority,
-        table: input.config.table,
-        fwmark: input.config.fwmark,
-    };
-    families.into_iter().flatten().map(rule).collect()
+    [Some(first), second]
+        .into_iter()
+        .flatten()
+        .flat_map(|(priority, table)| {
+            let rule = move |family| Rule { family, priority, table, fwmark: config.fwmark };
+            families.into_iter().flatten().map(rule)
+        })
+        .collect()
 }

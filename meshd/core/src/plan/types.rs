@@ -7,9 +7,11 @@ use std::{
     time::Duration,
 };
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use meshd_proto::WgPublicKey;
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::firewall::{Firewall, FirewallSets, ObservedFirewall};
 
 /// Routes and rules of meshd carry this protocol number (`ip route … proto 109`), so that they are
 /// known as ours after a restart with no memory.
@@ -70,8 +72,8 @@ pub struct Desired {
     pub routes: BTreeSet<Route>,
     /// Policy rules.
     pub rules: BTreeSet<Rule>,
-    /// Source NAT of what leaves through the device.
-    pub nat: Option<SourceNat>,
+    /// Our nftables table.
+    pub firewall: Option<Firewall>,
     /// Peers and routes that are not in here stay: they may belong to members that are not known again yet.
     pub additive: bool,
     /// Peers that go even then: their members have left, or were revoked.
@@ -154,18 +156,6 @@ pub struct Rule {
     pub fwmark: u32,
 }
 
-/// What leaves through the device with a source that is not ours inside the mesh (a socket bound to
-/// the node's own address) gets the device's address, since the other side accepts no other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceNat {
-    /// Interface name.
-    pub device: String,
-    /// Sources that stay as they are.
-    pub own_v4: BTreeSet<Ipv4Net>,
-    /// Sources that stay as they are.
-    pub own_v6: BTreeSet<Ipv6Net>,
-}
-
 /// What the data plane read: only objects that are ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
@@ -177,10 +167,8 @@ pub struct Observed {
     pub routes: BTreeSet<Route>,
     /// Rules with our protocol number.
     pub rules: BTreeSet<Rule>,
-    /// Our nftables table, when its content is what a [`SourceNat`] makes.
-    pub nat: Option<SourceNat>,
-    /// Our nftables table exists, whatever it holds.
-    pub nat_present: bool,
+    /// Our nftables table, when there is one.
+    pub firewall: Option<ObservedFirewall>,
 }
 
 /// The device as read.
@@ -321,9 +309,16 @@ pub enum Change {
     /// Removes a rule.
     RemoveRule(Rule),
     /// Makes our nftables table hold exactly this, in one transaction.
-    PutNat(SourceNat),
+    PutFirewall(Firewall),
+    /// Changes elements of our table's sets, in one transaction.
+    ChangeSets {
+        /// Elements that come.
+        add: FirewallSets,
+        /// Elements that go.
+        remove: FirewallSets,
+    },
     /// Removes our nftables table.
-    RemoveNat,
+    RemoveFirewall,
 }
 
 impl fmt::Display for Change {
@@ -354,8 +349,9 @@ impl fmt::Display for Change {
             Self::RemoveRule(rule) => {
                 write!(f, "remove rule {} to table {}", rule.priority, rule.table)
             }
-            Self::PutNat(_) => f.write_str("set the nftables table inet meshd"),
-            Self::RemoveNat => f.write_str("remove the nftables table inet meshd"),
+            Self::PutFirewall(_) => f.write_str("set the nftables table inet meshd"),
+            Self::ChangeSets { .. } => f.write_str("change sets of the nftables table inet meshd"),
+            Self::RemoveFirewall => f.write_str("remove the nftables table inet meshd"),
         }
     }
 }

@@ -54,6 +54,7 @@ type Peers = BTreeMap<WgPublicKey, ObservedPeer>;
 pub struct LinuxDataplane {
     choice: BackendChoice,
     netlink: Netlink,
+    nft: nft::Nft,
     /// Begun by [`LinuxDataplane::look_ahead`], and when.
     ahead: Option<(nft::Reading, Instant)>,
 }
@@ -67,7 +68,7 @@ impl LinuxDataplane {
     /// # Errors
     /// When netlink cannot be used.
     pub fn new(choice: BackendChoice) -> Result<Self, DataplaneError> {
-        Ok(Self { choice, netlink: Netlink::open()?, ahead: None })
+        Ok(Self { choice, netlink: Netlink::open()?, nft: nft::Nft::default(), ahead: None })
     }
 
     /// Begins now what takes longest in the next look, which must come soon.
@@ -206,7 +207,7 @@ impl LinuxDataplane {
         }
     }
 
-    fn apply_one(&self, change: &Change, tables: &mut Tables) -> Result<(), DataplaneError> {
+    fn apply_one(&mut self, change: &Change, tables: &mut Tables) -> Result<(), DataplaneError> {
         let netlink = &self.netlink;
         match change {
             Change::CreateDevice { name } => self.create(name),
@@ -252,8 +253,9 @@ impl LinuxDataplane {
             Change::RemoveRoute(route) => route::remove(netlink, route),
             Change::AddRule(rule) => rule::add(netlink, rule),
             Change::RemoveRule(rule) => rule::remove(netlink, rule),
-            Change::PutNat(nat) => nft::put(nat),
-            Change::RemoveNat => nft::remove(),
+            Change::PutFirewall(table) => self.nft.put(table),
+            Change::ChangeSets { add, remove } => nft::change_sets(add, remove),
+            Change::RemoveFirewall => nft::remove(),
         }
     }
 
@@ -271,7 +273,7 @@ impl LinuxDataplane {
 impl Dataplane for LinuxDataplane {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, DataplaneError> {
         self.reconnect()?;
-        let nat = match self.ahead.take() {
+        let firewall = match self.ahead.take() {
             Some((reading, since)) if since.elapsed() < AHEAD => reading,
             _ => nft::Reading::start(),
         };
@@ -280,18 +282,16 @@ impl Dataplane for LinuxDataplane {
             observed.device = Some(device);
             observed.peers = peers;
         }
-        observed.routes = route::read(&self.netlink, scope.table)?.ours;
-        observed.rules = rule::read(&self.netlink)?
-            .into_iter()
-            .filter(|rule| rule.table == scope.table || rule.priority == scope.rule_priority)
-            .collect();
+        for table in [scope.table, scope.second_table] {
+            observed.routes.append(&mut route::read(&self.netlink, table)?.ours);
+        }
+        observed.rules =
+            rule::read(&self.netlink)?.into_iter().filter(|rule| scope.holds(rule)).collect();
         // One part that cannot be read must not stop the others; putting it fails by itself, and says why.
-        let nat = nat.finish().unwrap_or_else(|error| {
+        observed.firewall = self.nft.observe(firewall).unwrap_or_else(|error| {
             tracing::debug!(%error, "nftables cannot be read");
-            nft::Nat::default()
+            None
         });
-        observed.nat = nat.nat;
-        observed.nat_present = nat.present;
         Ok(observed)
     }
 

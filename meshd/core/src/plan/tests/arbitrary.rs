@@ -123,8 +123,10 @@ prop_compose! {
         other_name in prop::bool::weighted(0.2),
         other_table in prop::bool::weighted(0.2),
         other_key in prop::bool::weighted(0.2),
+        strict in any::<bool>(),
     ) -> World {
         world.local.ipv6 = ipv6;
+        world.config.strict = strict;
         if other_name {
             world.config.interface = "mesh7".to_owned();
         }
@@ -150,7 +152,7 @@ pub(super) enum Tamper {
     RemovePeer(usize),
     ForeignPeer(&'static str),
     ForeignRoute(&'static str),
-    RemoveNat,
+    RemoveFirewall,
 }
 
 pub(super) fn any_tamper() -> impl Strategy<Value = Tamper> {
@@ -164,7 +166,7 @@ pub(super) fn any_tamper() -> impl Strategy<Value = Tamper> {
         any::<usize>().prop_map(Tamper::RemovePeer),
         prefix().prop_map(Tamper::ForeignPeer),
         prefix().prop_map(Tamper::ForeignRoute),
-        Just(Tamper::RemoveNat),
+        Just(Tamper::RemoveFirewall),
     ]
 }
 
@@ -210,7 +212,7 @@ pub(super) fn tamper(kernel: &mut Kernel, what: &Tamper) {
             metric: 7,
             kind: RouteKind::Throw,
         })],
-        Tamper::RemoveNat => vec![Change::RemoveNat],
+        Tamper::RemoveFirewall => vec![Change::RemoveFirewall],
     };
     for change in changes {
         let _ = kernel.apply(&change); // Nothing to remove is fine.

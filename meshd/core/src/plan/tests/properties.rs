@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     super::*,
-    arbitrary::{PREFIXES, any_settings, any_tamper, any_world, tamper},
+    arbitrary::{PREFIXES, Tamper, any_settings, any_tamper, any_world, tamper},
     worlds::*,
 };
 use crate::address::host_prefix;
@@ -184,6 +184,23 @@ proptest! {
         converge(&mut kernel, &first.plan().desired);
         tamper(&mut kernel, &what);
         step_through(&mut kernel, &second.plan().desired, false);
+    }
+
+    #[test]
+    fn strict_holds_whatever_others_take_away(mut world in any_settings(), what in any_tamper()) {
+        world.config.strict = true;
+        let plan = world.plan();
+        let mut kernel = Kernel::default();
+        converge(&mut kernel, &plan.desired);
+        let before = verdicts(&kernel);
+        tamper(&mut kernel, &what);
+        for ((probe, before), (_, now)) in before.iter().zip(verdicts(&kernel)) {
+            if *before != Verdict::Clear {
+                prop_assert_ne!(now, Verdict::Clear, "{} leaks after {:?}", probe, &what);
+            } else if !matches!(what, Tamper::ForeignRoute(_) | Tamper::FlushRoute(_)) {
+                prop_assert_eq!(now, Verdict::Clear, "{} is cut off after {:?}", probe, &what);
+            }
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn a_member_gets_a_peer_routes_with_a_source_and_an_unreachable_behind_each() {
 fn own_prefixes_are_thrown_and_keep_their_source() {
     let plan = World::with([]).plan();
     assert_eq!(kinds(&plan, "10.244.1.0/24"), ["throw"]);
-    let nat = plan.desired.nat.unwrap();
+    let nat = plan.desired.firewall.unwrap().rules.nat;
     assert_eq!(nat.own_v4, ["100.112.0.1/32", "10.244.1.0/24"].map(|n| n.parse().unwrap()).into());
     assert_eq!(nat.own_v6.len(), 2);
 }
@@ -161,7 +161,16 @@ fn an_own_prefix_that_another_won_stays_local_is_shown_and_is_no_source() {
     assert_eq!(kinds(&plan, "10.244.1.0/24"), ["throw"]);
     assert!(world.blocked(1).contains(&(Some(net("10.244.1.0/24")), "prefix_contested")));
     assert_eq!(world.blocked(2), [(Some(net("10.244.1.0/24")), "prefix_is_local")]);
-    assert!(!plan.desired.nat.unwrap().own_v4.contains(&"10.244.1.0/24".parse().unwrap()));
+    assert!(
+        !plan
+            .desired
+            .firewall
+            .unwrap()
+            .rules
+            .nat
+            .own_v4
+            .contains(&"10.244.1.0/24".parse().unwrap())
+    );
 }
 
 #[test]

@@ -187,11 +187,12 @@ impl World {
     }
 }
 
-/// What each of the metrics does for `destination`.
+/// What each of the metrics does for `destination` in the first table.
 pub(super) fn kinds(plan: &Plan, destination: &str) -> Vec<&'static str> {
+    let first = plan.desired.rules.iter().min_by_key(|rule| rule.priority).map(|rule| rule.table);
     let routes = plan.desired.routes.iter();
     routes
-        .filter(|route| route.destination == net(destination))
+        .filter(|route| route.destination == net(destination) && Some(route.table) == first)
         .map(|route| match route.kind {
             RouteKind::Device { .. } => "device",
             RouteKind::Throw => "throw",

@@ -1,0 +1,159 @@
+//! Our nftables table, through the nft program: what it is told and says is in `table`.
+
+mod table;
+
+use std::{
+    io::{self, Write},
+    process::{Child, Command, Output, Stdio},
+};
+
+use meshd_core::plan::{Firewall, FirewallRules, FirewallSets, ObservedFirewall};
+use serde_json::Value;
+
+use self::table::{FAMILY, Listing, Shape, TABLE};
+use crate::dataplane::DataplaneError;
+
+/// What is remembered of our table between looks.
+#[derive(Debug, Default)]
+pub(crate) struct Nft {
+    /// Rules that were written and not looked at yet.
+    written: Option<FirewallRules>,
+    /// How this version of nft lists what was written last, when not in our words: else it would be written anew at
+    /// every look.
+    known: Option<(Shape, FirewallRules)>,
+}
+
+/// Our table being read by a program of its own, which takes its time while others are looked at.
+pub(crate) struct Reading(Option<io::Result<Child>>);
+
+impl Reading {
+    /// Starts to read.
+    pub(crate) fn start() -> Self {
+        Self(Some(start(&["-j", "list", "table", FAMILY, TABLE])))
+    }
+
+    /// What was read. Where nft or nftables is missing, so is the table.
+    fn finish(mut self) -> Result<Option<Listing>, DataplaneError> {
+        let action = "read the nftables table inet meshd";
+        let Some(started) = self.0.take() else { return Ok(None) };
+        let output = match started.and_then(|child| finish(child, "")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            output => output.map_err(|e| failed(action, &e.to_string()))?,
+        };
+        if output.status.success() {
+            let listing: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            return Ok(Some(Listing::read(&listing)));
+        }
+        let reason = String::from_utf8_lossy(&output.stderr);
+        if reason.contains("No such file or directory") || lacks_nftables(&reason) {
+            return Ok(None);
+        }
+        Err(failed(action, &reason))
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // Nobody wants to know; it must not stay behind as a zombie.
+        if let Some(Ok(mut child)) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Nft {
+    /// What stands in our table.
+    pub(crate) fn observe(
+        &mut self,
+        reading: Reading,
+    ) -> Result<Option<ObservedFirewall>, DataplaneError> {
+        let Some(listing) = reading.finish()? else {
+            self.written = None;
+            return Ok(None);
+        };
+        let shape = listing.shape.clone();
+        let observed = listing.observed(self.known.as_ref());
+        if let Some(written) = self.written.take()
+            && observed.rules.as_ref() != Some(&written)
+        {
+            tracing::debug!("nft lists the table inet meshd in words of its own");
+            self.known = Some((shape, written.clone()));
+            return Ok(Some(ObservedFirewall { rules: Some(written), ..observed }));
+        }
+        Ok(Some(observed))
+    }
+
+    /// Makes our table hold exactly this, in one transaction.
+    pub(crate) fn put(&mut self, table: &Firewall) -> Result<(), DataplaneError> {
+        apply("set up nftables", &table::whole(table))?;
+        self.written = Some(table.rules.clone());
+        Ok(())
+    }
+}
+
+/// Changes elements of our sets, in one transaction.
+pub(crate) fn change_sets(add: &FirewallSets, remove: &FirewallSets) -> Result<(), DataplaneError> {
+    apply("change nftables sets", &table::changed(add, remove))
+}
+
+/// Removes our table; gone already is fine.
+pub(crate) fn remove() -> Result<(), DataplaneError> {
+    if Reading::start().finish()?.is_none() {
+        return Ok(());
+    }
+    apply("remove the nftables table", &table::removal())
+}
+
+fn apply(action: &'static str, script: &Value) -> Result<(), DataplaneError> {
+    match start(&["-j", "-f", "-"]).and_then(|child| finish(child, &script.to_string())) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(DataplaneError::NftMissing { action }),
+        Err(e) => Err(failed(action, &e.to_string())),
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(failed(action, &String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+fn start(arguments: &[&str]) -> io::Result<Child> {
+    Command::new("nft")
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+}
+
+fn finish(mut child: Child, input: &str) -> io::Result<Output> {
+    if let Some(mut stdin) = child.stdin.take() {
+        // A child that ended early says why on stderr.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    child.wait_with_output()
+}
+
+fn lacks_nftables(reason: &str) -> bool {
+    ["Protocol not supported", "Operation not supported", "not implemented"]
+        .iter()
+        .any(|text| reason.contains(text))
+}
+
+fn failed(action: &'static str, stderr: &str) -> DataplaneError {
+    let reason: String = stderr
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(200)
+        .collect();
+    let fix = if stderr.contains("Operation not permitted") {
+        "meshd needs root or CAP_NET_ADMIN"
+    } else if lacks_nftables(stderr) || stderr.contains("No such file or directory") {
+        "this kernel lacks a part of nftables (nft_chain_nat, nft_masq, nft_rt): without it, packets with this host's own \
+         address as source are not accepted by other members, and there is no leak guard"
+    } else {
+        "look at `nft list ruleset`"
+    };
+    DataplaneError::Nft { action, reason, fix }
+}

@@ -1,0 +1,479 @@
+//! Our nftables table as nft's JSON, written and read back.
+//!
+//! ```text
+//! table inet meshd {
+//!   set guarded4 { type ipv4_addr; flags interval; }   # and guarded6
+//!   set fragmented { type ipv4_addr; }
+//!   chain postrouting { type nat hook postrouting priority srcnat;
+//!     oifname != "mesh0" return
+//!     ip saddr 10.1.0.0/24 return      # one per own prefix; prefixes that overlap do not fit into a set
+//!     ip6 saddr fd00::/64 return
+//!     masquerade }
+//!   chain clamp { type filter hook postrouting priority mangle;
+//!     oifname "mesh0" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu }
+//!   chain guard_in { type filter hook prerouting priority -350;
+//!     iifname "lo" accept; iifname "mesh0" accept
+//!     ip saddr @guarded4 counter drop; ip6 saddr @guarded6 counter drop }
+//!   chain guard_out { type filter hook postrouting priority 300; … daddr … }
+//!   chain dont_fragment { type filter hook postrouting priority 310;
+//!     meta mark & 0x10 == 0x10 udp sport 51820 ip daddr != @fragmented ip frag-off set 0x4000 }
+//! }
+//! ```
+//! The guard looks first at what comes in (before connection tracking, −200) and last at what goes out (after source
+//! NAT, 100), so that no rule of others changes what it has seen.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnet::IpNet;
+use meshd_core::plan::{
+    DontFragment, Firewall, FirewallRules, FirewallSets, ObservedFirewall, SourceNat,
+};
+use serde_json::{Value, json};
+
+pub(super) const FAMILY: &str = "inet";
+pub(super) const TABLE: &str = "meshd";
+
+const NAT: &str = "postrouting";
+const CLAMP: &str = "clamp";
+const GUARD_IN: &str = "guard_in";
+const GUARD_OUT: &str = "guard_out";
+const DONT_FRAGMENT: &str = "dont_fragment";
+const GUARDED_V4: &str = "guarded4";
+const GUARDED_V6: &str = "guarded6";
+const FRAGMENTED: &str = "fragmented";
+
+/// DF of the fragment field of IPv4 (RFC 791, 3.1).
+const DF: u16 = 0x4000;
+
+/// What our table is to be thrown away and made anew with, in one transaction.
+pub(super) fn whole(table: &Firewall) -> Value {
+    let Shape { sets, chains, rules } = Shape::of(&table.rules);
+    let mut commands = vec![add_table(), delete_table(), add_table()];
+    let objects = [("set", sets), ("chain", chains), ("rule", rules)];
+    for (kind, bodies) in objects {
+        commands.extend(bodies.into_iter().map(|body| json!({"add": {kind: body}})));
+    }
+    commands.extend(elements("add", &table.sets));
+    json!({"nftables": commands})
+}
+
+/// Elements that go and elements that come, in one transaction.
+pub(super) fn changed(add: &FirewallSets, remove: &FirewallSets) -> Value {
+    let commands: Vec<Value> =
+        elements("delete", remove).into_iter().chain(elements("add", add)).collect();
+    json!({"nftables": commands})
+}
+
+/// The table away. Adding first makes the deletion succeed also when somebody else was faster.
+pub(super) fn removal() -> Value {
+    json!({"nftables": [add_table(), delete_table()]})
+}
+
+fn add_table() -> Value {
+    json!({"add": {"table": {"family": FAMILY, "name": TABLE}}})
+}
+
+fn delete_table() -> Value {
+    json!({"delete": {"table": {"family": FAMILY, "name": TABLE}}})
+}
+
+/// Everything in the table but elements, as nft lists it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Shape {
+    sets: Vec<Value>,
+    chains: Vec<Value>,
+    rules: Vec<Value>,
+}
+
+impl Shape {
+    /// What `rules` make.
+    pub(super) fn of(rules: &FirewallRules) -> Self {
+        let mut shape = Self::default();
+        shape.nat(&rules.nat);
+        if rules.clamp_mss {
+            shape.clamp(&rules.nat.device);
+        }
+        if rules.guard {
+            shape.guard(&rules.nat.device);
+        }
+        if let Some(which) = rules.dont_fragment {
+            shape.dont_fragment(which);
+        }
+        shape
+    }
+
+    fn nat(&mut self, nat: &SourceNat) {
+        self.chain(NAT, "nat", "postrouting", 100);
+        self.rule(NAT, vec![interface("!=", "oifname", &nat.device), json!({"return": null})]);
+        let v4 = nat.own_v4.iter().map(|net| ("ip", IpNet::V4(*net)));
+        let v6 = nat.own_v6.iter().map(|net| ("ip6", IpNet::V6(*net)));
+        for (protocol, net) in v4.chain(v6) {
+            let own = field("==", protocol, "saddr", prefix(&net));
+            self.rule(NAT, vec![own, json!({"return": null})]);
+        }
+        self.rule(NAT, vec![json!({"masquerade": null})]);
+    }
+
+    /// SYN and SYN-ACK: each side says what it can be sent.
+    fn clamp(&mut self, device: &str) {
+        self.chain(CLAMP, "filter", "postrouting", -150);
+        let flags = json!({"&": [
+            {"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "rst"],
+        ]});
+        self.rule(
+            CLAMP,
+            vec![
+                interface("==", "oifname", device),
+                json!({"match": {"op": "==", "left": flags, "right": "syn"}}),
+                json!({"mangle": {
+                    "key": {"tcp option": {"name": "maxseg", "field": "size"}},
+                    "value": {"rt": {"key": "mtu"}},
+                }}),
+            ],
+        );
+    }
+
+    fn guard(&mut self, device: &str) {
+        for (set, kind) in [(GUARDED_V4, "ipv4_addr"), (GUARDED_V6, "ipv6_addr")] {
+            self.set(json!({"family": FAMILY, "name": set, "table": TABLE, "type": kind,
+                "flags": ["interval"]}));
+        }
+        for (chain, hook, priority, way, side) in [
+            (GUARD_IN, "prerouting", -350, "iifname", "saddr"),
+            (GUARD_OUT, "postrouting", 300, "oifname", "daddr"),
+        ] {
+            self.chain(chain, "filter", hook, priority);
+            for inside in ["lo", device] {
+                self.rule(chain, vec![interface("==", way, inside), json!({"accept": null})]);
+            }
+            for (protocol, set) in [("ip", GUARDED_V4), ("ip6", GUARDED_V6)] {
+                self.rule(
+                    chain,
+                    vec![
+                        field("==", protocol, side, json!(format!("@{set}"))),
+                        json!({"counter": {"packets": 0, "bytes": 0}}),
+                        json!({"drop": null}),
+                    ],
+                );
+            }
+        }
+    }
+
+    fn dont_fragment(&mut self, which: DontFragment) {
+        self.set(
+            json!({"family": FAMILY, "name": FRAGMENTED, "table": TABLE, "type": "ipv4_addr"}),
+        );
+        self.chain(DONT_FRAGMENT, "filter", "postrouting", 310);
+        let marked = json!({"&": [{"meta": {"key": "mark"}}, which.mark]});
+        self.rule(
+            DONT_FRAGMENT,
+            vec![
+                json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
+                field("==", "udp", "sport", json!(which.port)),
+                field("!=", "ip", "daddr", json!(format!("@{FRAGMENTED}"))),
+                json!({"mangle": {
+                    "key": {"payload": {"protocol": "ip", "field": "frag-off"}}, "value": DF,
+                }}),
+            ],
+        );
+    }
+
+    fn set(&mut self, body: Value) {
+        self.sets.push(body);
+    }
+
+    fn chain(&mut self, name: &str, kind: &str, hook: &str, priority: i64) {
+        self.chains.push(json!({"family": FAMILY, "table": TABLE, "name": name,
+            "type": kind, "hook": hook, "prio": priority, "policy": "accept"}));
+    }
+
+    fn rule(&mut self, chain: &str, expr: Vec<Value>) {
+        self.rules.push(json!({"family": FAMILY, "table": TABLE, "chain": chain, "expr": expr}));
+    }
+
+    /// Objects of the same names and kinds may be listed in another order than they were made in; rules of one chain
+    /// may not.
+    fn sorted(mut self) -> Self {
+        for list in [&mut self.sets, &mut self.chains] {
+            list.sort_by_key(|body| body.get("name").map(Value::to_string));
+        }
+        self.rules.sort_by_key(|body| body.get("chain").map(Value::to_string));
+        self
+    }
+
+    /// What these objects seem to mean; the caller makes them anew from it and compares.
+    fn meaning(&self) -> Option<FirewallRules> {
+        let has = |name: &str| self.chains.iter().any(|chain| chain["name"] == name);
+        let of = |chain: &str| -> Vec<&Value> {
+            self.rules.iter().filter(|rule| rule["chain"] == chain).map(|r| &r["expr"]).collect()
+        };
+        let right = |rule: &Value, position: usize| -> Option<Value> {
+            rule.get(position)?.get("match")?.get("right").cloned()
+        };
+        let rules = of(NAT);
+        let (first, rest) = rules.split_first()?;
+        let (_, own) = rest.split_last()?;
+        let device = right(first, 0)?.as_str()?.to_owned();
+        let mut nat = SourceNat { device, own_v4: BTreeSet::new(), own_v6: BTreeSet::new() };
+        for rule in own {
+            match read_prefix(&right(rule, 0)?)? {
+                IpNet::V4(net) => nat.own_v4.insert(net),
+                IpNet::V6(net) => nat.own_v6.insert(net),
+            };
+        }
+        let number = |value: Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+        let dont_fragment = match of(DONT_FRAGMENT).first() {
+            None => None,
+            Some(rule) => Some(DontFragment {
+                mark: number(right(rule, 0)?)?,
+                port: u16::try_from(number(right(rule, 1)?)?).ok()?,
+            }),
+        };
+        Some(FirewallRules { nat, clamp_mss: has(CLAMP), dont_fragment, guard: has(GUARD_IN) })
+    }
+}
+
+/// A listing of our table.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Listing {
+    pub(super) shape: Shape,
+    pub(super) sets: FirewallSets,
+    /// Something is in it that we never make, or cannot read.
+    foreign: bool,
+}
+
+impl Listing {
+    /// Reads `nft -j list table`.
+    pub(super) fn read(listing: &Value) -> Self {
+        let mut read = Self::default();
+        let Some(objects) = listing.get("nftables").and_then(Value::as_array) else {
+            return Self { foreign: true, ..read };
+        };
+        for object in objects {
+            if read.take(object).is_none() {
+                read.foreign = true;
+            }
+        }
+        read.shape = std::mem::take(&mut read.shape).sorted();
+        read
+    }
+
+    fn take(&mut self, object: &Value) -> Option<()> {
+        let (kind, body) = object.as_object()?.iter().next()?;
+        let mut body = body.clone();
+        if let Some(fields) = body.as_object_mut() {
+            fields.remove("handle");
+        }
+        match kind.as_str() {
+            "metainfo" => {}
+            // Flags would mean dormant: all there, and without effect.
+            "table" if body.get("flags").is_none() => {}
+            "set" => {
+                let elements = body.as_object_mut()?.remove("elem");
+                let name = body.get("name")?.as_str()?.to_owned();
+                self.shape.sets.push(body);
+                for element in elements.iter().filter_map(Value::as_array).flatten() {
+                    self.take_element(&name, element)?;
+                }
+            }
+            "chain" => self.shape.chains.push(body),
+            "rule" => {
+                for expr in body.get_mut("expr")?.as_array_mut()? {
+                    if let Some(counter) = expr.get_mut("counter") {
+                        *counter = json!({"packets": 0, "bytes": 0});
+                    }
+                }
+                self.shape.rules.push(body);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn take_element(&mut self, set: &str, element: &Value) -> Option<()> {
+        let prefix = read_prefix(element)?;
+        match (set, prefix.addr()) {
+            (GUARDED_V4 | GUARDED_V6, _) => drop(self.sets.guarded.insert(prefix)),
+            (FRAGMENTED, IpAddr::V4(address)) => drop(self.sets.fragmented.insert(address)),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// What it means. `known`: how this nft lists the rules that were written last, when that is not as we write them.
+    pub(super) fn observed(self, known: Option<&(Shape, FirewallRules)>) -> ObservedFirewall {
+        let rules = match known {
+            Some((shape, rules)) if *shape == self.shape => Some(rules.clone()),
+            _ => {
+                let same = |rules: &FirewallRules| Shape::of(rules).sorted() == self.shape;
+                self.shape.meaning().filter(same)
+            }
+        };
+        ObservedFirewall { rules: rules.filter(|_| !self.foreign), sets: self.sets }
+    }
+}
+
+fn interface(op: &str, key: &str, name: &str) -> Value {
+    json!({"match": {"op": op, "left": {"meta": {"key": key}}, "right": name}})
+}
+
+fn field(op: &str, protocol: &str, name: &str, right: Value) -> Value {
+    let left = json!({"payload": {"protocol": protocol, "field": name}});
+    json!({"match": {"op": op, "left": left, "right": right}})
+}
+
+fn elements(verb: &str, sets: &FirewallSets) -> Vec<Value> {
+    let of = |v6: bool| -> Vec<Value> {
+        let guarded = sets.guarded.iter().filter(|net| net.addr().is_ipv6() == v6);
+        guarded.map(prefix).collect()
+    };
+    let fragmented = sets.fragmented.iter().map(|address: &Ipv4Addr| json!(address.to_string()));
+    [(GUARDED_V4, of(false)), (GUARDED_V6, of(true)), (FRAGMENTED, fragmented.collect())]
+        .into_iter()
+        .filter(|(_, elements)| !elements.is_empty())
+        .map(|(set, elements)| {
+            json!({verb: {"element": {
+                "family": FAMILY, "table": TABLE, "name": set, "elem": elements,
+            }}})
+        })
+        .collect()
+}
+
+fn prefix(net: &IpNet) -> Value {
+    if net.prefix_len() == net.max_prefix_len() {
+        json!(net.addr().to_string())
+    } else {
+        json!({"prefix": {"addr": net.network().to_string(), "len": net.prefix_len()}})
+    }
+}
+
+fn read_prefix(value: &Value) -> Option<IpNet> {
+    if let Some(address) = value.as_str() {
+        return Some(IpNet::from(address.parse::<IpAddr>().ok()?));
+    }
+    let prefix = value.get("prefix")?;
+    let length = u8::try_from(prefix.get("len")?.as_u64()?).ok()?;
+    IpNet::new(prefix.get("addr")?.as_str()?.parse().ok()?, length).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> FirewallRules {
+        FirewallRules {
+            nat: SourceNat {
+                device: "mesh0".to_owned(),
+                own_v4: ["10.1.0.0/16", "10.1.2.0/24", "100.112.0.1/32"]
+                    .iter()
+                    .map(|net| net.parse().unwrap())
+                    .collect(),
+                own_v6: ["fd00::1/128", "fd01::/64"]
+                    .iter()
+                    .map(|net| net.parse().unwrap())
+                    .collect(),
+            },
+            clamp_mss: true,
+            dont_fragment: Some(DontFragment { port: 51820, mark: 16 }),
+            guard: true,
+        }
+    }
+
+    fn sets() -> FirewallSets {
+        FirewallSets {
+            guarded: ["10.2.0.0/24", "10.3.0.1/32", "fd02::/64"]
+                .iter()
+                .map(|net| net.parse().unwrap())
+                .collect(),
+            fragmented: [Ipv4Addr::new(192, 0, 2, 1)].into(),
+        }
+    }
+
+    /// As nft lists it: with handles, elements within their sets, and counters that have counted.
+    fn listing(rules: &FirewallRules, sets: &FirewallSets) -> Value {
+        let shape = Shape::of(rules);
+        let mut objects = vec![
+            json!({"metainfo": {"version": "1.0.6"}}),
+            json!({"table": {"family": FAMILY, "name": TABLE, "handle": 1}}),
+        ];
+        for mut body in shape.sets {
+            let name = body["name"].clone();
+            for command in elements("add", sets) {
+                if command["add"]["element"]["name"] == name {
+                    body["elem"] = command["add"]["element"]["elem"].clone();
+                }
+            }
+            objects.push(json!({"set": body}));
+        }
+        objects.extend(shape.chains.into_iter().map(|body| json!({"chain": body})));
+        for mut body in shape.rules {
+            body["handle"] = json!(7);
+            for expr in body["expr"].as_array_mut().unwrap() {
+                if expr.get("counter").is_some() {
+                    *expr = json!({"counter": {"packets": 3, "bytes": 99}});
+                }
+            }
+            objects.push(json!({"rule": body}));
+        }
+        json!({"nftables": objects})
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let plain = FirewallRules {
+            nat: SourceNat { device: "m".to_owned(), ..SourceNat::default() },
+            ..FirewallRules::default()
+        };
+        for (rules, sets) in [(rules(), sets()), (plain, FirewallSets::default())] {
+            let read = Listing::read(&listing(&rules, &sets)).observed(None);
+            assert_eq!(read, ObservedFirewall { rules: Some(rules), sets });
+        }
+    }
+
+    #[test]
+    fn anything_else_in_the_table_means_nothing() {
+        let good = listing(&rules(), &sets());
+        let meaning = |listing: &Value| Listing::read(listing).observed(None).rules;
+        assert!(meaning(&good).is_some());
+        let count = good["nftables"].as_array().unwrap().len();
+        for missing in 2..count {
+            let mut fewer = good.clone();
+            fewer["nftables"].as_array_mut().unwrap().remove(missing);
+            assert_eq!(meaning(&fewer), None, "without {}", good["nftables"][missing]);
+        }
+        for other in [
+            json!({"set": {"family": FAMILY, "name": "x", "table": TABLE, "type": "mark"}}),
+            json!({"chain": {"family": FAMILY, "table": TABLE, "name": "x"}}),
+            json!({"rule": {"family": FAMILY, "table": TABLE, "chain": GUARD_OUT,
+                "expr": [{"accept": null}]}}),
+            json!({"flowtable": {}}),
+            json!(1),
+        ] {
+            let mut more = good.clone();
+            more["nftables"].as_array_mut().unwrap().push(other.clone());
+            assert_eq!(meaning(&more), None, "with {other}");
+        }
+        let mut dormant = good.clone();
+        dormant["nftables"][1]["table"]["flags"] = json!("dormant");
+        assert_eq!(meaning(&dormant), None);
+        for bad in [json!(null), json!({}), json!({"nftables": [1]}), json!({"nftables": []})] {
+            assert_eq!(meaning(&bad), None);
+        }
+    }
+
+    #[test]
+    fn another_way_of_listing_is_recognized_once_it_is_known() {
+        let mut other = listing(&rules(), &sets());
+        let text = other.to_string().replace(r#""op":"==""#, r#""op":"in""#);
+        other = serde_json::from_str(&text).unwrap();
+        let read = Listing::read(&other);
+        assert_eq!(read.clone().observed(None).rules, None);
+        let known = (read.shape.clone(), rules());
+        assert_eq!(read.clone().observed(Some(&known)).rules, Some(rules()));
+        let sound = Listing::read(&listing(&rules(), &sets()));
+        assert_eq!(sound.observed(Some(&known)).rules, Some(rules()));
+    }
+}
