@@ -10,6 +10,7 @@
 //! | control server | 64 calls | `requests` |
 //! | netlink watch | coalesced | data plane, own facts |
 //! | tasks of the loop (resolver, join) | 16 | `Done` |
+//! | prober | 256, what is beyond is lost | path MTUs |
 //! | signals, ticks | – | reload, stop, housekeeping |
 
 mod bridge;
@@ -27,6 +28,7 @@ mod identities;
 mod issuing;
 mod joining;
 mod leaving;
+mod measuring;
 mod nodes;
 mod own;
 mod planning;
@@ -83,6 +85,7 @@ use crate::{
     control::ControlError,
     dataplane::watch::Watch,
     privileges,
+    probe::Heard,
     reconcile::{Reconciler, Report},
     state::StateDir,
     transport::{Event, Target, Transport},
@@ -168,6 +171,9 @@ struct Daemon {
     issuers_error: Option<String>,
     bridge: Bridge,
     done: mpsc::Sender<Done>,
+    heard: mpsc::Sender<Heard>,
+    /// When the kernel may be looked at again because somebody was heard.
+    heard_due: Instant,
     notifier: Notifier,
     /// When names of seeds are looked up again.
     resolve_due: Option<Instant>,
@@ -185,6 +191,7 @@ struct Inboxes {
     reports: mpsc::Receiver<Report>,
     requests: mpsc::Receiver<Call>,
     done: mpsc::Receiver<Done>,
+    hears: mpsc::Receiver<Heard>,
     watch: Watch,
     terminate: Signal,
     interrupt: Signal,
@@ -254,6 +261,7 @@ impl Daemon {
                 },
                 Some(call) = inboxes.requests.recv() => self.on_request(call).await,
                 Some(done) = inboxes.done.recv() => self.on_done(done),
+                Some(heard) = inboxes.hears.recv() => self.on_heard(heard),
                 () = inboxes.watch.changed() => {
                     self.reconciler.look();
                     let soon = Instant::now() + LOOK_DELAY;
@@ -342,7 +350,8 @@ impl Daemon {
         let node = self.running.as_ref().and_then(|r| r.node.poll_timeout()).map(|(at, _)| at);
         let plan = self.running.as_ref().and_then(|running| running.plan_due);
         let first = self.running.as_ref().and_then(|running| running.first.next());
-        [node, plan, first, self.resolve_due, self.look_due, self.flush_due, self.sync_due]
+        let mtus = self.running.as_ref().and_then(|running| running.mtus.poll_timeout());
+        [node, plan, first, mtus, self.resolve_due, self.look_due, self.flush_due, self.sync_due]
             .into_iter()
             .flatten()
             .min()
@@ -364,6 +373,7 @@ impl Daemon {
                 self.reconciler.renew(renew);
             }
         }
+        self.probe_paths(now);
         if self.resolve_due.is_some_and(|due| due <= now) {
             self.resolve_seeds();
         }
@@ -413,6 +423,8 @@ impl Daemon {
     fn on_report(&mut self, report: Report) {
         let Some(running) = &mut self.running else { return };
         running.take_report(report, &mut self.counters);
+        self.watch_paths();
+        let Some(running) = &mut self.running else { return };
         if running.programmed || !running.dataplane_errors.is_empty() {
             self.notifier.ready();
         }

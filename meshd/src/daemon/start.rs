@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow};
 use meshd_core::{
     event::{Event, about_certificate},
     node::{Node, NodeConfig, Profile, VersionBlock},
+    path_mtu::PathMtus,
     plan::{FirstHandshakes, TunnelTracker},
     refusal::Code,
     trust::{Expiry, NodeIdentity, Signer},
@@ -96,6 +97,7 @@ impl Daemon {
             .collect();
         let (calls, requests) = mpsc::channel(64);
         let (done, done_inbox) = mpsc::channel(16);
+        let (heard, hears) = mpsc::channel(256);
         let (stop_control, stopped) = watch::channel(false);
         let events = EventLog::default();
         let bridge = Bridge::new(calls, events.clone());
@@ -134,6 +136,8 @@ impl Daemon {
             stopping: false,
             bridge,
             done,
+            heard,
+            heard_due: Instant::now(),
             notifier: Notifier::default(),
             resolve_due: None,
             flush_due: None,
@@ -161,6 +165,7 @@ impl Daemon {
             reports,
             requests,
             done: done_inbox,
+            hears,
             watch,
             terminate,
             interrupt,
@@ -226,6 +231,9 @@ impl Daemon {
             members: Arc::default(),
             tracker: TunnelTracker::default(),
             first: FirstHandshakes::default(),
+            mtus: PathMtus::new(rand::random()),
+            held: self.held_mtus(),
+            heard: self.heard.clone(),
             observed: None,
             observed_at: None,
             plan: meshd_core::plan::Plan::default(),

@@ -204,8 +204,9 @@ impl Event {
             | "signer_time_refused"
             | "stored_record_refused" => Class::Refusal,
             "disconnected" | "member_alive" | "member_down" | "member_forgotten"
-            | "member_joined" | "member_left" | "outbid" | "prefix_blocked"
-            | "prefix_unblocked" | "problem_began" | "problem_ended" | "synced" => Class::Presence,
+            | "member_joined" | "member_left" | "outbid" | "path_mtu_changed"
+            | "prefix_blocked" | "prefix_unblocked" | "problem_began" | "problem_ended"
+            | "synced" => Class::Presence,
             _ => Class::Decision,
         }
     }

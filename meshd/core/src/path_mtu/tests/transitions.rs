@@ -106,7 +106,9 @@ fn a_peer_whose_daemon_is_down_keeps_its_size() {
 #[test]
 fn a_peer_that_never_answers_gets_the_base_in_fragments_if_need_be() {
     let mut world = World::one(Link { answers: false, traffic: 10_000, ..Link::v4(1_340) });
-    world.until(40, |world| world.mtus.known(&PEER).is_some_and(|known| known.state == State::Silent));
+    world.until(40, |world| {
+        world.mtus.known(&PEER).is_some_and(|known| known.state == State::Silent)
+    });
     assert_eq!(world.known().mtu, PathMtu { mtu: 1_280, small: Some(Small::Fragmented) });
     world.link().answers = true;
     world.until(100, World::is_settled);
