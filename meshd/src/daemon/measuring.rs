@@ -199,6 +199,7 @@ impl Running {
                 pad: if follows { *pad } else { device.mtu },
                 pad_follows: follows,
                 whole,
+                fragments: follows && endpoint.ip().to_canonical().is_ipv4(),
                 sent: peer.tx_bytes.saturating_sub(prober.sent(&address)),
             };
             seen.insert(record.key, path);

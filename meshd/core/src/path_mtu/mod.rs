@@ -56,7 +56,8 @@ pub struct PathMtu {
 pub enum Small {
     /// Encrypted packets to this endpoint may be fragmented on their way (IPv4).
     Fragmented,
-    /// Not at all: nobody fragments IPv6 on the way.
+    /// Not at all: nobody fragments IPv6 on the way, nor what a WireGuard process sends over IPv4, since its socket sets
+    /// DF and gives its packets no numbers.
     NoIpv6,
 }
 

@@ -57,6 +57,8 @@ pub struct Seen {
     pub pad_follows: bool,
     /// Routers must not fragment what is sent to this endpoint.
     pub whole: bool,
+    /// Routers fragment encrypted packets to this endpoint where they may: they can be sent without DF.
+    pub fragments: bool,
     /// Bytes sent to the peer that were neither probes nor answers to probes.
     pub sent: u64,
 }
@@ -137,12 +139,11 @@ impl Path {
             State::Search | State::Complete => self.low,
             State::Refine => self.refined().map_or(self.low, |size| size - sizes::UNIT),
         };
-        let v4 = self.seen.endpoint.ip().to_canonical().is_ipv4();
         let small = match self.state {
-            State::Complete if self.low < BASE && v4 => Some(Small::Fragmented),
+            State::Complete if self.low < BASE && self.seen.fragments => Some(Small::Fragmented),
             State::Complete if self.low < BASE => Some(Small::NoIpv6),
             // It may be any: without a measurement fragments are better than nothing.
-            State::Silent if v4 => Some(Small::Fragmented),
+            State::Silent if self.seen.fragments => Some(Small::Fragmented),
             _ => None,
         };
         PathMtu { mtu: mtu.min(self.seen.largest.max(SMALLEST)), small }

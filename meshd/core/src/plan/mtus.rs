@@ -1,8 +1,8 @@
 //! What the measured paths mean for routes, fragments and IPv6.
 //!
 //! A route's MTU is what the path was proved to carry, never more: our packets carry DF, and one that is too large
-//! is lost without a word. Until it is measured a path gets what IPv6 must have. Over IPv4 a path below that is
-//! helped by fragments; over IPv6 nobody fragments on the way, so IPv6 inside is refused there.
+//! is lost without a word. Until it is measured a path gets what IPv6 must have. The kernel's WireGuard over IPv4 has a
+//! path below that helped by fragments; over IPv6 nobody fragments on the way, so IPv6 inside is refused there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -65,7 +65,7 @@ pub(super) fn refuse(input: &PlanInput<'_>, member: &Member, prefix: &IpNet) -> 
     }
     let name = &member.record.name;
     let message = format!(
-        "{prefix} of {name} is not reached; the path to it carries {} bytes, IPv6 needs {BASE}, and over IPv6 nobody \
+        "{prefix} of {name} is not reached; the path to it carries {} bytes, IPv6 needs {BASE}, and nobody \
          fragments on the way; use IPv4 to it, or raise the MTU of the network between",
         path.mtu
     );

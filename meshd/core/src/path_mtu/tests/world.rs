@@ -135,6 +135,7 @@ impl World {
             pad: if link.pad_follows { route } else { link.largest },
             pad_follows: link.pad_follows,
             whole: link.v6 || !fragments,
+            fragments: !link.v6,
             sent: self.sent.get(key).copied().unwrap_or(0),
         }
     }
