@@ -163,7 +163,7 @@ fn a_path_too_small_for_ipv6_carries_it_in_fragments() {
 
 #[test]
 fn a_narrow_ipv6_underlay_is_measured() {
-    scenario("mtu-v6", |world| {
+    scenario("mtu-over-six", |world| {
         let mesh = Mesh::unstarted(world, &[HostPlan::vm("a"), HostPlan::vm("b")])?;
         let [a, b] = [&mesh.hosts[0], &mesh.hosts[1]];
         for host in [a, b] {
@@ -173,9 +173,9 @@ fn a_narrow_ipv6_underlay_is_measured() {
         router.narrow(1_400)?;
         let since = start(&mesh)?;
         let took = measured(a, b, about(world, 1_320), since)?;
-        println!("mtu-v6: {} was measured after {took:.1?}", path(a, b)?.0);
+        println!("mtu-over-six: {} was measured after {took:.1?}", path(a, b)?.0);
         let took = transfer(a, b, true)?;
-        println!("mtu-v6: 10 MB took {took:.1?} over IPv4 and IPv6");
+        println!("mtu-over-six: 10 MB took {took:.1?} over IPv4 and IPv6");
         ask(a, b)
     });
 }

@@ -80,6 +80,8 @@ pub(super) struct Path {
     proven: bool,
     /// Not carried; one above the largest while nothing is known.
     high: u32,
+    /// What the routes keep while it is searched: each change of theirs costs a round of the data plane.
+    kept: u32,
     /// The last success suggests that the size above is too large.
     above: bool,
     /// No size was tried since the search began.
@@ -114,6 +116,7 @@ impl Path {
             low: held.unwrap_or(base),
             proven: false,
             high: seen.largest + 1,
+            kept: base,
             above: false,
             fresh: true,
             trial: None,
@@ -136,7 +139,8 @@ impl Path {
     pub(super) fn mtu(&self) -> PathMtu {
         let mtu = match self.state {
             State::Waiting | State::Base | State::Silent => self.base(),
-            State::Search | State::Complete => self.low,
+            State::Search => self.kept,
+            State::Complete => self.low,
             State::Refine => self.refined().map_or(self.low, |size| size - sizes::UNIT),
         };
         let small = match self.state {
@@ -339,9 +343,9 @@ impl Path {
 
     /// The size between two that padding keeps apart; to be had with a route 16 bytes below it.
     fn refined(&self) -> Option<u32> {
-        let size = self.low.midpoint(self.high);
-        let open = size > self.low && self.seen.pad_follows && self.proven;
-        (open && size >= BASE + sizes::UNIT).then_some(size)
+        let size = self.gap().exact()?;
+        let possible = self.seen.pad_follows && self.proven && size >= BASE + sizes::UNIT;
+        possible.then_some(size)
     }
 
     fn look(&mut self, rng: &mut impl RngExt, now: Instant) -> Option<Trial> {
@@ -370,7 +374,7 @@ impl Path {
                     self.trial = None;
                     self.restart_from_base(self.seen.largest + 1);
                 }
-                Some(trial) => trial.heard = true,
+                Some(trial) => trial.heard(now),
                 None => {}
             }
             return;
@@ -410,6 +414,7 @@ impl Path {
     }
 
     fn begin_search(&mut self) {
+        self.kept = self.mtu().mtu;
         self.state = State::Search;
         self.fresh = true;
         self.above = false;
@@ -423,13 +428,14 @@ impl Path {
     }
 
     fn conclude(&mut self, trial: &Trial, rng: &mut impl RngExt, now: Instant) {
-        if !trial.heard {
+        if !trial.is_heard() {
             return self.unheard(trial, rng, now);
         }
         match trial.kind {
             Kind::Base | Kind::Confirm if trial.size <= self.base() => {
                 self.begin_search();
                 (self.low, self.proven, self.high) = (SMALLEST, false, trial.size);
+                self.kept = SMALLEST;
             }
             Kind::Base | Kind::Search | Kind::Refine => {
                 self.high = trial.size;

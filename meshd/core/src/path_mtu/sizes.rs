@@ -95,6 +95,18 @@ impl Gap {
         self.holds(top).then_some((top, false))
     }
 
+    /// The size to try where only the route's MTU keeps sizes apart: a usual one, then the one above it, or the middle.
+    pub(super) fn exact(&self) -> Option<u32> {
+        let usual =
+            || USUAL.iter().chain(&USUAL_SMALL).map(|outer| outer.saturating_sub(self.overhead));
+        let size = match usual().find(|size| self.holds(*size)) {
+            Some(size) => size,
+            None if usual().any(|size| size == self.low) => self.low + 1,
+            None => self.low.midpoint(self.high),
+        };
+        self.holds(size).then_some(size)
+    }
+
     fn holds(&self, size: u32) -> bool {
         size > self.low && size < self.high
     }

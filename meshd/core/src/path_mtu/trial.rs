@@ -12,6 +12,10 @@ const ATTEMPTS_CONFIRM: u32 = 4;
 const PATIENCE: Duration = Duration::from_millis(600);
 const PATIENCE_LEAST: Duration = Duration::from_millis(200);
 const PATIENCE_CONFIRM: Duration = Duration::from_millis(300);
+/// Attempts are so far apart, lest one short jam takes them all.
+const APART: Duration = Duration::from_millis(100);
+/// A small packet that was sent last may overtake a large one by so much.
+const OVERTAKEN: Duration = Duration::from_millis(30);
 const PATIENCE_MOST: Duration = Duration::from_secs(2);
 
 /// What a trial is for.
@@ -36,14 +40,15 @@ pub(super) struct Trial {
     /// When the next attempt is due, or the trial is over.
     pub(super) deadline: Instant,
     /// A small probe was answered meanwhile.
-    pub(super) heard: bool,
+    heard: bool,
     sent: u32,
+    sent_at: Instant,
 }
 
 impl Trial {
     /// To be sent at once.
     pub(super) fn new(kind: Kind, size: u32, now: Instant) -> Self {
-        Self { kind, size, deadline: now, heard: false, sent: 0 }
+        Self { kind, size, deadline: now, heard: false, sent: 0, sent_at: now }
     }
 
     /// Nothing more is sent for it.
@@ -55,6 +60,7 @@ impl Trial {
     /// somebody to answer.
     pub(super) fn attempt(&mut self, rtt: Option<Duration>, now: Instant) -> Vec<u32> {
         self.sent += 1;
+        self.sent_at = now;
         let patience = rtt.map_or(PATIENCE, |rtt| rtt * 3 + Duration::from_millis(50));
         let least = match self.kind {
             Kind::Confirm => PATIENCE_CONFIRM,
@@ -67,6 +73,20 @@ impl Trial {
         } else {
             vec![self.size, CONTROL]
         }
+    }
+
+    /// A small probe was answered: the large one before it would have been too.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard = true;
+        if self.kind != Kind::Confirm {
+            let soon = (now + OVERTAKEN).max(self.sent_at + APART);
+            self.deadline = self.deadline.min(soon);
+        }
+    }
+
+    /// There is somebody to answer.
+    pub(super) fn is_heard(&self) -> bool {
+        self.heard
     }
 
     fn attempts(&self) -> u32 {
