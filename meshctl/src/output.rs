@@ -39,6 +39,12 @@ impl Output {
         self.format == Format::Wide
     }
 
+    /// Characters on a line, where there is a screen that would break lines anywhere.
+    pub(crate) fn width(self) -> Option<usize> {
+        let size = if self.terminal { terminal_size::terminal_size() } else { None };
+        size.map(|(width, _)| usize::from(width.0))
+    }
+
     /// Whether a program reads the result.
     pub(crate) fn is_for_programs(self) -> bool {
         matches!(self.format, Format::Json | Format::Yaml)

@@ -2,6 +2,33 @@
 
 use std::io::{self, Write};
 
+/// Between columns.
+const GAP: &str = "  ";
+/// A column that is narrower than this is not worth keeping to.
+const NARROW: usize = 20;
+
+/// `text` with line breaks between words, so that it stays within `width` when it begins after `indent`
+/// characters and goes on below itself.
+pub(crate) fn wrapped(text: &str, indent: usize, width: Option<usize>) -> String {
+    let room = width.and_then(|width| width.checked_sub(indent)).filter(|room| *room >= NARROW);
+    let Some(room) = room else { return text.to_owned() };
+    let (mut out, mut used) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > room {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            used = 0;
+        } else if used > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += length;
+    }
+    out
+}
+
 /// How a text stands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
@@ -87,12 +114,23 @@ impl Table {
 
     /// Columns as wide as their widest cell, two spaces apart, nothing behind the last.
     pub(crate) fn print(&self, paint: Paint, to: &mut impl Write) -> io::Result<()> {
+        self.print_within(None, paint, to)
+    }
+
+    /// The same, with the last column on several lines where it would go beyond `width`.
+    pub(crate) fn print_within(
+        &self,
+        width: Option<usize>,
+        paint: Paint,
+        to: &mut impl Write,
+    ) -> io::Result<()> {
         let mut widths: Vec<usize> = self.header.iter().map(|title| title.len()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.text.chars().count());
             }
         }
+        let before_last: usize = widths.iter().rev().skip(1).map(|column| column + GAP.len()).sum();
         let right: Vec<bool> = (0..widths.len())
             .map(|at| self.rows.first().and_then(|row| row.get(at)).is_some_and(|cell| cell.right))
             .collect();
@@ -106,17 +144,19 @@ impl Table {
             .collect();
         for row in std::iter::once(&titles).chain(&self.rows) {
             let mut line = String::new();
-            for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                let pad = " ".repeat(width - cell.text.chars().count());
-                let text = paint.apply(cell.tone, &cell.text);
+            for (at, (cell, column)) in row.iter().zip(&widths).enumerate() {
+                let pad = " ".repeat(column - cell.text.chars().count());
                 let last = at + 1 == row.len();
+                let text =
+                    if last { wrapped(&cell.text, before_last, width) } else { cell.text.clone() };
+                let text = paint.apply(cell.tone, &text);
                 match (cell.right, last) {
                     (true, _) => line.extend([pad.as_str(), &text]),
                     (false, true) => line.push_str(&text),
                     (false, false) => line.extend([text.as_str(), &pad]),
                 }
                 if !last {
-                    line.push_str("  ");
+                    line.push_str(GAP);
                 }
             }
             writeln!(to, "{}", line.trim_end())?;
@@ -128,6 +168,21 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_message_goes_on_below_itself() {
+        let mut table = Table::new(vec!["CODE", "MESSAGE"]);
+        table.row(vec![Cell::text("refused"), Cell::text("one two three four five six seven")]);
+        let mut out = Vec::new();
+        table.print_within(Some(30), Paint(false), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let wanted = "CODE     MESSAGE\nrefused  one two three four\n         five six seven\n";
+        assert_eq!(text, wanted);
+        // Without a screen nothing is broken; on one that is too narrow neither.
+        for width in [None, Some(20), Some(3)] {
+            assert_eq!(wrapped("one two three four five six", 9, width).lines().count(), 1);
+        }
+    }
 
     #[test]
     fn columns_align_with_and_without_colour() {

@@ -91,6 +91,15 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time for people: the date is as good without its letters, and mostly without its seconds.
+pub(crate) fn moment(time: &str, seconds: bool) -> String {
+    let plain = time.trim_end_matches('Z').replacen('T', " ", 1);
+    match plain.get(..16) {
+        Some(short) if !seconds => short.to_owned(),
+        _ => plain,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

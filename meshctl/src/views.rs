@@ -2,12 +2,20 @@
 //! messages of the socket. Unknown is `null`. Every text from the daemon passes `safe` here.
 
 mod authority;
-use std::{collections::BTreeMap, net::SocketAddr};
+mod nodes;
+mod peers;
+mod tokens;
+use std::collections::BTreeMap;
 
 use meshd_proto::control as wire;
 use serde::Serialize;
 
-pub(crate) use self::authority::RootsView;
+pub(crate) use self::{
+    authority::RootsView,
+    nodes::{NodeView, RevokedSignerView, RevokedView, SignerView},
+    peers::{MtuView, PeerDetailView, PeerView},
+    tokens::{AudienceView, NewTokenView, TokenView},
+};
 
 use crate::text::{known, safe, safe_all};
 
@@ -93,184 +101,6 @@ impl From<wire::StatusReply> for StatusView {
     }
 }
 
-/// An element of `meshctl peers list`.
-#[derive(Debug, Serialize)]
-pub(crate) struct PeerView {
-    pub(crate) name: String,
-    pub(crate) id: String,
-    pub(crate) zone: Option<String>,
-    pub(crate) gossip: String,
-    pub(crate) tunnel: String,
-    pub(crate) path: String,
-    pub(crate) endpoint: Option<String>,
-    pub(crate) rtt_ms: Option<f64>,
-    pub(crate) last_handshake_seconds: Option<u64>,
-    pub(crate) rx_bytes: u64,
-    pub(crate) tx_bytes: u64,
-    pub(crate) mtu: Option<u32>,
-    pub(crate) public_key: Option<String>,
-    pub(crate) mesh_addresses: Vec<String>,
-    pub(crate) node_addresses: Vec<String>,
-    pub(crate) prefixes: Vec<String>,
-    pub(crate) groups: Vec<String>,
-    pub(crate) reason: Option<String>,
-    pub(crate) version: Option<String>,
-}
-
-/// `meshctl peers show`: the same and more.
-#[derive(Debug, Serialize)]
-pub(crate) struct PeerDetailView {
-    #[serde(flatten)]
-    pub(crate) peer: PeerView,
-    pub(crate) allowed_ips: Vec<String>,
-    pub(crate) endpoints: Vec<String>,
-    pub(crate) blocked: Vec<BlockedView>,
-    pub(crate) record_version: u64,
-    pub(crate) record_issued_at: Option<String>,
-    pub(crate) certificate_not_after: Option<String>,
-    pub(crate) mtu_state: Option<String>,
-    pub(crate) mtu_since: Option<String>,
-}
-
-/// An element of `meshctl mtu`.
-#[derive(Debug, Serialize)]
-pub(crate) struct MtuView {
-    pub(crate) name: String,
-    pub(crate) underlay: Option<String>,
-    pub(crate) endpoint: Option<String>,
-    pub(crate) mtu: Option<u32>,
-    pub(crate) state: Option<String>,
-    pub(crate) since: Option<String>,
-}
-
-impl From<&wire::Peer> for MtuView {
-    fn from(peer: &wire::Peer) -> Self {
-        let endpoint = optional(peer.endpoint.as_ref());
-        let parsed = endpoint.as_ref().and_then(|endpoint| endpoint.parse::<SocketAddr>().ok());
-        let family = |endpoint: SocketAddr| {
-            if endpoint.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" }.to_owned()
-        };
-        Self {
-            name: safe(&peer.name),
-            underlay: parsed.map(family),
-            endpoint,
-            mtu: peer.mtu,
-            state: optional(peer.mtu_state.as_ref()),
-            since: optional(peer.mtu_since.as_ref()),
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct BlockedView {
-    pub(crate) prefix: String,
-    pub(crate) reason: String,
-    pub(crate) message: String,
-}
-
-impl From<wire::Peer> for PeerDetailView {
-    fn from(peer: wire::Peer) -> Self {
-        let blocked = peer.blocked.iter().map(|blocked| BlockedView {
-            prefix: safe(&blocked.prefix),
-            reason: safe(&blocked.reason),
-            message: safe(&blocked.message),
-        });
-        Self {
-            blocked: blocked.collect(),
-            allowed_ips: safe_all(&peer.allowed_ips),
-            endpoints: safe_all(&peer.endpoints),
-            record_version: peer.record_version,
-            record_issued_at: optional(peer.record_issued_at.as_ref()),
-            certificate_not_after: optional(peer.certificate_not_after.as_ref()),
-            mtu_state: optional(peer.mtu_state.as_ref()),
-            mtu_since: optional(peer.mtu_since.as_ref()),
-            peer: PeerView {
-                name: safe(&peer.name),
-                id: safe(&peer.id),
-                zone: known(&peer.zone),
-                gossip: safe(&peer.gossip),
-                tunnel: safe(&peer.tunnel),
-                path: safe(&peer.path),
-                endpoint: optional(peer.endpoint.as_ref()),
-                rtt_ms: peer.rtt_ms,
-                last_handshake_seconds: peer.last_handshake_seconds,
-                rx_bytes: peer.rx_bytes,
-                tx_bytes: peer.tx_bytes,
-                mtu: peer.mtu,
-                public_key: optional(peer.public_key.as_ref()),
-                mesh_addresses: safe_all(&peer.mesh_addresses),
-                node_addresses: safe_all(&peer.node_addresses),
-                prefixes: safe_all(&peer.prefixes),
-                groups: safe_all(&peer.groups),
-                reason: optional(peer.reason.as_ref()),
-                version: known(&peer.version),
-            },
-        }
-    }
-}
-
-/// An element of `meshctl token list`.
-#[derive(Debug, Serialize)]
-pub(crate) struct TokenView {
-    pub(crate) id: String,
-    pub(crate) state: String,
-    pub(crate) node: Option<String>,
-    pub(crate) prefixes: Vec<String>,
-    pub(crate) allow: Vec<String>,
-    pub(crate) groups: Vec<String>,
-    pub(crate) expires_at: String,
-    pub(crate) uses: u32,
-    pub(crate) used: u32,
-    pub(crate) identity: Option<String>,
-    pub(crate) audience: Option<String>,
-}
-
-impl From<wire::TokenInfo> for TokenView {
-    fn from(info: wire::TokenInfo) -> Self {
-        Self {
-            id: safe(&info.id),
-            state: safe(&info.state),
-            node: known(&info.node_name),
-            prefixes: safe_all(&info.prefixes),
-            allow: safe_all(&info.allow),
-            groups: safe_all(&info.groups),
-            expires_at: safe(&info.expires_at),
-            uses: info.uses,
-            used: info.used,
-            identity: info.identity.as_deref().map(safe),
-            audience: info.audience.as_deref().map(safe),
-        }
-    }
-}
-
-/// `meshctl join --identity-audience`.
-#[derive(Debug, Serialize)]
-pub(crate) struct AudienceView {
-    pub(crate) audience: String,
-    pub(crate) issuer: String,
-    pub(crate) id: String,
-    pub(crate) bound_to_key: bool,
-}
-
-impl From<wire::IdentityAudienceReply> for AudienceView {
-    fn from(reply: wire::IdentityAudienceReply) -> Self {
-        Self {
-            audience: safe(&reply.audience),
-            issuer: safe(&reply.issuer),
-            id: safe(&reply.id),
-            bound_to_key: reply.bound_to_key,
-        }
-    }
-}
-
-/// `meshctl token create`.
-#[derive(Debug, Serialize)]
-pub(crate) struct NewTokenView {
-    pub(crate) token: String,
-    #[serde(flatten)]
-    pub(crate) info: TokenView,
-}
-
 /// `meshctl init` and `meshctl join`.
 #[derive(Debug, Serialize)]
 pub(crate) struct MemberView {
@@ -333,100 +163,6 @@ impl From<wire::LeaveReply> for LeaveView {
             removed: safe_all(&reply.removed),
             authority: reply.authority.as_deref().and_then(known),
         }
-    }
-}
-
-/// An element of `meshctl node list`.
-#[derive(Debug, Serialize)]
-pub(crate) struct NodeView {
-    pub(crate) name: String,
-    pub(crate) id: String,
-    pub(crate) state: String,
-    pub(crate) gossip: Option<String>,
-    pub(crate) zone: Option<String>,
-    pub(crate) groups: Vec<String>,
-    pub(crate) mesh_addresses: Vec<String>,
-    pub(crate) prefixes: Vec<String>,
-    pub(crate) certificate_not_after: Option<String>,
-    pub(crate) revoked_at: Option<String>,
-    #[serde(rename = "self")]
-    pub(crate) is_self: bool,
-    pub(crate) version: Option<String>,
-}
-
-impl From<wire::NodeInfo> for NodeView {
-    fn from(node: wire::NodeInfo) -> Self {
-        Self {
-            name: safe(&node.name),
-            id: safe(&node.id),
-            state: safe(&node.state),
-            gossip: optional(node.gossip.as_ref()),
-            zone: known(&node.zone),
-            groups: safe_all(&node.groups),
-            mesh_addresses: safe_all(&node.mesh_addresses),
-            prefixes: safe_all(&node.prefixes),
-            certificate_not_after: optional(node.certificate_not_after.as_ref()),
-            revoked_at: optional(node.revoked_at.as_ref()),
-            is_self: node.self_,
-            version: known(&node.version),
-        }
-    }
-}
-
-/// `meshctl node revoke`.
-#[derive(Debug, Serialize)]
-pub(crate) struct RevokedView {
-    pub(crate) name: String,
-    pub(crate) id: String,
-    pub(crate) members: u32,
-    pub(crate) before: bool,
-}
-
-impl From<wire::RevokeNodeReply> for RevokedView {
-    fn from(reply: wire::RevokeNodeReply) -> Self {
-        Self {
-            name: safe(&reply.name),
-            id: safe(&reply.id),
-            members: reply.members,
-            before: reply.before,
-        }
-    }
-}
-
-/// An element of `meshctl signer list`, and `meshctl signer add`.
-#[derive(Debug, Serialize)]
-pub(crate) struct SignerView {
-    pub(crate) name: String,
-    pub(crate) id: String,
-    pub(crate) key: String,
-    pub(crate) state: String,
-    #[serde(rename = "self")]
-    pub(crate) is_self: bool,
-}
-
-impl From<wire::SignerInfo> for SignerView {
-    fn from(signer: wire::SignerInfo) -> Self {
-        Self {
-            name: safe(&signer.name),
-            id: safe(&signer.id),
-            key: safe(&signer.key),
-            state: safe(&signer.state),
-            is_self: signer.self_,
-        }
-    }
-}
-
-/// `meshctl signer revoke`.
-#[derive(Debug, Serialize)]
-pub(crate) struct RevokedSignerView {
-    #[serde(flatten)]
-    pub(crate) signer: SignerView,
-    pub(crate) users: u32,
-}
-
-impl From<wire::RevokeSignerReply> for RevokedSignerView {
-    fn from(reply: wire::RevokeSignerReply) -> Self {
-        Self { signer: reply.signer.unwrap_or_default().into(), users: reply.users }
     }
 }
 

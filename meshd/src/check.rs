@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::net::UnixStream,
     path::Path,
     time::SystemTime,
@@ -18,8 +18,12 @@ use crate::{
     },
     daemon::Sources,
     dataplane::{DataplaneError, LinuxDataplane},
-    host, identity_dir, jwks,
+    host, identity_dir, jwks, metrics,
+    state::durable,
 };
+
+/// Bytes that are written to see whether there is room: what a membership takes.
+const PROBE: usize = 16 << 10;
 
 /// Prints a line per thing that was looked at.
 ///
@@ -40,12 +44,16 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     tell("privileges", privileges());
     tell("WireGuard", wireguard(&config));
     tell("nft", program("nft"));
+    tell("state directory", writable(&config.node.state_dir));
     // A member has what it needs, and its files may be half gone.
     let member = config.node.state_dir.join("pki/node.crt").exists();
     if !member && let Some(found) = identity(&sources.identity()) {
         tell("identity files", found);
     }
     tell("gossip port", port(config.gossip.listen, &config.control.socket));
+    if let Some(listen) = config.metrics.listen {
+        tell("metrics", metrics_port(listen, &config.control.socket));
+    }
     tell(
         "host",
         host::read()
@@ -121,6 +129,21 @@ fn program(name: &str) -> Result<String, String> {
         .ok_or_else(|| format!("{name} is not installed; install nftables"))
 }
 
+/// Writes a file and removes it again: a mode says nothing of a read-only or full file system.
+fn writable(state_dir: &Path) -> Result<String, String> {
+    // The daemon makes what is missing.
+    let there = state_dir.ancestors().find(|directory| directory.exists());
+    let directory = there.unwrap_or(Path::new("/"));
+    let probe = directory.join(format!(".meshd-check-{}", std::process::id()));
+    let tried = durable::write(&probe, &[0; PROBE]);
+    let removed = durable::remove(&probe);
+    let state_dir = state_dir.display();
+    tried.and(removed).map_err(|error| {
+        format!("{state_dir}: {error}; mount it writable, make room, or set node.state_dir")
+    })?;
+    Ok(format!("{state_dir} can be written"))
+}
+
 /// Says for whom the identity is that lies beside the configuration, if one does.
 fn identity(directory: &Path) -> Option<Result<String, String>> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -149,4 +172,21 @@ fn port(listen: SocketAddr, socket: &Path) -> Result<String, String> {
         }
         Err(error) => Err(format!("{listen}: {error}; stop what holds it, or set gossip.listen")),
     }
+}
+
+/// The daemon works without it, but nobody would see that it does.
+fn metrics_port(listen: SocketAddr, socket: &Path) -> Result<String, String> {
+    let found = match TcpListener::bind(listen) {
+        Ok(_) => format!("{listen} is free"),
+        Err(error)
+            if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(socket).is_ok() =>
+        {
+            format!("{listen} is in use, as it should be: meshd runs")
+        }
+        Err(error) => {
+            return Err(format!("{listen}: {error}; stop what holds it, or set metrics.listen"));
+        }
+    };
+    let note = metrics::exposure(listen).map(|note| format!("; {note}")).unwrap_or_default();
+    Ok(found + &note)
 }

@@ -7,7 +7,7 @@ use crate::{
     check,
     daemon::{Sources, backend, plan_config},
     dataplane::{Dataplane, LinuxDataplane, Scope},
-    state::StateDir,
+    state::{StateDir, guard::SavedGuard},
 };
 
 /// Looks for objects of ours and removes them, in as many rounds as it takes.
@@ -23,6 +23,8 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
         true => Some(StateDir::open(&config.node.state_dir)?),
         false => None,
     };
+    // Nor must the next boot bring the guard back.
+    SavedGuard::forget(&config.node.state_dir)?;
     let scope = Scope::of(&plan_config(&config));
     let mut dataplane = LinuxDataplane::new(backend(&config))?;
     let mut removed = 0;

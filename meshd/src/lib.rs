@@ -8,10 +8,12 @@ pub mod daemon;
 pub mod dataplane;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod guard;
 pub mod host;
 pub mod identity_dir;
 pub mod jwks;
 pub mod logging;
+pub mod metrics;
 pub mod privileges;
 pub mod probe;
 pub mod reconcile;

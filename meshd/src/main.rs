@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use meshd::{
     check, cleanup,
     daemon::{self, Sources},
-    logging,
+    guard, logging,
 };
 
 /// The daemon of an encrypted mesh of Kubernetes nodes and plain VMs.
@@ -37,6 +37,8 @@ enum Command {
     Check,
     /// Removes everything that meshd made in the kernel.
     Cleanup,
+    /// Sets up strict leak protection as it was last; for the start of the host, before the network.
+    Guard,
 }
 
 fn main() -> ExitCode {
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         }
         Command::Check => check::run(&sources),
         Command::Cleanup => cleanup::run(&sources),
+        Command::Guard => guard::run(&sources),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -45,7 +45,8 @@ pub fn give_up(config: &Config) -> Result<(), PrivilegeError> {
 fn needed(config: &Config) -> CapabilitySet {
     let low = |port: u16| port < FIRST_FREE_PORT;
     let mut needed = CapabilitySet::NET_ADMIN;
-    if low(config.gossip.listen.port()) || low(config.wireguard.port) {
+    let metrics = config.metrics.listen.is_some_and(|address| low(address.port()));
+    if low(config.gossip.listen.port()) || low(config.wireguard.port) || metrics {
         needed |= CapabilitySet::NET_BIND_SERVICE;
     }
     needed
@@ -135,6 +136,9 @@ mod tests {
         assert_eq!(needed(&config), both);
         config = Config::default();
         config.gossip.listen.set_port(443);
+        assert_eq!(needed(&config), both);
+        config = Config::default();
+        config.metrics.listen = Some(([127, 0, 0, 1], 80).into());
         assert_eq!(needed(&config), both);
     }
 }

@@ -1,7 +1,7 @@
 //! The thread that keeps the kernel as planned.
 //!
-//! Responsible for: observe → diff → apply, again when netlink or a timer says so, with backoff when
-//! something fails. Not for: what is planned. One thread, since netlink and `nft` block; it takes
+//! Responsible for: observe → diff → apply, again when netlink, a glance at the peers or a timer says so, with backoff
+//! when something fails or others fight for the same objects. Not for: what is planned. One thread, since netlink and `nft` block; it takes
 //! commands from a channel of which only the newest plan counts, and sends a [`Report`] after each
 //! round. It ends when the [`Reconciler`] is dropped, leaving the kernel as it is.
 
@@ -15,13 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshd_core::plan::{Change, Desired, Observed, diff, renewals};
+use meshd_core::plan::{Change, Desired, Observed, RepairPace, diff, renewals};
 use meshd_proto::WgPublicKey;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::dataplane::{Dataplane, DataplaneError, Scope};
 
-/// Peers removed by others are told by no notification: look at least this often.
+/// Some of what others change is told by no notification and seen by no glance: look at least this often.
 const PERIOD: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(10);
@@ -39,6 +39,8 @@ pub struct Report {
     pub errors: Vec<DataplaneError>,
     /// The plan was the same as the round before: what was applied had been undone by others.
     pub repaired: bool,
+    /// Others undo repairs as fast as they are made, which are rationed therefore.
+    pub contested: bool,
     /// Which plan, counted by [`Reconciler::want`].
     pub plan: u64,
     /// When the kernel was read.
@@ -137,10 +139,18 @@ struct Worker {
     /// The plan that was last applied without an error.
     settled: u64,
     retry: Duration,
+    pace: RepairPace,
+    /// A look was asked for that may wait for its turn.
+    look: bool,
+    /// When the next look is due in any case.
+    due: Instant,
+    /// What was read last, for the parts that a glance leaves out.
+    last: Option<Observed>,
 }
 
 impl Worker {
     fn new(dataplane: Box<dyn Dataplane + Send>, reports: mpsc::Sender<Report>) -> Self {
+        let now = Instant::now();
         Self {
             dataplane,
             reports,
@@ -148,12 +158,16 @@ impl Worker {
             renew: BTreeSet::new(),
             settled: 0,
             retry: RETRY_FIRST,
+            pace: RepairPace::new(now),
+            look: false,
+            due: now + PERIOD,
+            last: None,
         }
     }
 
     fn run(mut self, inbox: &Receiver<Command>) {
-        let mut wait = PERIOD;
         loop {
+            let wait = self.next().saturating_duration_since(Instant::now());
             let first = match inbox.recv_timeout(wait) {
                 Ok(command) => Some(command),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -162,12 +176,14 @@ impl Worker {
             // Only the newest plan counts; a burst of changes costs one round.
             let mut asked = Vec::new();
             let mut tear_downs = Vec::new();
+            let mut now = false;
             for command in first.into_iter().chain(inbox.try_iter()) {
+                now |= !matches!(command, Command::Look);
                 match command {
                     Command::Want { desired, scope, plan } => {
                         self.want = Some((desired, scope, plan));
                     }
-                    Command::Look => {}
+                    Command::Look => self.look = true,
                     Command::Renew(peers) => self.renew.extend(peers),
                     Command::LookNow(answer) => asked.push(answer),
                     Command::Peek { scope, answer } => {
@@ -184,31 +200,68 @@ impl Worker {
                 let report = self.round(&Desired::default(), &scope, 0);
                 let _ = done.send(report);
             }
-            wait = self.keep(asked);
+            let at = Instant::now();
+            if now || self.due <= at || (self.look && self.pace.look_from() <= at) {
+                self.keep(asked);
+            } else if self.pace.glance_from() <= at {
+                self.glance();
+            }
         }
     }
 
-    /// One round for the plan in force; returns how long to wait for the next.
-    fn keep(&mut self, asked: Vec<oneshot::Sender<Option<(Observed, Instant)>>>) -> Duration {
+    /// When there is something to do next.
+    fn next(&self) -> Instant {
+        let soon = if self.look { self.pace.look_from() } else { self.pace.glance_from() };
+        if self.want.is_some() { soon.min(self.due) } else { self.due }
+    }
+
+    /// One round for the plan in force.
+    fn keep(&mut self, asked: Vec<oneshot::Sender<Option<(Observed, Instant)>>>) {
+        self.look = false;
         let Some((desired, scope, plan)) = self.want.clone() else {
-            return PERIOD;
+            self.due = Instant::now() + PERIOD;
+            return;
         };
-        let report = self.round(&desired, &scope, plan);
+        let started = Instant::now();
+        let mut report = self.round(&desired, &scope, plan);
         for answer in asked {
             let _ = answer.send(report.observed.clone().map(|observed| (observed, report.at)));
         }
-        let wait = if report.errors.is_empty() {
+        let ended = Instant::now();
+        let repaired = report.repaired && !report.applied.is_empty();
+        self.pace.looked(ended, ended - started, repaired);
+        report.contested = self.pace.is_contested();
+        self.due = if report.errors.is_empty() {
             self.settled = plan;
             self.retry = RETRY_FIRST;
-            PERIOD
+            ended + PERIOD
         } else {
             let wait = self.retry;
             self.retry = (self.retry * 2).min(RETRY_LAST);
-            wait
+            ended + wait
         };
+        self.last.clone_from(&report.observed);
         // A full channel means that the loop is behind; it gets the next report.
         let _ = self.reports.try_send(report);
-        wait
+    }
+
+    /// Looks at the device and its peers, and asks for a round when they are not as planned.
+    fn glance(&mut self) {
+        let started = Instant::now();
+        if let (Some((desired, scope, _)), Some(last)) = (&self.want, &mut self.last)
+            && last.device.is_some()
+        {
+            match self.dataplane.glance(scope) {
+                Ok(Some((device, peers))) => {
+                    (last.device, last.peers) = (Some(device), peers);
+                    self.look = !diff(desired, last).is_empty();
+                }
+                // Gone, or another's: a round finds out.
+                Ok(None) | Err(_) => self.look = true,
+            }
+        }
+        let ended = Instant::now();
+        self.pace.glanced(ended, ended - started);
     }
 
     fn round(&mut self, desired: &Desired, scope: &Scope, plan: u64) -> Report {
@@ -217,6 +270,7 @@ impl Worker {
             applied: Vec::new(),
             errors: Vec::new(),
             repaired: plan != 0 && plan == self.settled,
+            contested: false,
             plan,
             at: Instant::now(),
         };
@@ -250,5 +304,77 @@ impl Worker {
         }
         report.observed = self.dataplane.observe(scope).ok().or(report.observed);
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meshd_core::{
+        plan::{Device, Firewall, FirewallRules, FirewallSets},
+        trust::LaneKey,
+    };
+
+    use super::*;
+    use crate::dataplane::FakeDataplane;
+
+    fn plan() -> (Arc<Desired>, Scope) {
+        let lane = LaneKey::from_seed(&[1; 32]);
+        let device = Device {
+            name: "mesh0".to_owned(),
+            private_key: lane.private_key(),
+            public_key: lane.public_key(),
+            listen_port: 51820,
+            fwmark: 16,
+            mtu: 1420,
+            addresses: BTreeSet::new(),
+            sysctls: std::collections::BTreeMap::new(),
+        };
+        let firewall = Firewall { rules: FirewallRules::default(), sets: FirewallSets::default() };
+        let peers = [(WgPublicKey([9; 32]), meshd_core::plan::Peer::default())].into();
+        let desired =
+            Desired { device: Some(device), peers, firewall: Some(firewall), ..Desired::default() };
+        let scope = Scope { interface: "mesh0".to_owned(), ..Scope::default() };
+        (Arc::new(desired), scope)
+    }
+
+    fn remove_peer(kernel: &FakeDataplane) {
+        let removal =
+            Change::RemovePeer { device: "mesh0".to_owned(), public_key: WgPublicKey([9; 32]) };
+        kernel.kernel().apply(&removal).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_others_remove_is_seen_without_being_told() {
+        let fake = FakeDataplane::default();
+        let (mut reconciler, mut reports) = Reconciler::start(Box::new(fake.clone())).unwrap();
+        let (desired, scope) = plan();
+        reconciler.want(desired, scope);
+        assert!(!reports.recv().await.unwrap().repaired);
+        remove_peer(&fake);
+        let report = reports.recv().await.unwrap();
+        assert!(report.repaired && !report.contested, "{report:?}");
+        assert!(matches!(report.applied[..], [Change::PutPeer { .. }]), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn who_fights_is_answered_rarely_and_said() {
+        let fake = FakeDataplane::default();
+        let (mut reconciler, mut reports) = Reconciler::start(Box::new(fake.clone())).unwrap();
+        let (desired, scope) = plan();
+        reconciler.want(desired, scope);
+        reports.recv().await.unwrap();
+        // Another program that undoes each repair as soon as it sees it.
+        for _ in 0..100 {
+            remove_peer(&fake);
+            reconciler.look();
+            if reports.recv().await.unwrap().contested {
+                remove_peer(&fake);
+                reconciler.look();
+                let soon = tokio::time::timeout(Duration::from_secs(1), reports.recv()).await;
+                assert!(soon.is_err(), "repaired again at once: {soon:?}");
+                return;
+            }
+        }
+        panic!("a hundred repairs, and nobody says that somebody fights");
     }
 }

@@ -1,7 +1,7 @@
 //! Two Kubernetes-like nodes and a plain machine: everything reaches everything through the mesh, and nothing of it is
 //! readable on the wire.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use meshd_tests::harness::{
     Captured, Host, HostPlan, Mesh, Place, Pod, PodPlan, World, pace, scenario, wait_for,
 };
@@ -175,5 +175,62 @@ fn meshctl_tells_of_peers_what_wireguard_knows() {
         })?;
         let script = "ip -4 -o addr show mesh0 | sed 's/.*inet \\([^/ ]*\\).*/\\1/'";
         a.ping(b.sh(script)?.trim(), "").map(drop)
+    });
+}
+
+#[test]
+fn tcp_says_a_segment_size_that_fits_the_tunnel() {
+    scenario("mss", |world| {
+        let site = Site::build(world)?;
+        let mtu: u32 =
+            site.mesh.hosts[0].run(&["cat", "/sys/class/net/mesh0/mtu"])?.trim().parse()?;
+        let [near, far] = &site.plain;
+        let server = far.start(&["iperf3", "-s"])?;
+        for (target, headers) in [(far.address(), 40), (far.address6(), 60)] {
+            // What each side is told by the other: the SYN at the far end, the SYN-ACK at the near one.
+            let flags = if target.contains(':') { "ip6[53] & 2 != 0" } else { "tcp[13] & 2 != 0" };
+            let watch = |place: &Pod, from: &str| {
+                let filter = format!("tcp and src host {from} and {flags}");
+                place.start(&[
+                    "tcpdump",
+                    "-n",
+                    "-c",
+                    "1",
+                    "-i",
+                    "eth0",
+                    "--immediate-mode",
+                    &filter,
+                ])
+            };
+            let (mut at_far, mut at_near) = (
+                watch(far, if headers == 40 { near.address() } else { near.address6() })?,
+                watch(near, target)?,
+            );
+            for watching in [&mut at_far, &mut at_near] {
+                wait_for("tcpdump listens", pace(10), || {
+                    let said = watching.errors_so_far()?;
+                    ensure!(said.contains("listening on"), "it said: {said}");
+                    Ok(())
+                })?;
+            }
+            wait_for("a connection", pace(10), || {
+                near.run(&["bash", "-c", &format!("exec 3<>/dev/tcp/{target}/5201")])
+            })?;
+            for (what, watching) in [("SYN", at_far), ("SYN-ACK", at_near)] {
+                let line = watching.finish(pace(10))?.ok()?.stdout;
+                let said: u32 = line
+                    .split("mss ")
+                    .nth(1)
+                    .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+                    .with_context(|| format!("no segment size in {line:?}"))?;
+                ensure!(
+                    said <= mtu - headers,
+                    "{what} to {target} says {said} in a tunnel of {mtu}"
+                );
+                println!("mss: {what}, {target}: {said} in a tunnel of {mtu}");
+            }
+        }
+        drop(server);
+        Ok(())
     });
 }

@@ -1,7 +1,7 @@
 //! A membership that ends: everywhere at once, for whoever was away too, and for good. `MESHD_TEST_CROWD` sets
 //! how many hosts there are; without it 30, and 5 in the VM.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use meshd_tests::harness::{

@@ -172,3 +172,25 @@ fn a_stolen_signer_is_out_at_once_and_its_nodes_come_back_by_themselves() {
         Ok(())
     });
 }
+
+#[test]
+fn who_has_exchanged_with_nobody_changes_no_signers() {
+    scenario("alone", |world| {
+        let mesh = Mesh::form(world, &["a", "b", "c"].map(HostPlan::vm))?;
+        let [a, b, c] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
+        add(a, b)?;
+        // The root's host comes back, perhaps from an old backup, and nobody is there to tell it more.
+        for host in [a, b, c] {
+            host.stop_daemon()?;
+        }
+        a.start_daemon()?;
+        for verb in [&["signer", "add", "c"][..], &["signer", "revoke", "b", "--yes"]] {
+            let refused = a.meshctl(verb)?.exits(1)?.stderr;
+            ensure!(refused.contains("has not exchanged with another member"), "{refused}");
+        }
+        b.start_daemon()?;
+        c.start_daemon()?;
+        wait_for("c is a signer", pace(40), || a.meshctl(&["signer", "add", "c"])?.ok())?;
+        knows_signers(&[a, b, c], &["a active", "b active", "c active"])
+    });
+}

@@ -94,8 +94,8 @@ async fn export(socket: &Path, output: Output, arguments: &CaExport) -> Result<(
     }
     let passphrase = passphrase::chosen(&arguments.passphrase)?;
     let request = ExportRootRequest { passphrase: passphrase.to_vec() };
-    let key = client.export_root(request).await?.into_inner().key;
-    write_new(path, &key).map_err(not_written)?;
+    let exported = client.export_root(request).await?.into_inner();
+    write_new(path, &exported.key).map_err(not_written)?;
     if !arguments.remove {
         let reply = client.list_roots(ListRootsRequest {}).await?.into_inner();
         return output.print(&RootsView::from(reply), |_, to| {
@@ -106,7 +106,9 @@ async fn export(socket: &Path, output: Output, arguments: &CaExport) -> Result<(
             )
         });
     }
-    let reply = client.remove_root_key(RemoveRootKeyRequest {}).await?.into_inner();
+    // The daemon removes no other: the root may have been replaced since.
+    let request = RemoveRootKeyRequest { public_key: exported.public_key };
+    let reply = client.remove_root_key(request).await?.into_inner();
     output.print(&RootsView::from(reply), |_, to| {
         writeln!(to, "the root's key is in {}, under the passphrase, and no more on this host", path.display())?;
         writeln!(to, "  `meshctl cert ca unlock --root-key FILE` brings it when signers are to be added or revoked")

@@ -32,12 +32,13 @@ async fn renew(socket: &Path, output: Output) -> Result<(), Failure> {
     let reply = client.renew_certificate(RenewCertificateRequest {}).await?.into_inner();
     let certificate = CertificateView::from(reply);
     output.print(&certificate, |_, to| {
-        let what = if certificate.renewed { "renewed" } else { "still new, and left as it is" };
-        writeln!(
-            to,
-            "this host's certificate is {what}; it is valid until {}",
-            certificate.not_after
-        )?;
+        let (from, until) = (&certificate.not_before, &certificate.not_after);
+        if certificate.renewed {
+            writeln!(to, "this host's certificate is renewed; it is valid until {until}")?;
+        } else {
+            writeln!(to, "nothing new: the signer gave the same certificate again, of {from}, which is so new that it stays")?;
+            writeln!(to, "  it is valid until {until}")?;
+        }
         writeln!(to, "  grants  {}", list(&certificate.prefixes))
     })
 }

@@ -12,7 +12,8 @@ use crate::{
     connection::{LOOK, connect},
     failure::Failure,
     output::{Output, remark},
-    table::{Cell, Paint, Table, tone_of},
+    table::{Cell, Paint, Table, tone_of, wrapped},
+    text::moment,
     views::EventView,
 };
 
@@ -52,7 +53,9 @@ pub(crate) async fn run(socket: &Path, output: Output, arguments: Events) -> Res
         });
         return Ok(());
     }
-    output.print(&events, |paint, to| table(&events, output.is_wide()).print(paint, to))
+    output.print(&events, |paint, to| {
+        table(&events, output.is_wide()).print_within(output.width(), paint, to)
+    })
 }
 
 async fn follow(socket: &Path, output: Output, request: EventsRequest) -> Result<(), Failure> {
@@ -62,7 +65,7 @@ async fn follow(socket: &Path, output: Output, request: EventsRequest) -> Result
     while let Some(reply) = replies.message().await? {
         let Some(event) = event(reply) else { continue };
         let header = std::mem::take(&mut first);
-        output.print_next(&event, |paint, to| line(&event, header, paint, to))?;
+        output.print_next(&event, |paint, to| line(&event, header, output, paint, to))?;
     }
     Err(Failure::unreachable(
         "events are no longer followed",
@@ -82,28 +85,26 @@ fn event(reply: EventsReply) -> Option<EventView> {
     }
 }
 
-/// For people: the date is as good without its letters.
-fn moment(time: &str) -> String {
-    time.trim_end_matches('Z').replacen('T', " ", 1)
-}
-
 fn table(events: &[EventView], wide: bool) -> Table {
-    let mut header = vec!["TIME (UTC)", "SEVERITY", "CODE", "NAME"];
+    let mut header = vec!["TIME (UTC)", "SEVERITY", "CODE"];
     if wide {
-        header.extend(["ACTOR", "REASON"]);
+        header.extend(["NAME", "ACTOR", "REASON"]);
     }
     header.push("MESSAGE");
     let mut table = Table::new(header);
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     for event in events {
         let mut row = vec![
-            Cell::text(moment(&event.time)),
+            Cell::text(time(&event.time, wide)),
             Cell::state(&event.severity),
             Cell::text(&*event.code),
-            Cell::text(or_dash(&event.name)),
         ];
         if wide {
-            row.extend([Cell::text(&*event.actor), Cell::text(or_dash(&event.reason))]);
+            row.extend([
+                Cell::text(or_dash(&event.name)),
+                Cell::text(&*event.actor),
+                Cell::text(or_dash(&event.reason)),
+            ]);
         }
         row.push(Cell::text(&*event.message));
         table.row(row);
@@ -111,16 +112,40 @@ fn table(events: &[EventView], wide: bool) -> Table {
     table
 }
 
+/// The year is the reader's.
+fn time(time: &str, wide: bool) -> String {
+    let whole = moment(time, true);
+    if wide { whole } else { whole.get(5..).unwrap_or(&whole).to_owned() }
+}
+
 /// A row whose columns do not wait for what comes after it.
-fn line(event: &EventView, header: bool, paint: Paint, to: &mut Vec<u8>) -> io::Result<()> {
+fn line(
+    event: &EventView,
+    header: bool,
+    output: Output,
+    paint: Paint,
+    to: &mut Vec<u8>,
+) -> io::Result<()> {
+    let (wide, or_dash) =
+        (output.is_wide(), |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned()));
+    let begin = |time: &str, severity: String, code: &str, name: &str| {
+        if wide {
+            format!("{time:19}  {severity}  {code:19}  {name:12}  ")
+        } else {
+            format!("{time:14}  {severity}  {code:19}  ")
+        }
+    };
     if header {
         writeln!(
             to,
-            "{:19}  {:8}  {:19}  {:12}  MESSAGE",
-            "TIME (UTC)", "SEVERITY", "CODE", "NAME"
+            "{}MESSAGE",
+            begin("TIME (UTC)", format!("{:8}", "SEVERITY"), "CODE", "NAME")
         )?;
     }
-    let severity = paint.apply(tone_of(&event.severity), &format!("{:8}", event.severity));
-    let (time, name) = (moment(&event.time), event.name.as_deref().unwrap_or("-"));
-    writeln!(to, "{time:19}  {severity}  {:19}  {name:12}  {}", event.code, event.message)
+    let severity =
+        |paint: Paint| paint.apply(tone_of(&event.severity), &format!("{:8}", event.severity));
+    let (time, name) = (time(&event.time, wide), or_dash(&event.name));
+    let plain = begin(&time, severity(Paint(false)), &event.code, &name);
+    let message = wrapped(&event.message, plain.chars().count(), output.width());
+    writeln!(to, "{}{message}", begin(&time, severity(paint), &event.code, &name))
 }

@@ -4,14 +4,14 @@ use std::{io::Write as _, path::Path};
 
 use meshd_proto::control::{ListNodesRequest, RevokeNodeRequest};
 
-use super::{short_list, sure};
+use super::{list, short_list, sure};
 use crate::{
     cli::{Node, NodeRevoke},
     connection::{CHANGE, LOOK, connect},
     failure::Failure,
     output::{Output, remark},
     table::{Cell, Table},
-    text::count,
+    text::{count, moment},
     views::{NodeView, RevokedView},
 };
 
@@ -30,10 +30,9 @@ async fn show_list(socket: &Path, output: Output) -> Result<(), Failure> {
 }
 
 fn table(nodes: &[NodeView], wide: bool) -> Table {
-    let mut header =
-        vec!["NAME", "STATE", "GOSSIP", "ZONE", "GROUPS", "PREFIXES", "CERTIFICATE UNTIL"];
+    let mut header = vec!["NAME", "STATE", "GOSSIP", "PREFIXES", "CERTIFIED UNTIL"];
     if wide {
-        header.extend(["REVOKED", "ADDRESSES", "VERSION", "ID"]);
+        header.extend(["ZONE", "GROUPS", "REVOKED", "ADDRESSES", "VERSION", "ID"]);
     }
     let mut table = Table::new(header);
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
@@ -44,13 +43,13 @@ fn table(nodes: &[NodeView], wide: bool) -> Table {
             Cell::text(name),
             Cell::state(&node.state),
             node.gossip.as_deref().map_or_else(|| Cell::text("-"), Cell::state),
-            Cell::text(or_dash(&node.zone)),
-            Cell::text(short_list(&node.groups, wide)),
             Cell::text(short_list(&node.prefixes, wide)),
-            Cell::text(or_dash(&node.certificate_not_after)),
+            Cell::text(moment(&or_dash(&node.certificate_not_after), wide)),
         ];
         if wide {
             row.extend([
+                Cell::text(or_dash(&node.zone)),
+                Cell::text(short_list(&node.groups, true)),
                 Cell::text(or_dash(&node.revoked_at)),
                 Cell::text(short_list(&node.mesh_addresses, true)),
                 Cell::text(or_dash(&node.version)),
@@ -64,14 +63,19 @@ fn table(nodes: &[NodeView], wide: bool) -> Table {
 
 async fn revoke(socket: &Path, output: Output, arguments: NodeRevoke) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
-    let question = format!(
-        "{} is cut off by every member, for good: it needs a new identity and a new token to come \
-         back, and the token that let it in admits nobody else.\nRevoke? [y/N] ",
-        arguments.node
-    );
-    sure(arguments.yes, "the revocation was not confirmed", &question)?;
-    let request =
-        RevokeNodeRequest { node: arguments.node, reason: arguments.reason.unwrap_or_default() };
+    let mut request = RevokeNodeRequest {
+        node: arguments.node,
+        reason: arguments.reason.unwrap_or_default(),
+        look: false,
+    };
+    if !arguments.yes {
+        // Who is asked must know who is meant; a name that is nobody's is an error before any question.
+        let look = RevokeNodeRequest { look: true, ..request.clone() };
+        let meant = RevokedView::from(client.revoke_node(look).await?.into_inner());
+        sure(false, "the revocation was not confirmed", &question(&meant))?;
+        // That one, whoever has the name by now.
+        request.node = meant.id;
+    }
     let revoked = RevokedView::from(client.revoke_node(request).await?.into_inner());
     if revoked.before && !output.is_for_programs() {
         remark("it had been revoked before; nothing changed");
@@ -81,4 +85,34 @@ async fn revoke(socket: &Path, output: Output, arguments: NodeRevoke) -> Result<
         let members = count(u64::from(revoked.members), "other member hears", "other members hear");
         writeln!(to, "  cut off here; {members} of it now, the rest when they are back")
     })
+}
+
+fn question(meant: &RevokedView) -> String {
+    format!(
+        "{}\n  id        {}\n  prefixes  {}\nis cut off by every member, for good: it needs a new identity and a new \
+         token to come back, and the token that let it in admits nobody else.\nRevoke? [y/N] ",
+        meant.name,
+        meant.id,
+        list(&meant.prefixes)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_question_says_who_is_meant() {
+        let meant = RevokedView {
+            name: "db-2".to_owned(),
+            id: "abcd".to_owned(),
+            members: 3,
+            before: false,
+            prefixes: vec!["10.1.0.0/24".to_owned(), "fd00::/64".to_owned()],
+        };
+        let question = question(&meant);
+        for part in ["db-2\n", "id        abcd\n", "10.1.0.0/24, fd00::/64\n", "[y/N] "] {
+            assert!(question.contains(part), "{question}");
+        }
+    }
 }

@@ -94,29 +94,24 @@ async fn watch(socket: &Path, output: Output, arguments: PeersList) -> Result<()
 fn table(peers: &[PeerView], wide: bool) -> Table {
     // A column that would hold nothing in any row only pushes the others out of sight.
     let reasons = wide || peers.iter().any(|peer| peer.reason.is_some());
-    let mut header = vec!["NAME", "GOSSIP", "TUNNEL", "PATH", "ENDPOINT", "RTT", "HANDSHAKE"];
-    header.extend(["RX", "TX", "PREFIXES"]);
+    let mut header = vec!["NAME", "GOSSIP", "TUNNEL", "ENDPOINT", "HANDSHAKE", "PREFIXES"];
     if reasons {
         header.push("REASON");
     }
     if wide {
-        header.extend(["ZONE", "ADDRESSES", "NODE ADDRESSES", "MTU", "PUBLIC KEY", "VERSION"]);
+        header.extend(["PATH", "RTT", "RX", "TX", "ZONE", "ADDRESSES", "NODE ADDRESSES", "MTU"]);
+        header.extend(["PUBLIC KEY", "VERSION"]);
     }
     let mut table = Table::new(header);
     for peer in peers {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let handshake = peer.last_handshake_seconds.map_or_else(|| "-".to_owned(), age);
-        let rtt = peer.rtt_ms.map_or_else(|| "-".to_owned(), round_trip);
         let mut row = vec![
             Cell::text(&*peer.name),
             Cell::state(&peer.gossip),
             Cell::state(&peer.tunnel),
-            Cell::text(&*peer.path),
             Cell::text(or_dash(&peer.endpoint)),
-            Cell::number(rtt),
             Cell::number(handshake),
-            Cell::number(size(peer.rx_bytes)),
-            Cell::number(size(peer.tx_bytes)),
             Cell::text(short_list(&peer.prefixes, wide)),
         ];
         if reasons {
@@ -125,6 +120,10 @@ fn table(peers: &[PeerView], wide: bool) -> Table {
         if wide {
             let mtu = peer.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string());
             row.extend([
+                Cell::text(&*peer.path),
+                Cell::number(peer.rtt_ms.map_or_else(|| "-".to_owned(), round_trip)),
+                Cell::number(size(peer.rx_bytes)),
+                Cell::number(size(peer.tx_bytes)),
                 Cell::text(or_dash(&peer.zone)),
                 Cell::text(short_list(&peer.mesh_addresses, wide)),
                 Cell::text(short_list(&peer.node_addresses, wide)),

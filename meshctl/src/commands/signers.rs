@@ -28,15 +28,22 @@ async fn show_list(socket: &Path, output: Output) -> Result<(), Failure> {
     let reply = client.list_signers(ListSignersRequest {}).await?.into_inner();
     let signers: Vec<SignerView> = reply.signers.into_iter().map(SignerView::from).collect();
     output.print(&signers, |paint, to| {
-        let mut table = Table::new(vec!["NAME", "STATE", "KEY", "ID"]);
+        let mut header = vec!["NAME", "STATE", "KEY"];
+        if output.is_wide() {
+            header.push("ID");
+        }
+        let mut table = Table::new(header);
         for signer in &signers {
             let own = if signer.is_self { " (this host)" } else { "" };
-            table.row(vec![
+            let mut row = vec![
                 Cell::text(format!("{}{own}", signer.name)),
                 Cell::state(&signer.state),
                 Cell::text(&*signer.key),
-                Cell::text(&*signer.id),
-            ]);
+            ];
+            if output.is_wide() {
+                row.push(Cell::text(&*signer.id));
+            }
+            table.row(row);
         }
         table.print(paint, to)
     })

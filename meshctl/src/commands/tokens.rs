@@ -11,7 +11,7 @@ use crate::{
     failure::Failure,
     output::{Output, remark},
     table::{Cell, Table},
-    text::{age, count, safe},
+    text::{age, count, moment, safe},
     views::{NewTokenView, TokenView},
 };
 
@@ -122,21 +122,40 @@ async fn show_list(socket: &Path, output: Output) -> Result<(), Failure> {
 }
 
 fn table(tokens: &[TokenView], wide: bool) -> Table {
-    let mut table = Table::new(vec![
-        "ID", "STATE", "USED", "EXPIRES", "NODE", "GRANTS", "ALLOWS", "GROUPS", "IDENTITY",
-    ]);
+    let mut header = vec!["ID", "STATE", "USED", "EXPIRES", "NODE", "GRANTS"];
+    if wide {
+        header.extend(["ALLOWS", "GROUPS", "IDENTITY"]);
+    }
+    let mut table = Table::new(header);
     for token in tokens {
-        table.row(vec![
-            Cell::text(&*token.id),
+        // The beginning is as good: `token revoke` takes it.
+        let id = if wide { &*token.id } else { token.id.get(..12).unwrap_or(&token.id) };
+        let mut row = vec![
+            Cell::text(id),
             Cell::state(&token.state),
             Cell::number(format!("{}/{}", token.used, token.uses)),
-            Cell::text(&*token.expires_at),
+            Cell::text(moment(&token.expires_at, wide)),
             Cell::text(token.node.clone().unwrap_or_else(|| "any".to_owned())),
-            Cell::text(short_list(&token.prefixes, wide)),
-            Cell::text(short_list(&token.allow, wide)),
-            Cell::text(short_list(&token.groups, wide)),
-            Cell::text(token.identity.clone().unwrap_or_else(|| "-".to_owned())),
-        ]);
+            Cell::text(if wide { short_list(&token.prefixes, true) } else { grants(token) }),
+        ];
+        if wide {
+            row.extend([
+                Cell::text(short_list(&token.allow, true)),
+                Cell::text(short_list(&token.groups, true)),
+                Cell::text(token.identity.clone().unwrap_or_else(|| "-".to_owned())),
+            ]);
+        }
+        table.row(row);
     }
     table
+}
+
+/// What a token gives, as far as a column holds it.
+fn grants(token: &TokenView) -> String {
+    match (&token.prefixes[..], &token.allow[..], &token.identity) {
+        ([], [], Some(issuer)) => format!("by {issuer}"),
+        ([], [], None) => "-".to_owned(),
+        ([], allow, _) => format!("in {}", short_list(allow, false)),
+        (prefixes, _, _) => short_list(prefixes, false),
+    }
 }

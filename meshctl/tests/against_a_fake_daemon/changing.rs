@@ -25,7 +25,7 @@ fn token_create_prints_the_token_alone_on_stdout() {
     assert!(asked.contains("ttl_seconds: 7200") && asked.contains("uses: 1"), "{asked}");
     assert_eq!(daemon.meshctl(&["token", "create", "--ttl", "soon"]).status.code(), Some(2));
     let list = stdout(&daemon.meshctl(&["token", "list"]));
-    assert!(list.contains("t1  usable   0/1  2030-01-01T00:00:00Z  any"), "{list}");
+    assert!(list.contains("t1  usable   0/1  2030-01-01 00:00  any   in 10.244.0.0/16"), "{list}");
     assert_eq!(parsed(&daemon.meshctl(&["token", "list", "-o", "json"]))[0]["used"], 0);
 }
 
@@ -184,6 +184,10 @@ fn revoking_and_renewing_say_what_happened() {
     let unasked = daemon.meshctl(&["node", "revoke", "bad"]);
     assert_eq!(unasked.status.code(), Some(1));
     assert!(stderr(&unasked).contains("--yes"), "{}", stderr(&unasked));
+    // It was only looked up so far.
+    let asked = daemon.asked();
+    let looks = |ask: &String| ask.contains("RevokeNodeRequest") && !ask.contains("look: true");
+    assert!(asked.len() == 1 && !asked.iter().any(looks), "{asked:?}");
     let out = stdout(&daemon.meshctl(&["node", "revoke", "bad", "--yes"]));
     assert_eq!(
         out,
@@ -192,9 +196,22 @@ fn revoking_and_renewing_say_what_happened() {
     let out = stdout(&daemon.meshctl(&["token", "revoke", "abcd"]));
     assert!(out.contains("admits nobody any more"), "{out}");
     let out = stdout(&daemon.meshctl(&["cert", "renew"]));
+    assert!(out.contains("is renewed; it is valid until 2026-01-31T00:00:00Z"), "{out}");
+    let again = Daemon::start(Script { renewed_before: true, ..Script::default() });
+    let out = stdout(&again.meshctl(&["cert", "renew"]));
+    assert!(out.starts_with("nothing new: the signer gave the same certificate again"), "{out}");
     assert!(out.contains("valid until 2026-01-31T00:00:00Z"), "{out}");
     let asked = daemon.asked();
     assert!(asked.iter().any(|ask| ask.contains("RevokeNodeRequest")), "{asked:?}");
+}
+
+#[test]
+fn a_node_that_nobody_knows_is_an_error_before_any_question() {
+    let unknown = ControlError::new("node_not_found", "no node \"who\"", "nobody is", "look");
+    let daemon = Daemon::start(Script { error: Some(unknown), ..Script::default() });
+    let refused = daemon.meshctl(&["node", "revoke", "who"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(stderr(&refused), "error: no node \"who\"; nobody is; look\n");
 }
 
 #[test]
@@ -228,5 +245,13 @@ fn the_root_is_shown_replaced_and_put_into_a_safe() {
     // The first line, and nothing of what ends it.
     let phrase = format!("{:?}", b"correct horse");
     assert!(asked.iter().any(|call| call.contains(&phrase)), "{asked:?}");
-    assert!(!asked.iter().any(|call| call == "RemoveRootKey"), "{asked:?}");
+    assert!(!asked.iter().any(|call| call.starts_with("RemoveRootKey")), "{asked:?}");
+    // What is removed is what was exported, and nothing else.
+    let (other, phrase) = (home.path().join("other.key"), home.path().join("phrase"));
+    let export = ["cert", "ca", "export", "--out", other.to_str().unwrap(), "--remove"];
+    let all = [&export[..], &["--passphrase-file", phrase.to_str().unwrap()]];
+    assert_eq!(daemon.meshctl(&all.concat()).status.code(), Some(0));
+    let asked = daemon.asked();
+    let removed = asked.iter().find(|call| call.starts_with("RemoveRootKey")).unwrap();
+    assert!(removed.contains(&"ff11".repeat(16)), "{removed}");
 }

@@ -28,6 +28,8 @@ pub(crate) struct Script {
     pub(crate) pings: Vec<PingReply>,
     pub(crate) join: Vec<JoinProgress>,
     pub(crate) events: Vec<EventsReply>,
+    /// The signer repeats the certificate that is held.
+    pub(crate) renewed_before: bool,
     pub(crate) error: Option<ControlError>,
     pub(crate) asked: Vec<String>,
     /// Who changed something, or was refused.
@@ -165,6 +167,7 @@ impl ControlBackend for Fake {
             id: "abcd".into(),
             members: 3,
             before: false,
+            prefixes: vec!["10.9.0.0/24".into()],
         })
     }
     fn signers(&self) -> Reply<'_, ListSignersReply> {
@@ -208,19 +211,22 @@ impl ControlBackend for Fake {
     }
 
     fn export_root(&self, request: ExportRootRequest) -> Reply<'_, ExportRootReply> {
-        self.answer(format!("{request:?}"), |_| ExportRootReply { key: "sealed\n".into() })
+        self.answer(format!("{request:?}"), |_| ExportRootReply {
+            key: "sealed\n".into(),
+            public_key: "ff11".repeat(16),
+        })
     }
 
-    fn remove_root_key(&self) -> Reply<'_, RootsReply> {
-        self.answer("RemoveRootKey".to_owned(), |_| roots())
+    fn remove_root_key(&self, request: RemoveRootKeyRequest) -> Reply<'_, RootsReply> {
+        self.answer(format!("{request:?}"), |_| roots())
     }
 
     fn renew_certificate(&self) -> Reply<'_, RenewCertificateReply> {
-        self.answer("renew".into(), |_| RenewCertificateReply {
+        self.answer("renew".into(), |script| RenewCertificateReply {
             not_before: "2026-01-01T00:00:00Z".into(),
             not_after: "2026-01-31T00:00:00Z".into(),
             prefixes: vec!["10.1.0.0/24".into()],
-            renewed: true,
+            renewed: !script.renewed_before,
         })
     }
     fn issue_certificate(

@@ -115,11 +115,62 @@ fn peers_list_is_an_aligned_table() {
     for line in &lines {
         assert_eq!(&line[13..15], "  ", "{text}");
     }
-    for part in ["1m 15s", "1.50 KiB", "0.62 ms", "10.244.2.0/24 +1"] {
+    for part in ["1m 15s", "10.0.0.2:51820", "10.244.2.0/24 +1"] {
         assert!(lines[1].contains(part), "{part:?} not in {text}");
     }
     let wide = stdout(&daemon.meshctl(&["peers", "list", "-o", "wide"]));
+    for part in ["1.50 KiB", "0.62 ms", "direct"] {
+        assert!(wide.contains(part), "{part:?} not in {wide}");
+    }
     assert!(wide.contains("10.244.2.0/24,fd00:2::/64") && wide.contains("KEY2="), "{wide}");
+}
+
+#[test]
+fn tables_of_ordinary_values_fit_80_columns() {
+    let id = "szrkmes2pui3agkukrdcetsxob3wek2tna2i3ilx2xqqdxmzpvpq";
+    let peer = Peer {
+        endpoint: Some("198.51.100.27:51820".into()),
+        zone: "aws-eu-west-1".into(),
+        prefixes: vec!["10.244.12.0/24".into(), "fd00:10:244:c::/64".into()],
+        ..peer("node-12")
+    };
+    let node = NodeInfo {
+        name: "node-12".into(),
+        id: id.into(),
+        state: "member".into(),
+        zone: "aws-eu-west-1".into(),
+        groups: vec!["k8s".into(), "db".into()],
+        prefixes: peer.prefixes.clone(),
+        certificate_not_after: Some("2026-12-21T16:19:19Z".into()),
+        self_: true,
+        ..NodeInfo::default()
+    };
+    let token = TokenInfo {
+        id: "7505dfcbab4916b91b3b94f9447cbc6e".into(),
+        state: "expired".into(),
+        node_name: "node-12".into(),
+        prefixes: peer.prefixes.clone(),
+        groups: vec!["k8s".into()],
+        expires_at: "2026-11-21T17:19:19Z".into(),
+        uses: 1,
+        ..TokenInfo::default()
+    };
+    let daemon = Daemon::start(Script {
+        status: running(),
+        peers: vec![peer],
+        nodes: vec![node],
+        tokens: vec![token],
+        ..Script::default()
+    });
+    for verb in [["peers", "list"], ["node", "list"], ["token", "list"], ["signer", "list"]] {
+        let table = stdout(&daemon.meshctl(&verb));
+        let widest = table.lines().map(|line| line.chars().count()).max();
+        assert!(widest.is_some_and(|widest| widest <= 80), "{widest:?}:\n{table}");
+        let wide = stdout(&daemon.meshctl(&[&verb[..], &["-o", "wide"]].concat()));
+        assert!(wide.lines().next().unwrap().len() > table.lines().next().unwrap().len(), "{wide}");
+    }
+    // The shortened id is enough to revoke it.
+    assert!(stdout(&daemon.meshctl(&["token", "list"])).contains("7505dfcbab49  "));
 }
 
 #[test]

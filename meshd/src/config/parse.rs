@@ -265,13 +265,14 @@ pub(super) fn group(given: &Given<'_>) -> Reading<String> {
 }
 
 pub(super) fn metrics_listen(given: &Given<'_>) -> Reading<Option<SocketAddr>> {
-    const ALLOWED: &str = "\"\" (off)";
+    const ALLOWED: &str = "ADDRESS:PORT, such as \"127.0.0.1:9586\", or \"\" for off";
     let text = given.text(ALLOWED)?;
     if text.is_empty() {
         return Ok(None);
     }
     match text.parse::<SocketAddr>() {
-        Ok(_) => Err(Refused::NotBuilt { allowed: ALLOWED }),
+        Ok(address) if address.port() != 0 => Ok(Some(address)),
+        Ok(_) => bad("a monitor has to know the port, so it cannot be 0", ALLOWED),
         Err(_) => bad("it is not an address and a port", ALLOWED),
     }
 }

@@ -81,7 +81,7 @@ fn every_key_of_the_design_can_be_given() {
         socket = "/run/other.sock"
         group = "ops"
         [metrics]
-        listen = ""
+        listen = "[::1]:9586"
         ui = false
         [trust]
         expiry = "soft"
@@ -138,7 +138,6 @@ fn what_is_planned_but_not_built_says_so() {
         ("[network]\nencrypt = \"pods+nodes\"", "\"pods\""),
         ("[network]\nroute_source = \"workloads\"", "\"prefixes\""),
         ("[network]\nworkload_interfaces = [\"eth*\"]", "leave it out"),
-        ("[metrics]\nlisten = \"127.0.0.1:9586\"", "\"\""),
         ("[metrics]\nui = true", "false"),
         ("[dns]\nenabled = true", "false"),
     ] {
@@ -146,6 +145,28 @@ fn what_is_planned_but_not_built_says_so() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("not built yet in this version"), "{found:?}");
         assert!(found[0].contains(works), "{found:?}");
+    }
+}
+
+#[test]
+fn metrics_are_off_unless_an_address_is_given() {
+    assert_eq!(Config::from_text("meshd.toml", "").unwrap().metrics.listen, None);
+    for (text, address) in [
+        ("\"\"", None),
+        ("\"127.0.0.1:9586\"", Some("127.0.0.1:9586")),
+        ("\"[::]:9586\"", Some("[::]:9586")),
+    ] {
+        let text = format!("[metrics]\nlisten = {text}");
+        let config = Config::from_text("meshd.toml", &text).unwrap();
+        assert_eq!(config.metrics.listen, address.map(|a| a.parse().unwrap()));
+    }
+    for (text, why) in [
+        ("\"localhost:9586\"", "it is not an address and a port"),
+        ("\"127.0.0.1:0\"", "it cannot be 0"),
+        ("9586", "it is not text in quotes"),
+    ] {
+        let found = errors(&format!("[metrics]\nlisten = {text}"));
+        assert!(found[0].contains("metrics.listen") && found[0].contains(why), "{found:?}");
     }
 }
 

@@ -8,10 +8,10 @@ use meshd_proto::control::{
     EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, IdentityAudienceReply,
     IdentityAudienceRequest, InitReply, InitRequest, IssueCertificateReply,
     IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply,
-    ListSignersReply, ListTokensReply, PingReply, PingRequest, RenewCertificateReply,
-    RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, RootsReply, ShowCertificatesReply, ShowPeerReply, ShowPeerRequest,
-    SignerInfo, StatusReply, UnlockRootRequest,
+    ListSignersReply, ListTokensReply, PingReply, PingRequest, RemoveRootKeyRequest,
+    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowCertificatesReply,
+    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
 };
 
 use super::{Caller, ControlError};
@@ -102,8 +102,8 @@ pub trait ControlBackend: Send + Sync + 'static {
     /// The root's key under a passphrase, to be kept elsewhere.
     fn export_root(&self, request: ExportRootRequest) -> Reply<'_, ExportRootReply>;
 
-    /// Takes the root's key off this host.
-    fn remove_root_key(&self) -> Reply<'_, RootsReply>;
+    /// Takes the root's key off this host, if it is that of the root that is named.
+    fn remove_root_key(&self, request: RemoveRootKeyRequest) -> Reply<'_, RootsReply>;
 
     /// For which audience an identity document must be made to join with a token.
     fn identity_audience(

@@ -9,16 +9,19 @@ use meshd_proto::control::{
     EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, IdentityAudienceReply,
     IdentityAudienceRequest, InitReply, InitRequest, IssueCertificateReply,
     IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply,
-    ListSignersReply, ListTokensReply, PingReply, PingRequest, RenewCertificateReply,
-    RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, RootsReply, ShowCertificatesReply, ShowPeerReply, ShowPeerRequest,
-    SignerInfo, StatusReply, UnlockRootRequest,
+    ListSignersReply, ListTokensReply, PingReply, PingRequest, RemoveRootKeyRequest,
+    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
+    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowCertificatesReply,
+    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{deeds, events::EventLog};
-use crate::control::{Caller, ControlBackend, ControlError, Reply, ReplyStream};
+use crate::{
+    control::{Caller, ControlBackend, ControlError, Reply, ReplyStream},
+    metrics::{Snapshot, Source},
+};
 
 /// Where one answer goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
@@ -33,6 +36,7 @@ pub(super) enum Request {
     Ping(PingRequest, Answers<PingReply>),
     Tokens(Answer<ListTokensReply>),
     Counters(Answer<CountersReply>),
+    Metrics(Answer<Snapshot>),
     Init(InitRequest, Answer<InitReply>),
     CreateToken(CreateTokenRequest, Answer<CreateTokenReply>),
     Join(JoinRequest, Answers<JoinProgress>),
@@ -49,7 +53,7 @@ pub(super) enum Request {
     UnlockRoot(UnlockRootRequest, Answer<RootsReply>),
     EncryptRoot(EncryptRootRequest, Answer<RootsReply>),
     ExportRoot(ExportRootRequest, Answer<ExportRootReply>),
-    RemoveRootKey(Answer<RootsReply>),
+    RemoveRootKey(RemoveRootKeyRequest, Answer<RootsReply>),
     Issue(IssueCertificateRequest, Answer<IssueCertificateReply>),
     Certificates(Answer<ShowCertificatesReply>),
     IdentityAudience(IdentityAudienceRequest, Answer<IdentityAudienceReply>),
@@ -106,6 +110,13 @@ impl Bridge {
             Ok(ReceiverStream::new(stream).boxed())
         }
         .boxed()
+    }
+}
+
+impl Source for Bridge {
+    fn snapshot(&self) -> BoxFuture<'_, Option<Snapshot>> {
+        let asked = self.ask(Request::Metrics);
+        async move { asked.await.ok() }.boxed()
     }
 }
 
@@ -220,8 +231,8 @@ impl ControlBackend for Bridge {
         self.ask(|answer| Request::ExportRoot(request, answer))
     }
 
-    fn remove_root_key(&self) -> Reply<'_, RootsReply> {
-        self.ask(Request::RemoveRootKey)
+    fn remove_root_key(&self, request: RemoveRootKeyRequest) -> Reply<'_, RootsReply> {
+        self.ask(|answer| Request::RemoveRootKey(request, answer))
     }
 
     fn identity_audience(

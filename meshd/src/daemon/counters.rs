@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meshd_core::node;
+use meshd_core::{event::Severity, node};
 use meshd_proto::control::{Counter, CountersReply};
 
 /// Distinct reasons that are kept; codes are fixed words, so this is never reached.
@@ -60,15 +60,22 @@ impl Counters {
     pub(super) fn reply(
         &self,
         node: Option<&node::Counters>,
-        events: &[(&'static str, u64)],
+        events: &[(&'static str, Severity, u64)],
     ) -> CountersReply {
-        let mut counters = Vec::new();
+        let counter = |name: &str, labels: &[(&str, &str)], value: u64| Counter {
+            name: format!("meshd_{name}_total"),
+            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            value,
+        };
+        let mut counters: Vec<Counter> = events
+            .iter()
+            .map(|(code, severity, value)| {
+                let labels = [("code", *code), ("severity", severity.as_str())];
+                counter("events", &labels, *value)
+            })
+            .collect();
         let mut one = |name: &str, label: Option<(&str, &str)>, value: u64| {
-            counters.push(Counter {
-                name: format!("meshd_{name}_total"),
-                labels: label.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect(),
-                value,
-            });
+            counters.push(counter(name, label.as_slice(), value));
         };
         for (name, by_reason) in [
             ("connections_refused", &self.connections_refused),
@@ -79,9 +86,6 @@ impl Counters {
             for (reason, value) in by_reason {
                 one(name, Some(("reason", reason)), *value);
             }
-        }
-        for (code, value) in events {
-            one("events", Some(("code", code)), *value);
         }
         for (outcome, value) in &self.issuer_keys {
             one("issuer_keys", Some(("outcome", outcome)), *value);
@@ -109,6 +113,7 @@ impl Counters {
             one("syncs", Some(("outcome", "failed")), node.syncs_failed);
             one("swim_renewals", None, node.renewals);
             one("records_published", None, node.published);
+            one("certificate_renewals_failed", None, node.certificate_renewals_failed);
         }
         CountersReply { counters }
     }

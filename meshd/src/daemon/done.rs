@@ -18,7 +18,7 @@ use super::{
     resolve::Resolved,
     root_key::{Asked, Sealing},
 };
-use crate::control::ControlError;
+use crate::{control::ControlError, state::guard::SavedGuard};
 
 /// What tasks of the loop report.
 pub(super) enum Done {
@@ -28,6 +28,8 @@ pub(super) enum Done {
     /// What a member answered to this node as to a stranger.
     Renewal(u64, Option<Bytes>),
     Flushed(Result<(), String>),
+    /// What strict leak protection holds is on disk.
+    GuardKept(Box<Result<Option<SavedGuard>, String>>),
     /// The root's key, and the passphrase that opened it.
     Opened(Result<Zeroizing<[u8; 32]>, SealError>, Zeroizing<Vec<u8>>, Asked<RootsReply>),
     /// A root's key under a passphrase.
@@ -64,6 +66,7 @@ impl Daemon {
                 }
             }
             Done::Keys(asked, name, keys) => self.take_keys(asked, &name, keys),
+            Done::GuardKept(result) => self.guard_kept(*result),
             Done::Flushed(result) => {
                 self.flushing = false;
                 if result.is_err() {

@@ -70,8 +70,8 @@ impl EventLog {
         }
     }
 
-    /// How many there were of each code.
-    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+    /// How many there were of each code and severity.
+    pub(super) fn counts(&self) -> Vec<(&'static str, Severity, u64)> {
         self.log().counts().collect()
     }
 
@@ -216,7 +216,8 @@ mod tests {
         log.emit(Event::info("node_admitted", "it comes"));
         assert_eq!(codes(&mut ended, 9).await, ["mesh_created"]);
         assert_eq!(codes(&mut followed, 2).await, ["mesh_created", "node_admitted"]);
-        assert_eq!(log.counts(), [("mesh_created", 1), ("node_admitted", 1)]);
+        let counts = ["mesh_created", "node_admitted"].map(|code| (code, Severity::Info, 1));
+        assert_eq!(log.counts(), counts);
     }
 
     #[tokio::test]

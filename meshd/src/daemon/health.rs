@@ -51,6 +51,14 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
         lines.push(line(&error.code, "warning", message, error.fix.as_str()));
     }
     lines.extend(daemon.handed.line());
+    if let Some(why) = &daemon.guard.error {
+        lines.push(line(
+            "guard_not_kept",
+            "warning",
+            format!("the leak guard is not kept for the next boot: {why}"),
+            "check the disk of the state directory",
+        ));
+    }
     if let Some(errors) = &daemon.reload_error {
         lines.push(line(
             "config_refused",
@@ -66,6 +74,19 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
             format!("the issuers of identity documents on disk are not in force: {errors}"),
             "correct them and run `systemctl reload meshd`",
         ));
+    }
+    if daemon.running.is_none() && daemon.joining.is_none() && daemon.state.lacks_certificate() {
+        lines.push(line(
+            "certificate_missing",
+            "error",
+            "this host was a member of a mesh, whose root and signers are in its state directory; its certificate, \
+             pki/node.crt, is missing",
+            "restore pki/node.crt from a backup and restart meshd; else `meshctl node revoke` its name on a signer, \
+             remove pki/ and keys/ here, and join with a new token",
+        ));
+    }
+    if let Some((message, fix)) = daemon.metrics.as_ref().and_then(|metrics| metrics.problem()) {
+        lines.push(line("metrics_not_served", "warning", message, fix));
     }
     if let Some(running) = &daemon.running {
         of_running(daemon, running, &mut lines);
@@ -99,12 +120,31 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
         };
         lines.push(line(refusal.code.as_str(), "warning", refusal.detail.clone(), fix));
     }
+    if running.contested {
+        lines.push(line(
+            "drift_contested",
+            "warning",
+            format!("another program undoes what meshd repairs, last: {}", running.repaired),
+            "find it (`ip monitor`, `nft monitor`) and exempt interface, table, rule and nftables table of meshd there",
+        ));
+    }
     for damage in &running.damage {
         lines.push(line(
             "state_damaged",
             "warning",
             damage.as_str(),
             "check the disk of the state directory",
+        ));
+    }
+    if let Some(why) = &running.revocations_lost {
+        lines.push(line(
+            "revocations_damaged",
+            "warning",
+            format!(
+                "pki/revocations cannot be read ({why}): who was revoked is not known until another member answers"
+            ),
+            "it is written anew after the first exchange; see that another member is `alive` in `meshctl peers \
+             list`, and check the disk of the state directory",
         ));
     }
     if let Some(why) = &running.flush_error {

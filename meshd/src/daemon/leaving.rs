@@ -29,22 +29,15 @@ impl Daemon {
         let scope = scope(&self.config, &Desired::default());
         let report = timeout(TEAR_DOWN, self.reconciler.tear_down(scope)).await;
         self.transport.stop_member();
-        if let Some(running) = self.running.take()
-            && let Err(why) = running.store.clear()
-        {
-            tracing::error!(%why, "the record store was not emptied");
-        }
+        let emptied = self.empty_store();
         self.resolve_due = None;
-        let noted = self.note_left(certificate.key);
-        let aside = self.state.forget_membership().map_err(|error| {
-            ControlError::new(
-                "state_dir",
-                "left, but the keys are still on disk",
-                error.to_string(),
-                "remove the state directory's keys/ and pki/",
-            )
-        })?;
-        if let Some(aside) = &aside {
+        let mut noted = self.note_left(certificate.key);
+        let forgotten = self.state.forget_membership();
+        if noted.is_err() {
+            // What is gone now has made room.
+            noted = self.note_left(certificate.key);
+        }
+        if let Ok(Some(aside)) = &forgotten {
             tracing::warn!(path = %aside.display(), "the mesh's CA was set aside, not deleted");
         }
         let (removed, failed) = match report {
@@ -56,13 +49,23 @@ impl Daemon {
             Err(_) => (Vec::new(), vec!["the kernel did not answer in time".to_owned()]),
         };
         if !failed.is_empty() {
+            let on_disk = [forgotten.err().map(|error| error.to_string()), emptied.err()];
+            let all: Vec<String> =
+                failed.into_iter().chain(on_disk.into_iter().flatten()).collect();
             return Err(ControlError::new(
                 "dataplane",
                 "left, but not all was removed from the kernel",
-                failed.join(", "),
+                all.join(", "),
                 "stop meshd and run `meshd cleanup`",
             ));
         }
+        let remains = |why: String| {
+            let fix = "mend what is said, stop meshd, and remove pki/, keys/ and db/ of the state directory; on a \
+                       signer keep the mesh's CA first, which lies in pki/ or former-ca-N/";
+            ControlError::new("state_dir", "left, but not all is gone from the disk", why, fix)
+        };
+        let aside = forgotten.map_err(|error| remains(error.to_string()))?;
+        emptied.map_err(remains)?;
         noted?;
         Ok(LeaveReply {
             told: u32::try_from(told).unwrap_or(u32::MAX),
@@ -71,6 +74,16 @@ impl Daemon {
             node: certificate.name.to_string(),
             removed,
         })
+    }
+}
+
+impl Daemon {
+    /// Records of other hosts do not stay: a store that can write no more is removed as files.
+    fn empty_store(&mut self) -> Result<(), String> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        let Err(why) = running.store.clear() else { return Ok(()) };
+        tracing::error!(%why, "the record store was not emptied");
+        running.store.destroy(&self.state.store_path())
     }
 }
 

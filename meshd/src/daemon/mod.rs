@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | transport | bounded, slows the peers | `Running`'s node |
 //! | data plane thread | 64 reports | health, pokes, replanning |
-//! | control server | 64 calls | `requests` |
+//! | control server, metrics | 64 calls | `requests` |
 //! | netlink watch | coalesced | data plane, own facts |
 //! | tasks of the loop (resolver, join) | 16 | `Done` |
 //! | prober | 256, what is beyond is lost | path MTUs |
@@ -21,7 +21,9 @@ mod document;
 mod done;
 mod enrolment;
 mod events;
+mod figures;
 mod founding;
+mod guard;
 mod handed;
 mod health;
 mod identities;
@@ -84,6 +86,7 @@ use crate::{
     config::{Config, DEFAULT_DROP_INS, issuers::IssuerFile},
     control::ControlError,
     dataplane::watch::Watch,
+    metrics::Metrics,
     privileges,
     probe::Heard,
     reconcile::{Reconciler, Report},
@@ -170,6 +173,7 @@ struct Daemon {
     /// Why the issuers' files on disk are not those in force.
     issuers_error: Option<String>,
     bridge: Bridge,
+    metrics: Option<Metrics>,
     done: mpsc::Sender<Done>,
     heard: mpsc::Sender<Heard>,
     /// When the kernel may be looked at again because somebody was heard.
@@ -177,6 +181,8 @@ struct Daemon {
     notifier: Notifier,
     /// When names of seeds are looked up again.
     resolve_due: Option<Instant>,
+    /// What strict leak protection keeps for the next boot.
+    guard: guard::Keeper,
     /// When records are handed to the system, and when fsynced.
     flush_due: Option<Instant>,
     /// A flush is on its way.
@@ -312,7 +318,8 @@ impl Daemon {
         if running.plan_due.is_some_and(|due| due <= Instant::now())
             && let Some((desired, scope)) = running.replan(&self.own, &self.config)
         {
-            running.plan_number = self.reconciler.want(desired, scope);
+            running.plan_number = self.reconciler.want(desired.clone(), scope);
+            self.keep_guard(&desired);
         }
         for (id, request) in wants.doors {
             self.ask_at_the_door(id, request);
@@ -436,6 +443,7 @@ impl Daemon {
             running.forwarded.expire(Instant::now());
             running.tell_handshakes();
             running.sign_time_if_due();
+            running.mend_revocations(&self.state);
             running.note_departures(&self.state);
             running.plan_when_complete(Instant::now());
         }

@@ -26,23 +26,24 @@ impl Daemon {
         Ok(ListNodesReply { nodes })
     }
 
+    /// Whom `node revoke` would mean, or why it would be refused; changes nothing.
+    pub(super) fn whom_to_revoke(
+        &self,
+        request: &RevokeNodeRequest,
+    ) -> Result<RevokeNodeReply, ControlError> {
+        let running = self.running.as_ref().ok_or_else(|| not_a_member("revoke a node"))?;
+        let (target, before) = running.revocable(&request.node)?;
+        Ok(running.revocation_reply(&target, before))
+    }
+
     /// `node revoke`: on disk here before it is answered; the next turn of the loop tells the others.
     pub(super) fn revoke_node(
         &mut self,
         request: &RevokeNodeRequest,
     ) -> Result<RevokeNodeReply, ControlError> {
         let running = self.running.as_mut().ok_or_else(|| not_a_member("revoke a node"))?;
-        let target = running.target(&request.node)?;
-        if target.key == running.node.key() {
-            return Err(ControlError::new(
-                "bad_request",
-                format!("cannot revoke {}", request.node),
-                "that is this host",
-                "`meshctl leave` ends this host's membership",
-            ));
-        }
+        let (target, before) = running.revocable(&request.node)?;
         let now = clock::now();
-        let before = running.node.anchors().revocation(&target.key).is_some();
         if !before {
             let signer = running.signer.as_ref().ok_or_else(|| not_a_signer("revoke a node"))?;
             let signed = signer.revoke(
@@ -61,23 +62,7 @@ impl Daemon {
                 .save_revocations(&running.node.anchors().encode_revocations())
                 .map_err(|error| failed(error.to_string()))?;
         }
-        let own = running.node.key();
-        let present = running
-            .node
-            .directory()
-            .iter()
-            .filter(|record| record.key != own)
-            .filter(|record| {
-                let liveness = running.node.liveness(&record.key);
-                matches!(liveness, Some((Liveness::Alive | Liveness::Suspect, _)))
-            })
-            .count();
-        Ok(RevokeNodeReply {
-            name: target.name.to_string(),
-            id: target.key.to_string(),
-            members: u32::try_from(present).unwrap_or(u32::MAX),
-            before,
-        })
+        Ok(running.revocation_reply(&target, before))
     }
 }
 
@@ -99,6 +84,46 @@ struct Target {
 }
 
 impl Running {
+    /// Who is meant, and whether it was revoked before; an error when this host may not do it.
+    fn revocable(&self, text: &str) -> Result<(Target, bool), ControlError> {
+        let target = self.target(text)?;
+        if target.key == self.node.key() {
+            return Err(ControlError::new(
+                "bad_request",
+                format!("cannot revoke {text}"),
+                "that is this host",
+                "`meshctl leave` ends this host's membership",
+            ));
+        }
+        let before = self.node.anchors().revocation(&target.key).is_some();
+        if !before && self.signer.is_none() {
+            return Err(not_a_signer("revoke a node"));
+        }
+        Ok((target, before))
+    }
+
+    fn revocation_reply(&self, target: &Target, before: bool) -> RevokeNodeReply {
+        let own = self.node.key();
+        let present = self
+            .node
+            .directory()
+            .iter()
+            .filter(|record| record.key != own)
+            .filter(|record| {
+                let liveness = self.node.liveness(&record.key);
+                matches!(liveness, Some((Liveness::Alive | Liveness::Suspect, _)))
+            })
+            .count();
+        let prefixes = target.record.iter().flat_map(|record| &record.prefixes);
+        RevokeNodeReply {
+            name: target.name.to_string(),
+            id: target.key.to_string(),
+            members: u32::try_from(present).unwrap_or(u32::MAX),
+            before,
+            prefixes: prefixes.map(ToString::to_string).collect(),
+        }
+    }
+
     fn target(&self, text: &str) -> Result<Target, ControlError> {
         let directory = self.node.directory();
         if let Ok(key) = text.parse::<NodeKey>() {

@@ -103,9 +103,11 @@ impl Running {
                 "repaired what another program changed: {}",
                 describe(&report.applied)
             );
+            self.repaired = describe(&report.applied);
         } else if !report.applied.is_empty() {
             tracing::debug!(changes = report.applied.len(), "data plane changed");
         }
+        self.contested = report.contested;
         let errors: Vec<_> =
             report.errors.iter().map(|error| (error.code(), error.to_string())).collect();
         if errors != self.dataplane_errors {

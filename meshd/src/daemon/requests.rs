@@ -47,13 +47,12 @@ impl Daemon {
         let Call { by, request } = call;
         match request {
             Request::Status(to) => answer(to, Ok(status::status(self))),
-            request @ (Request::Peers(_) | Request::Peer(..)) => self.look_for(request),
+            request @ (Request::Peers(_) | Request::Peer(..) | Request::Metrics(_)) => {
+                self.look_for(request);
+            }
             Request::Ping(request, to) => self.ping(&request, to),
             Request::Tokens(to) => answer(to, self.tokens()),
-            Request::Counters(to) => {
-                let node = self.running.as_ref().map(|running| running.node.counters());
-                answer(to, Ok(self.counters.reply(node, &self.events.counts())));
-            }
+            Request::Counters(to) => answer(to, Ok(self.all_counters())),
             Request::Init(request, to) => {
                 let made = self.init(&request);
                 self.note(by, &made, deeds::mesh_created);
@@ -76,6 +75,9 @@ impl Daemon {
                 answer(to, revoked);
             }
             Request::Nodes(to) => answer(to, self.nodes()),
+            Request::RevokeNode(request, to) if request.look => {
+                answer(to, self.whom_to_revoke(&request));
+            }
             Request::RevokeNode(request, to) => {
                 let revoked = self.revoke_node(&request);
                 self.note(by, &revoked, |reply| deeds::node_revoked(&request, reply));
@@ -102,7 +104,9 @@ impl Daemon {
             Request::ExportRoot(request, to) => {
                 self.export_root(&request.passphrase, Asked { by, to });
             }
-            Request::RemoveRootKey(to) => self.remove_root_key(Asked { by, to }),
+            Request::RemoveRootKey(request, to) => {
+                self.remove_root_key(&request.public_key, Asked { by, to });
+            }
             Request::Join(request, to) => self.join(&request, by, to),
             Request::Issue(request, to) => {
                 let issued = self.issue(&request);
@@ -137,16 +141,17 @@ impl Daemon {
 
     /// Answers what asks for peers.
     pub(super) fn answer_peers(&self, request: Request) {
-        let peers = match &self.running {
+        let peers = || match &self.running {
             Some(running) => status::peers(running, running.observed.as_ref(), &self.transport),
             None => Vec::new(),
         };
         match request {
-            Request::Peers(to) => answer(to, Ok(ListPeersReply { peers })),
+            Request::Peers(to) => answer(to, Ok(ListPeersReply { peers: peers() })),
             Request::Peer(request, to) => {
-                let found = find(peers, &request.name);
+                let found = find(peers(), &request.name);
                 answer(to, found.map(|peer| ShowPeerReply { peer: Some(peer) }));
             }
+            Request::Metrics(to) => answer(to, Ok(self.snapshot())),
             _ => {}
         }
     }

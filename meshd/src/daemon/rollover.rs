@@ -64,13 +64,7 @@ impl Daemon {
         let running = self.running.as_ref().ok_or_else(|| not_a_member("replace the root"))?;
         let anchors = running.node.anchors();
         // From an old backup, a second root would follow the first: neither side could follow the other.
-        if running.node.directory().len() > 1 && !running.node.is_synced() {
-            return Err(failed(
-                WHAT,
-                "this host has not exchanged with another member since it started",
-                "wait until `meshctl peers list` shows one that is `alive`",
-            ));
-        }
+        running.check_synced(WHAT)?;
         if let Err(error) = self.state.ipv4_pool(anchors.mesh_id()) {
             let fix = "do it on a signer, or restore pki/ledger from its backup";
             return Err(failed(WHAT, error.to_string(), fix));

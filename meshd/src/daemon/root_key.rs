@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use data_encoding::HEXLOWER;
 use meshd_core::{
     event::{Actor, Event},
     trust::{RootCa, SealError, StoredKey, open_key, public_of, read_key, seal_key},
@@ -81,6 +82,15 @@ fn locked(what: &str) -> ControlError {
         "the root's key is under a passphrase",
         "run `meshctl cert ca unlock`, then this again",
     )
+}
+
+/// A root that came after the export is in nobody's file: its key must stay.
+fn check_exported(what: &str, newest: &[u8; 32], exported: &str) -> Result<(), ControlError> {
+    if HEXLOWER.encode(newest) == exported {
+        return Ok(());
+    }
+    let why = "it is not the key that was exported: the root was replaced meanwhile";
+    Err(failed(what, why, "run `meshctl cert ca export --remove` again, with another --out"))
 }
 
 impl Daemon {
@@ -263,7 +273,7 @@ impl Daemon {
                 self.seal(seed, &passphrase, Sealing::Rotate(next, to));
             }
             _ => {
-                let text = format!("{}\n", data_encoding::HEXLOWER.encode(&*next.seed()));
+                let text = format!("{}\n", HEXLOWER.encode(&*next.seed()));
                 let text = Zeroizing::new(text);
                 let replaced = self.replace_root(&next, &text);
                 self.answer_root(to, replaced, REPLACED);
@@ -303,7 +313,10 @@ impl Daemon {
             }
             Sealing::Export(root, to) => {
                 let text = text.and_then(|text| self.check_newest(&root).map(|()| text));
-                let reply = text.map(|text| ExportRootReply { key: text.as_bytes().to_vec() });
+                let reply = text.map(|text| ExportRootReply {
+                    key: text.as_bytes().to_vec(),
+                    public_key: HEXLOWER.encode(&root.public()),
+                });
                 self.answer_root(to, reply, EXPORTED);
             }
             Sealing::Rotate(next, to) => {
@@ -328,18 +341,34 @@ impl Daemon {
     }
 
     /// `cert ca export --remove`, after the file was written.
-    pub(super) fn remove_root_key(&mut self, to: Asked<RootsReply>) {
-        let removed = self.take_root_key_off();
+    pub(super) fn remove_root_key(&mut self, exported: &str, to: Asked<RootsReply>) {
+        let removed = self.take_root_key_off(exported);
         self.answer_root(to, removed, REMOVED);
     }
 
-    fn take_root_key_off(&mut self) -> Result<RootsReply, ControlError> {
+    fn take_root_key_off(&mut self, exported: &str) -> Result<RootsReply, ControlError> {
         let what = "cannot take the root's key off this host";
-        self.root(what)?;
+        check_exported(what, &self.root(what)?.public(), exported)?;
         self.state
             .remove_root_key()
             .map_err(|why| failed(what, why.to_string(), "check the disk"))?;
         self.unlocked = None;
         self.roots()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_key_that_was_exported_is_taken_off() {
+        let (newest, before) = ([0xab; 32], [0xcd; 32]);
+        assert!(check_exported("no", &newest, &HEXLOWER.encode(&newest)).is_ok());
+        for other in [HEXLOWER.encode(&before), String::new(), "ab".to_owned()] {
+            let error = check_exported("no", &newest, &other).unwrap_err();
+            assert!(error.why.contains("replaced meanwhile"), "{error}");
+            assert!(error.fix.contains("--out"), "{error}");
+        }
     }
 }

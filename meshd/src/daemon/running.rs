@@ -67,6 +67,10 @@ pub(super) struct Running {
     /// Address over which each member was last reached; outlives the connection.
     pub(super) paths: BTreeMap<NodeKey, IpAddr>,
     pub(super) dataplane_errors: Vec<(&'static str, String)>,
+    /// What was last repaired after others.
+    pub(super) repaired: String,
+    /// Others undo repairs as fast as they are made.
+    pub(super) contested: bool,
     pub(super) damage: Vec<String>,
     pub(super) forwarded: Forwarded,
     pub(super) identities: Identities,
@@ -74,6 +78,8 @@ pub(super) struct Running {
     pub(super) left: Option<Vec<NodeKey>>,
     /// Every record that was stored is known again; otherwise the kernel may hold members that we do not.
     pub(super) store_whole: bool,
+    /// Why the revocations on disk cannot be read; until they are written anew.
+    pub(super) revocations_lost: Option<String>,
     /// Why the store's buffers could not be written the last time.
     pub(super) flush_error: Option<String>,
     /// Records were put that are not flushed yet.
@@ -310,6 +316,18 @@ impl Running {
         });
         if let Err(why) = written {
             tracing::error!(%why, "the record store was not written");
+        }
+    }
+
+    /// What was lost has come back with the first exchange.
+    pub(super) fn mend_revocations(&mut self, state: &StateDir) {
+        let alone = self.node.directory().len() < 2;
+        if self.revocations_lost.is_none() || !self.node.is_synced() || alone {
+            return;
+        }
+        match state.save_revocations(&self.node.anchors().encode_revocations()) {
+            Ok(()) => self.revocations_lost = None,
+            Err(error) => self.store_failed(&error.to_string()),
         }
     }
 

@@ -70,6 +70,18 @@ pub(super) fn info(entry: &SignerEntry, own: Option<NodeKey>) -> SignerInfo {
 }
 
 impl Running {
+    /// Whoever signs the next bundle must know the one of now: two with one number would part the mesh.
+    pub(super) fn check_synced(&self, what: &str) -> Result<(), ControlError> {
+        if self.node.directory().len() <= 1 || self.node.is_synced() {
+            return Ok(());
+        }
+        Err(failed(
+            what,
+            "this host has not exchanged with another member since it started",
+            "wait until `meshctl peers list` shows one that is `alive`",
+        ))
+    }
+
     /// Signs and installs the next bundle.
     pub(super) fn next_bundle(
         &mut self,
@@ -214,6 +226,7 @@ impl Daemon {
         }
         let root = self.root(what)?;
         let running = self.running.as_mut().ok_or_else(|| not_a_member("add a signer"))?;
+        running.check_synced(what)?;
         // From the ledger, not from the signer: this host may be none itself any more.
         let pool = self
             .state
@@ -297,6 +310,7 @@ impl Daemon {
         let what = "cannot revoke a signer";
         let root = self.root(what)?;
         let running = self.running.as_mut().ok_or_else(|| not_a_member("revoke a signer"))?;
+        running.check_synced(what)?;
         let mut all = running.node.anchors().signers();
         let meant: Vec<usize> = (0..all.len())
             .filter(|i| {

@@ -37,6 +37,7 @@ use crate::{
     config::{self, Config},
     control::{self, ControlSocket},
     dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
+    metrics::Metrics,
     reconcile::Reconciler,
     state::{
         Membership, StateDir,
@@ -108,6 +109,9 @@ impl Daemon {
             }
         });
 
+        let listen = config.metrics.listen;
+        let metrics = listen.map(|address| Metrics::start(address, Arc::new(bridge.clone())));
+
         let mut daemon = Self {
             handed: Handed::new(sources.identity()),
             sources,
@@ -135,11 +139,13 @@ impl Daemon {
             issuers_error: None,
             stopping: false,
             bridge,
+            metrics,
             done,
             heard,
             heard_due: Instant::now(),
             notifier: Notifier::default(),
             resolve_due: None,
+            guard: super::guard::Keeper::default(),
             flush_due: None,
             flushing: false,
             sync_due: None,
@@ -216,6 +222,10 @@ impl Daemon {
             BootId(rand::random()),
             clock::now(),
         );
+        let revocations_lost = match since {
+            Since::Now => None,
+            Since::Before => self.state.revocations_lost(&membership.anchors),
+        };
         let identities = Identities::new(&self.issuers, membership.anchors.mesh_id());
         let mut running = Running {
             node,
@@ -242,11 +252,14 @@ impl Daemon {
             planned_at: None,
             paths: std::collections::BTreeMap::new(),
             dataplane_errors: Vec::new(),
+            repaired: String::new(),
+            contested: false,
             damage,
             forwarded: Forwarded::default(),
             identities,
             left: None,
             store_whole,
+            revocations_lost,
             flush_error: None,
             store_dirty: false,
             programmed: false,

@@ -12,7 +12,7 @@ use meshd_core::{
 use meshd_proto::control::{BlockedPrefix, HealthLine, Peer, PeerCounts, StatusReply};
 
 use super::{Daemon, health, running::Running};
-use crate::transport::Transport;
+use crate::{metrics::PeerFigures, transport::Transport};
 
 /// RFC 3339 in UTC.
 pub(super) fn rfc3339(at: UnixTime) -> Option<String> {
@@ -126,6 +126,27 @@ pub(super) fn peers(
         others(running).map(|record| peer(running, observed, transport, record)).collect();
     peers.sort_by(|a, b| a.name.cmp(&b.name));
     peers
+}
+
+/// What is measured of every peer that has not left.
+pub(super) fn figures(running: &Running, transport: &Transport) -> Vec<PeerFigures> {
+    let observed = running.observed.as_ref();
+    others(running)
+        .filter_map(|record| {
+            let liveness = liveness(running, record);
+            let lane = record.lanes.first();
+            let kernel = lane.and_then(|lane| observed?.peers.get(&lane.public_key));
+            (liveness != Liveness::Left).then(|| PeerFigures {
+                name: running.node.directory().display_name(&record.key),
+                gossip: liveness.as_str(),
+                tunnel: tunnel(running, record),
+                last_handshake: kernel.and_then(|p| p.last_handshake).map(|age| age.as_secs_f64()),
+                rx_bytes: kernel.map_or(0, |peer| peer.rx_bytes),
+                tx_bytes: kernel.map_or(0, |peer| peer.tx_bytes),
+                rtt: transport.rtt(&record.key).map(|rtt| rtt.as_secs_f64()),
+            })
+        })
+        .collect()
 }
 
 fn peer(

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use meshd_core::plan::{Change, Kernel, KernelError, Observed};
 use nix::errno::Errno;
 
-use super::{Dataplane, DataplaneError, Scope};
+use super::{Dataplane, DataplaneError, Glance, Scope};
 
 /// A data plane in memory. Clones share one kernel, so that a test keeps a hand on it.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +24,11 @@ impl FakeDataplane {
 impl Dataplane for FakeDataplane {
     fn observe(&mut self, _: &Scope) -> Result<Observed, DataplaneError> {
         self.kernel().observe().map_err(|error| refused("read", &error))
+    }
+
+    fn glance(&mut self, _: &Scope) -> Result<Option<Glance>, DataplaneError> {
+        let observed = self.kernel().observe().map_err(|error| refused("read", &error))?;
+        Ok(observed.device.map(|device| (device, observed.peers)))
     }
 
     fn apply(&mut self, changes: &[Change]) -> Vec<(usize, DataplaneError)> {

@@ -18,12 +18,13 @@ pub mod linux;
 pub mod userspace;
 pub mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use error::DataplaneError;
 pub use fake::FakeDataplane;
 pub use linux::LinuxDataplane;
-use meshd_core::plan::{Change, Observed, PlanConfig, Rule};
+use meshd_core::plan::{Change, Observed, ObservedDevice, ObservedPeer, PlanConfig, Rule};
+use meshd_proto::WgPublicKey;
 
 /// Which implementation of WireGuard may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +74,9 @@ impl Scope {
     }
 }
 
+/// The device and its peers.
+pub type Glance = (ObservedDevice, BTreeMap<WgPublicKey, ObservedPeer>);
+
 /// Reads and changes the kernel. All calls block: run it on a thread of its own, outside any async
 /// runtime.
 pub trait Dataplane: Send {
@@ -82,6 +86,12 @@ pub trait Dataplane: Send {
     /// # Errors
     /// When something could not be read.
     fn observe(&mut self, scope: &Scope) -> Result<Observed, DataplaneError>;
+
+    /// The device and its peers alone: what no notification tells of. `None` as for [`Self::observe`].
+    ///
+    /// # Errors
+    /// When something could not be read.
+    fn glance(&mut self, scope: &Scope) -> Result<Option<Glance>, DataplaneError>;
 
     /// Applies `changes` in order; those that do not depend on a failed one are still made. Returns the index and
     /// the error of each that failed. Every change can be applied twice.

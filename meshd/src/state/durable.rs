@@ -46,8 +46,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
         .mode(0o600)
         .open(&temporary)
         .map_err(error)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(error)?;
-    fs::rename(&temporary, path).map_err(error)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if let Err(source) = written.and_then(|()| fs::rename(&temporary, path)) {
+        // A full disk is not to be filled further by what nobody reads.
+        let _ = fs::remove_file(&temporary);
+        return Err(error(source));
+    }
     sync_directory(directory).map_err(error)
 }
 
@@ -104,6 +108,16 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn what_cannot_be_written_leaves_the_old_and_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::create_dir_all(path.join("not empty")).unwrap();
+        assert!(write(&path, b"one").is_err(), "a directory is not replaced by a file");
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(left, [path]);
+    }
 
     #[test]
     fn what_was_written_is_read_and_private() {

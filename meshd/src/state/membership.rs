@@ -48,13 +48,15 @@ const AUTHORITY: [&str; 7] = [
     "pki/pending.pool",
     "pki/ledger",
 ];
-const MEMBERSHIP: [&str; 8] = [
+const ROOT: &str = "pki/root.crt";
+const MEMBERSHIP: [&str; 9] = [
+    "guard",
     "pki/node.crt",
     "pki/bundle",
     "pki/revocations",
     "pki/time",
     "pki/seeds",
-    "pki/root.crt",
+    ROOT,
     "keys/identity",
     "keys/lane0",
 ];
@@ -96,6 +98,13 @@ impl StateDir {
     #[must_use]
     pub fn is_member(&self) -> bool {
         self.file("pki/node.crt").exists()
+    }
+
+    /// Whether there is what a membership leaves, but not its certificate: somebody has lost it.
+    #[must_use]
+    pub fn lacks_certificate(&self) -> bool {
+        // Both are written before the certificate, and removed after it.
+        !self.is_member() && self.file("pki/bundle").exists() && self.file("pki/root.crt").exists()
     }
 
     /// The membership, or `None` while this host waits for one.
@@ -140,6 +149,23 @@ impl StateDir {
         let seeds = durable::read(&self.file("pki/seeds"), SMALL)?.unwrap_or_default();
         let seeds = String::from_utf8_lossy(&seeds).lines().map(str::to_owned).collect();
         Ok(Some(Membership { anchors, identity, certificate, lane, seeds }))
+    }
+
+    /// Why the revocations on disk could not be read when `anchors` were, if so: who was revoked may be let in until the
+    /// first exchange.
+    #[must_use]
+    pub fn revocations_lost(&self, anchors: &Anchors) -> Option<String> {
+        if anchors.all_revocations().next().is_some() {
+            // They are all read or none.
+            return None;
+        }
+        match durable::read(&self.file("pki/revocations"), REVOCATIONS) {
+            Ok(stored) => {
+                let stored = stored?;
+                anchors.clone().restore_revocations(&stored).err().map(|why| why.to_string())
+            }
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// Keeps a membership; keys must be on disk already.
@@ -205,14 +231,24 @@ impl StateDir {
     }
 
     /// Ends the membership: node keys and certificate go, the authority of a signer is set aside.
-    /// Returns where to, if there was one.
+    /// Returns where to, if there was one. After an error as much is gone as could be.
     pub fn forget_membership(&self) -> Result<Option<PathBuf>, StateError> {
-        // First, so that a crash in between leaves a host that waits rather than half a member.
-        durable::remove(&self.file("pki/node.crt"))?;
+        // The certificate first, so that a crash in between leaves a host that waits rather than half a member. What
+        // is removed makes room for what is set aside; that takes a copy of the root's certificate along.
+        let (root, others): (Vec<&str>, Vec<&str>) =
+            MEMBERSHIP.into_iter().partition(|name| *name == ROOT);
+        let remove = |names: Vec<&str>| {
+            let mut all = Ok(());
+            for name in names {
+                // The next is tried whatever becomes of this one.
+                let one = durable::remove(&self.file(name));
+                all = all.and(one);
+            }
+            all
+        };
+        let removed = remove(others);
         let aside = self.set_authority_aside()?;
-        for name in MEMBERSHIP {
-            durable::remove(&self.file(name))?;
-        }
+        removed.and_then(|()| remove(root))?;
         Ok(aside)
     }
 
@@ -231,11 +267,6 @@ impl StateDir {
         };
         super::private_directory(&aside)
             .map_err(|source| FileError::new("make", &aside, source))?;
-        let root = self.file("pki/root.crt");
-        if root.exists() {
-            let copy = aside.join("root.crt");
-            fs::copy(&root, &copy).map_err(|source| FileError::new("copy", &root, source))?;
-        }
         for name in AUTHORITY {
             let (from, to) = (self.file(name), aside.join(name.trim_start_matches("pki/")));
             match fs::rename(&from, &to) {
@@ -244,6 +275,11 @@ impl StateDir {
                 }
                 _ => {}
             }
+        }
+        // Last, since a full disk may have no room for it; a link needs less, but some file systems have none.
+        let (root, copy) = (self.file(ROOT), aside.join("root.crt"));
+        if root.exists() && fs::hard_link(&root, &copy).is_err() {
+            fs::copy(&root, &copy).map_err(|source| FileError::new("copy", &root, source))?;
         }
         Ok(Some(aside))
     }

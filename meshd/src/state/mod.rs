@@ -14,6 +14,7 @@
 //! pki/root.key       on the host that made the mesh
 //! pki/intermediate.{crt,key}, pki/ledger      on a signer
 //! pki/pending.{key,pool}      on a host that is becoming one
+//! guard              what strict leak protection holds, for the next boot
 //! left               identities that have left from here, which no file brings back
 //! db/                sled: the records of all members, a cache
 //! ```
@@ -23,6 +24,7 @@
 pub mod durable;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+pub mod guard;
 mod ledger;
 mod left;
 mod membership;

@@ -186,6 +186,18 @@ impl Store {
         open.flush()
     }
 
+    /// Removes the files below `path`: for a store that cannot be emptied.
+    pub fn destroy(&mut self, path: &Path) -> Result<(), String> {
+        self.close();
+        unmark(&self.marker);
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(format!("{}: {error}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Hands to the system what is in memory: survives a crash of the daemon, not of the host.
     pub fn flush(&self) -> Result<(), String> {
         self.flusher().flush()

@@ -153,6 +153,12 @@ impl Transport {
         self.dropped_frames
     }
 
+    /// Peers with which a connection stands.
+    #[must_use]
+    pub fn connected_peers(&self) -> usize {
+        self.live.len()
+    }
+
     /// True when a connection with `peer` stands: no addresses are needed to send.
     #[must_use]
     pub fn is_connected(&self, peer: &NodeKey) -> bool {

@@ -34,7 +34,16 @@ impl Mesh {
 
     /// Makes hosts, lets all join at the same time, and waits until every tunnel is up.
     pub fn form(world: &World, plans: &[HostPlan]) -> Result<Self> {
-        let mesh = Self::waiting(world, plans)?;
+        Self::form_with(world, plans, "")
+    }
+
+    /// The same with `config` on each host, see [`Host::configure`].
+    pub fn form_with(world: &World, plans: &[HostPlan], config: &str) -> Result<Self> {
+        let mesh = Self::unstarted(world, plans)?;
+        for host in &mesh.hosts {
+            host.configure(config)?;
+        }
+        mesh.start()?;
         mesh.join_all()?;
         mesh.wait_handshaken(pace(30))?;
         for host in &mesh.hosts {

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Actor, Class, Event};
+use super::{Actor, Class, Event, Severity};
 use crate::now::{Now, UnixTime};
 
 /// Events of each ring.
@@ -56,7 +56,7 @@ pub struct Log {
     decisions: VecDeque<Arc<Logged>>,
     others: VecDeque<Arc<Logged>>,
     repeats: BTreeMap<Kind, Repeat>,
-    counts: BTreeMap<&'static str, u64>,
+    counts: BTreeMap<(&'static str, Severity), u64>,
 }
 
 /// Which events a reader wants.
@@ -81,7 +81,7 @@ impl Filter {
 impl Log {
     /// Takes an event; gives it back as it is to be said, or nothing when it was only counted.
     pub fn push(&mut self, event: Event, now: Now) -> Option<Arc<Logged>> {
-        *self.counts.entry(event.code).or_default() += 1;
+        *self.counts.entry((event.code, event.severity)).or_default() += 1;
         let event = event.made_plain();
         if event.class() == Class::Refusal && self.is_repetition(&event, now.mono) {
             return None;
@@ -132,9 +132,9 @@ impl Log {
         all.split_off(all.len().saturating_sub(most))
     }
 
-    /// How many there were of each code, those that were not said included.
-    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.counts.iter().map(|(code, count)| (*code, *count))
+    /// How many there were of each code and severity, those that were not said included.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, Severity, u64)> {
+        self.counts.iter().map(|((code, severity), count)| (*code, *severity, *count))
     }
 
     fn is_repetition(&mut self, event: &Event, now: Instant) -> bool {
@@ -212,7 +212,7 @@ mod tests {
         let last = log.poll(now.after(REPEAT * 2));
         assert_eq!((last.len(), last[0].count, last[0].event.text.as_str()), (1, 1, "no"));
         assert!(log.poll(now.after(REPEAT * 3)).is_empty() && log.repeats.is_empty());
-        assert_eq!(log.counts().collect::<Vec<_>>(), [("refused", 100_004)]);
+        assert_eq!(log.counts().collect::<Vec<_>>(), [("refused", Severity::Warning, 100_004)]);
     }
 
     #[test]
@@ -242,6 +242,19 @@ mod tests {
         assert_eq!((held[0].event.code, held[0].number), ("node_admitted", 1));
         assert_eq!(held.last().unwrap().number, 10_001);
         assert!(held.is_sorted_by_key(|logged| logged.number));
+    }
+
+    #[test]
+    fn what_every_node_does_every_month_pushes_no_decision_out() {
+        let (mut log, now) = (Log::default(), start());
+        log.push(Event::info("node_revoked", "db-2 was revoked"), now);
+        for n in 0..10_000 {
+            for code in ["renewal_granted", "certificate_renewed", "renewal_failed"] {
+                log.push(Event::info(code, format!("{n}")), now);
+            }
+        }
+        assert_eq!(all(&log)[0].event.code, "node_revoked");
+        assert_eq!(all(&log).len(), KEPT + 1);
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub(crate) enum Class {
     Decision,
     /// Something was not believed or not allowed: anybody can cause any number, so the same is said once in a while.
     Refusal,
-    /// Members and problems come and go.
+    /// Members and problems come and go, and certificates are renewed: in time more than any ring holds.
     Presence,
 }
 
@@ -203,9 +203,21 @@ impl Event {
             | "enrolment_refused"
             | "signer_time_refused"
             | "stored_record_refused" => Class::Refusal,
-            "disconnected" | "member_alive" | "member_down" | "member_forgotten"
-            | "member_joined" | "member_left" | "outbid" | "path_mtu_changed"
-            | "prefix_blocked" | "prefix_unblocked" | "problem_began" | "problem_ended"
+            "certificate_renewed"
+            | "disconnected"
+            | "member_alive"
+            | "member_down"
+            | "member_forgotten"
+            | "member_joined"
+            | "member_left"
+            | "outbid"
+            | "path_mtu_changed"
+            | "prefix_blocked"
+            | "prefix_unblocked"
+            | "problem_began"
+            | "problem_ended"
+            | "renewal_failed"
+            | "renewal_granted"
             | "synced" => Class::Presence,
             _ => Class::Decision,
         }

@@ -11,7 +11,8 @@ use crate::{
 
 impl Node {
     /// Takes a certificate over that was handed to this host, when it is a later one of the same identity; tells
-    /// whether it was. The same, or an older one, is no news: such files lie there for ever.
+    /// whether it was. The same, or an older one, is no news: such files lie there for ever. One that is not later
+    /// is taken only in the place of one that counts no more, by an issuer that does.
     ///
     /// # Errors
     /// What would be refused of a signer's answer too.
@@ -25,7 +26,10 @@ impl Node {
         let counts =
             self.anchors.issuer_of(&current).is_some() && !self.anchors.is_from_retiring(&current);
         let later = certificate.not_before > current.not_before;
-        if certificate.hash == current.hash || (counts && !later) || self.own.has_left() {
+        if certificate.hash == current.hash || self.own.has_left() {
+            return Ok(false);
+        }
+        if !later && (counts || !self.would_count(certificate, bundle)) {
             return Ok(false);
         }
         self.anchors.check_membership(&current.key)?;
@@ -44,5 +48,19 @@ impl Node {
         self.adopt(&renewed.certificate, now);
         self.settle(now);
         Ok(true)
+    }
+
+    /// Its issuer is one that stays, by the bundle that lies beside it if that is newer.
+    fn would_count(
+        &self,
+        certificate: &NodeCertificate,
+        bundle: Option<&wire::SignedBundle>,
+    ) -> bool {
+        let mut anchors = self.anchors.clone();
+        if let Some(bundle) = bundle {
+            // One that is not valid is refused when the certificate is taken.
+            let _ = anchors.install_bundle(bundle);
+        }
+        anchors.issuer_of(certificate).is_some() && !anchors.is_from_retiring(certificate)
     }
 }

@@ -387,6 +387,7 @@ impl Node {
     fn end_attempt(&mut self, why: Refusal, now: Now) {
         let said = self.renewals.said.take();
         let why = said.filter(|_| why.code == Code::NoSigner).unwrap_or(why);
+        self.counters.certificate_renewals_failed += 1;
         let renewals = &mut self.renewals;
         renewals.asked = None;
         renewals.anyway = false;

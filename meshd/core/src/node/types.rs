@@ -263,6 +263,8 @@ pub struct Counters {
     pub renewals: u64,
     /// Records that this node signed.
     pub published: u64,
+    /// Attempts to renew this node's certificate that nobody granted.
+    pub certificate_renewals_failed: u64,
 }
 
 /// Messages and bytes, both ways.

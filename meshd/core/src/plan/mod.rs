@@ -23,6 +23,7 @@ mod mtus;
 mod planner;
 mod prefixes;
 mod preflight;
+mod repairs;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use input::{
 };
 pub use model::{Kernel, KernelError, Verdict};
 pub use planner::{Plan, plan};
+pub use repairs::RepairPace;
 pub use routes::ROUTE_METRIC;
 pub use types::{
     Backend, Change, Desired, Device, Family, LINK_ALIAS, Observed, ObservedDevice, ObservedPeer,

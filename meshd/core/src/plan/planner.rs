@@ -54,7 +54,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     show_losers(input, &members, &claims, &mut plan);
 
     let destinations = decide_destinations(input, &members, &claims, &refused_keys, &mut plan);
-    plan.desired.rules = routes::rules(input);
+    plan.desired.rules = input.config.rules(input.local.ipv6);
 
     let lost_own = |prefix: &IpNet| claims.lost.contains_key(&(input.own.key, *prefix));
     plan.desired.firewall =

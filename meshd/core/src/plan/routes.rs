@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    input::PlanInput,
+    input::{PlanConfig, PlanInput},
     planner::Destinations,
     prefixes::{PrefixMap, is_v6},
     types::{Family, Route, RouteKind, Rule, UNREACHABLE_METRIC},
@@ -73,18 +73,21 @@ pub(super) fn routes(
     routes
 }
 
-/// One rule for each table and family that the host has.
-pub(super) fn rules(input: &PlanInput<'_>) -> BTreeSet<Rule> {
-    let config = input.config;
-    let first = (config.rule_priority, config.table);
-    let second = config.strict.then(|| (config.second_priority(), config.second_table()));
-    let families = [Some(Family::V4), input.local.ipv6.then_some(Family::V6)];
-    [Some(first), second]
-        .into_iter()
-        .flatten()
-        .flat_map(|(priority, table)| {
-            let rule = move |family| Rule { family, priority, table, fwmark: config.fwmark };
-            families.into_iter().flatten().map(rule)
-        })
-        .collect()
+impl PlanConfig {
+    /// One rule for each table, and for each family that the host has.
+    #[must_use]
+    pub fn rules(&self, ipv6: bool) -> BTreeSet<Rule> {
+        let first = (self.rule_priority, self.table);
+        let second = self.strict.then(|| (self.second_priority(), self.second_table()));
+        let families = [Some(Family::V4), ipv6.then_some(Family::V6)];
+        let fwmark = self.fwmark;
+        [Some(first), second]
+            .into_iter()
+            .flatten()
+            .flat_map(|(priority, table)| {
+                let rule = move |family| Rule { family, priority, table, fwmark };
+                families.into_iter().flatten().map(rule)
+            })
+            .collect()
+    }
 }

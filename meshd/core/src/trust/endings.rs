@@ -27,26 +27,30 @@ pub struct Ending {
 }
 
 impl Anchors {
-    /// What of the mesh's own certificates ends so soon that somebody should act, the root first.
+    /// When the mesh's own certificates end: the root's first, without a name, then each signer's.
     #[must_use]
-    pub fn endings(&self, now: UnixTime) -> Vec<Ending> {
-        let root = ending(None, self.root_der(), ROOT_SECONDS, now);
+    pub fn ends(&self) -> Vec<(Option<NodeName>, UnixTime)> {
+        // They were read when they were installed.
+        let end = |der: &[u8]| CaCertificate::parse(der).ok().map(|read| read.not_after);
+        let root = end(self.root_der()).map(|at| (None, at));
         let signers = self.signers();
         // Who retires is not needed for long.
-        let signers = signers.iter().filter(|signer| !signer.retiring);
-        let of_signer = |one: &SignerEntry| {
-            ending(Some(one.name.clone()), &one.certificate, SIGNER_SECONDS, now)
-        };
+        let signers = signers.into_iter().filter(|signer| !signer.retiring);
+        let of_signer = |one: SignerEntry| Some((Some(one.name), end(&one.certificate)?));
         root.into_iter().chain(signers.filter_map(of_signer)).collect()
     }
-}
 
-fn ending(signer: Option<NodeName>, der: &[u8], soon: i64, now: UnixTime) -> Option<Ending> {
-    // It was read when it was installed.
-    let at = CaCertificate::parse(der).ok()?.not_after;
-    let left = at.since(now);
-    let severity = if left < URGENT_SECONDS { Severity::Error } else { Severity::Warning };
-    (left < soon).then_some(Ending { signer, at, severity })
+    /// What of them ends so soon that somebody should act.
+    #[must_use]
+    pub fn endings(&self, now: UnixTime) -> Vec<Ending> {
+        let soon = |(signer, at): (Option<NodeName>, UnixTime)| {
+            let left = at.since(now);
+            let from = if signer.is_some() { SIGNER_SECONDS } else { ROOT_SECONDS };
+            let severity = if left < URGENT_SECONDS { Severity::Error } else { Severity::Warning };
+            (left < from).then_some(Ending { signer, at, severity })
+        };
+        self.ends().into_iter().filter_map(soon).collect()
+    }
 }
 
 #[cfg(test)]
@@ -87,6 +91,7 @@ mod tests {
             assert!(all.iter().all(|ending| ending.at == end));
             all.into_iter().map(|one| (one.signer, one.severity)).collect::<Vec<_>>()
         };
+        assert_eq!(anchors.ends(), [(None, end), (Some(name.clone()), end)]);
         let (root, signer) = (None, Some(name.clone()));
         assert!(found(&anchors, 366).is_empty());
         assert_eq!(found(&anchors, 364), [(root.clone(), Severity::Warning)]);

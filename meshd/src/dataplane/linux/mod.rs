@@ -23,8 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshd_core::plan::{Backend, Change, Observed, ObservedDevice, ObservedPeer};
-use meshd_proto::WgPublicKey;
+use meshd_core::plan::{Backend, Change, Observed, ObservedDevice};
 use nix::errno::Errno;
 
 use self::{
@@ -33,7 +32,7 @@ use self::{
     route::Table,
     wireguard::{Configuration, PeerUpdate, Target},
 };
-use super::{BackendChoice, Dataplane, DataplaneError, Scope, userspace};
+use super::{BackendChoice, Dataplane, DataplaneError, Glance, Scope, userspace};
 
 /// Allowed IPs that may go to the kernel in one call, over all its peers.
 const BATCH: usize = 1_024;
@@ -47,8 +46,6 @@ fn not_created(name: &str, errno: Errno) -> DataplaneError {
         },
     }
 }
-
-type Peers = BTreeMap<WgPublicKey, ObservedPeer>;
 
 /// The kernel of this host, in the network namespace of the thread that made it.
 pub struct LinuxDataplane {
@@ -135,10 +132,7 @@ impl LinuxDataplane {
     }
 
     /// Device and peers; `None` also when the device goes while it is read.
-    fn observe_device(
-        &self,
-        scope: &Scope,
-    ) -> Result<Option<(ObservedDevice, Peers)>, DataplaneError> {
+    fn observe_device(&self, scope: &Scope) -> Result<Option<Glance>, DataplaneError> {
         let name = &scope.interface;
         let (link, backend) = match self.own(name) {
             Ok(Some(own)) => own,
@@ -293,6 +287,11 @@ impl Dataplane for LinuxDataplane {
             None
         });
         Ok(observed)
+    }
+
+    fn glance(&mut self, scope: &Scope) -> Result<Option<Glance>, DataplaneError> {
+        self.reconnect()?;
+        self.observe_device(scope)
     }
 
     fn apply(&mut self, changes: &[Change]) -> Vec<(usize, DataplaneError)> {

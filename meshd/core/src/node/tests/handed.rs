@@ -101,6 +101,38 @@ fn the_bundle_that_lies_beside_it_brings_its_issuer() {
 }
 
 #[test]
+fn an_older_certificate_of_an_issuer_that_retires_is_not_taken_again() {
+    let now = start();
+    let at = now.after(Duration::from_secs(10 * 24 * 3600));
+    let (mesh, mut us) = world(now);
+    let older = us.own.identity().certificate.clone();
+    let next = mesh.node_of("us", &terms(&mesh, 5)).certificate;
+    assert_eq!(us.take_certificate(&next, None, at), Ok(true));
+    // The signer of both retires; another one stays.
+    let other = mesh.root.issue_intermediate(&[42; 32], NOW).unwrap();
+    let entry = |of: &crate::trust::Intermediate, name: &str, retiring| crate::trust::SignerEntry {
+        key: of.public(),
+        node: TestMesh::key(name).public(),
+        name: name.parse().unwrap(),
+        certificate: Bytes::copy_from_slice(of.der()),
+        retiring,
+    };
+    let signers = [entry(&mesh.intermediate, "old", true), entry(&other, "new", false)];
+    let succession = mesh.anchors.succession();
+    let bundle = mesh.root.sign_signers(&mesh.mesh_id, 2, &signers, succession);
+    us.install_bundle(&bundle, at).unwrap();
+    outputs(&mut us);
+    // The files of before still lie there, and are looked at again after a restart.
+    assert_eq!(us.take_certificate(&older, None, at), Ok(false));
+    assert_eq!(us.take_certificate(&older, Some(&bundle), at), Ok(false));
+    assert!(renewed(&outputs(&mut us)).is_empty());
+    // What a signer that counts no more dated too late must not keep out what one that counts gives.
+    let good = other.issue_node(&terms(&mesh, 3)).unwrap();
+    assert_eq!(us.take_certificate(&good, Some(&bundle), at), Ok(true));
+    assert_eq!(renewed(&outputs(&mut us)), [good.not_before]);
+}
+
+#[test]
 fn who_was_revoked_or_has_left_is_not_brought_back() {
     let now = start();
     let at = now.after(Duration::from_secs(100));

@@ -63,7 +63,6 @@ pub(super) struct World {
     pub(super) news: Vec<Changed>,
     rng: StdRng,
     pub(super) now: Instant,
-    pub(super) start: Instant,
     look_at: Instant,
 }
 
@@ -82,7 +81,6 @@ impl World {
             news: Vec::new(),
             rng: StdRng::from_seed([seed; 32]),
             now,
-            start: now,
             look_at: now,
         }
     }

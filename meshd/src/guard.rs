@@ -1,0 +1,55 @@
+//! `meshd guard`: sets up strict leak protection as it was last, before the network and the daemon come up.
+//!
+//! Called by `meshd-guard.service` at boot. The daemon takes over what stands then, and keeps it as planned.
+
+use anyhow::anyhow;
+use meshd_core::plan::Change;
+
+use crate::{
+    check,
+    config::LeakProtection,
+    daemon::{Sources, backend, plan_config},
+    dataplane::{Dataplane, LinuxDataplane, Scope},
+    state::guard::SavedGuard,
+};
+
+/// Sets up what was kept; changes nothing where a daemon has done so already.
+///
+/// # Errors
+/// When the guard does not stand afterwards, although it should.
+pub fn run(sources: &Sources) -> anyhow::Result<()> {
+    let config = sources.load()?;
+    if config.network.leak_protection != LeakProtection::Strict {
+        println!("nothing to do: [network] leak_protection is off");
+        return Ok(());
+    }
+    let Some(guard) = SavedGuard::read(&config.node.state_dir)? else {
+        println!("nothing to do: this host has not been in a mesh with strict leak protection yet");
+        return Ok(());
+    };
+    check::privileges().map_err(|why| anyhow!("cannot set up the leak guard; {why}"))?;
+    let config_of_plan = plan_config(&config);
+    let mut dataplane = LinuxDataplane::new(backend(&config))?;
+    let observed = dataplane.observe(&Scope::of(&config_of_plan))?;
+    if observed.firewall.and_then(|table| table.rules).is_some_and(|rules| rules.guard) {
+        println!("nothing to do: the leak guard stands already");
+        return Ok(());
+    }
+    let ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
+    let changes = guard.changes(&config_of_plan, ipv6);
+    let errors = dataplane.apply(&changes);
+    for (index, error) in &errors {
+        eprintln!("{}: {error}", changes.get(*index).map(Change::to_string).unwrap_or_default());
+    }
+    match errors.len() {
+        0 => {
+            println!("the leak guard stands: {} prefixes", guard.prefixes());
+            Ok(())
+        }
+        failed => Err(anyhow!(
+            "the leak guard does not stand whole; {failed} of {} steps failed, see above; until the daemon runs, \
+             packets to members may leave in the clear",
+            changes.len()
+        )),
+    }
+}
