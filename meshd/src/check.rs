@@ -12,10 +12,7 @@ use anyhow::anyhow;
 use meshd_core::{now::UnixTime, trust::IssuedIdentity};
 
 use crate::{
-    config::{
-        ConfigError,
-        issuers::{self, IssuerFile},
-    },
+    config::issuers::{self, IssuerFile},
     daemon::Sources,
     dataplane::{DataplaneError, LinuxDataplane},
     host, identity_dir, jwks, metrics,
@@ -104,19 +101,17 @@ fn wireguard(config: &crate::config::Config) -> Result<String, String> {
 
 /// The issuers of identity documents, with the keys that each has now.
 fn issuers(sources: &Sources) -> Vec<(String, Result<String, String>)> {
-    let files = match issuers::load(&sources.issuers()) {
-        Ok(files) => files,
-        Err(errors) => {
-            let tell = |error: &ConfigError| ("issuers".to_owned(), Err(error.to_string()));
-            return errors.0.iter().map(tell).collect();
-        }
-    };
+    let loaded = issuers::load(&sources.issuers());
+    let refused = loaded.refused.iter().flat_map(|(name, errors)| {
+        errors.0.iter().map(move |error| (format!("issuer {name}"), Err(error.to_string())))
+    });
     let read = |file: &IssuerFile| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let keys = runtime.map_err(|error| error.to_string())?.block_on(jwks::read(&file.keys))?;
         Ok(format!("rules: {}, keys: {}", file.rules(), keys.len()))
     };
-    files.iter().map(|file| (format!("issuer {}", file.name()), read(file))).collect()
+    let good = loaded.files.iter().map(|file| (format!("issuer {}", file.name()), read(file)));
+    refused.chain(good).collect()
 }
 
 fn program(name: &str) -> Result<String, String> {

@@ -5,14 +5,16 @@
 //! core decides.
 
 use std::{
-    fs::{File, Metadata, OpenOptions},
+    fs::Metadata,
     io::{self, Read},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
 use meshd_core::trust::{IdentityFile, IdentityFiles, Misfit};
 use zeroize::Zeroizing;
+
+use crate::trusted;
 
 /// None of the files is larger.
 const LARGEST: u64 = 1 << 20;
@@ -77,7 +79,7 @@ fn read_one(directory: &Path, file: IdentityFile) -> Result<Option<Zeroizing<Vec
         let fix = format!("give it to root: chown -R root {}", directory.display());
         Misfit::new(file, error.to_string(), fix)
     };
-    let opened = match open(&path) {
+    let opened = match trusted::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(failed)?,
     };
@@ -96,28 +98,23 @@ fn read_one(directory: &Path, file: IdentityFile) -> Result<Option<Zeroizing<Vec
     Ok(Some(content))
 }
 
-/// A pipe that nobody writes to must not hold the daemon up.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
-}
-
 fn check_owner(path: &Path, file: IdentityFile, found: &Metadata) -> Result<(), Misfit> {
+    let misfit = |why: String, command: &str| {
+        Misfit::new(file, why, format!("{command} {}", path.display()))
+    };
     let mode = found.mode() & 0o777;
-    let refused =
-        |why: String, fix: &str| Err(Misfit::new(file, why, format!("{fix} {}", path.display())));
-    let owner = found.uid();
-    if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
-        return refused(format!("it belongs to user {owner}, who may change it"), "chown root");
+    let untrusted = trusted::check(found).err();
+    // For a key the one command mends both.
+    if file == IdentityFile::Key
+        && mode & 0o077 != 0
+        && untrusted.as_ref().is_none_or(|untrusted| untrusted.command != "chown root")
+    {
+        return Err(misfit(
+            format!("its mode is {mode:04o}: others than root may use it"),
+            "chmod 600",
+        ));
     }
-    match file {
-        IdentityFile::Key if mode & 0o077 != 0 => {
-            refused(format!("its mode is {mode:04o}: others than root may use it"), "chmod 600")
-        }
-        _ if mode & 0o022 != 0 => {
-            refused(format!("its mode is {mode:04o}: others than root may change it"), "chmod go-w")
-        }
-        _ => Ok(()),
-    }
+    untrusted.map_or(Ok(()), |untrusted| Err(misfit(untrusted.why, untrusted.command)))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Bounded in size and time, without redirects, cookies or proxies: one GET. Whether and when, the core says;
 //! the loop starts it as a task, and `meshd check` runs it.
 
-use std::{io::Read as _, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -19,11 +19,13 @@ use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::config::issuers::KeySource;
+use crate::{config::issuers::KeySource, trusted};
 
 /// The joiner waits for it, and so does the member that it asked.
 const PATIENCE: Duration = Duration::from_secs(6);
 const HEADERS: usize = 16 << 10;
+/// The CAs of all systems fit.
+const CA_FILE: u64 = 1 << 20;
 
 /// The keys that are there now.
 ///
@@ -49,10 +51,7 @@ pub async fn read(source: &KeySource) -> Result<KeySet, String> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let read = file.take(limits::IDENTITY_KEYS as u64 + 1).read_to_end(&mut bytes);
-    read.map(|_| bytes).map_err(|error| error.to_string())
+    trusted::read(path, limits::IDENTITY_KEYS as u64).map_err(|error| error.to_string())
 }
 
 async fn fetch(url: &Uri, ca_file: Option<&Path>) -> Result<Vec<u8>, String> {
@@ -106,9 +105,11 @@ fn tls(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca_file {
         let failed = |why: String| format!("ca_file {}: {why}", path.display());
-        let certificates =
-            CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
-        for certificate in certificates {
+        let pem = trusted::read(path, CA_FILE).map_err(|error| failed(error.to_string()))?;
+        if pem.len() as u64 > CA_FILE {
+            return Err(failed("it is larger than 1 MiB".to_owned()));
+        }
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate = certificate.map_err(|error| failed(error.to_string()))?;
             roots.add(certificate).map_err(|error| failed(error.to_string()))?;
         }

@@ -19,3 +19,4 @@ pub mod probe;
 pub mod reconcile;
 pub mod state;
 pub mod transport;
+mod trusted;

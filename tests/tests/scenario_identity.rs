@@ -317,3 +317,103 @@ fn an_issuer_is_added_at_run_time_asked_over_https_and_may_change_its_keys() {
         Ok(())
     });
 }
+
+/// The states of the mesh's roots, oldest first.
+fn roots(host: &Host) -> Result<Vec<String>> {
+    let view = json_of(host, &["cert", "ca", "show", "-o", "json"])?;
+    let all = view["roots"].as_array().context("no roots")?;
+    Ok(all.iter().filter_map(|root| root["state"].as_str().map(str::to_owned)).collect())
+}
+
+/// The events with this code, oldest first.
+fn events(host: &Host, code: &str) -> Result<Vec<Value>> {
+    let view = json_of(host, &["events", "-o", "json", "--code", code])?;
+    view.as_array().cloned().context("no array")
+}
+
+/// Returns when the files of `host` are in force.
+fn reload(host: &Host) -> Result<()> {
+    let before = events(host, "config_reloaded")?.len();
+    host.reload_daemon()?;
+    wait_for("the files are read again", pace(10), || {
+        ensure!(events(host, "config_reloaded")?.len() > before, "not yet");
+        Ok(())
+    })?;
+    // Answered by the loop, after all of the reload.
+    host.status().map(drop)
+}
+
+#[test]
+fn a_token_outlives_its_root_and_a_broken_file_keeps_out_only_its_own() {
+    scenario("issuers", |world| {
+        let issuer = TestIssuer::new(NAME, "1")?;
+        let signer = signer(world, &issuer, "")?;
+        let [member, a, b] = ["member", "a", "b"].map(|name| waiting(world, &HostPlan::vm(name)));
+        let (member, a, b) = (member?, a?, b?);
+        let token = token(&signer, &["idp"])?;
+        member.join(&signer.token_for(&member)?)?;
+        member.wait_up(1, pace(20))?;
+        signer.meshctl(&["cert", "ca", "rotate", "--yes"])?.ok()?;
+        wait_for("the old root counts no more", pace(40), || {
+            let states = roots(&signer)?;
+            ensure!(states == ["replaced", "active"], "{states:?}");
+            Ok(())
+        })?;
+        // One is wrong, one could be anybody's: neither keeps out whom the good one lets in.
+        signer.write("/etc/meshd/issuers.d/broken.toml", "isuer = 1")?;
+        signer.write("/etc/meshd/issuers.d/open.toml", &issuer_file(KEYS_FILE, ""))?;
+        signer.run(&["chmod", "666", "/etc/meshd/issuers.d/open.toml"])?;
+        reload(&signer)?;
+        wait_for("the signer says which files admit nobody", pace(10), || {
+            let health = signer.status()?.health;
+            let refused: Vec<&Health> =
+                health.iter().filter(|line| line.code == "issuers_refused").collect();
+            ensure!(refused.len() == 2, "{health:?}");
+            ensure!(refused[0].message.contains("issuer broken"), "{refused:?}");
+            ensure!(refused[1].message.contains("chmod go-w"), "{refused:?}");
+            Ok(())
+        })?;
+        let mut command = signer.program("meshd")?;
+        command.arg("check");
+        let checked = run(command, "", pace(20))?.stdout;
+        for part in ["problem  issuer broken", "problem  issuer open", "ok       issuer idp"] {
+            ensure!(checked.contains(part), "{part:?} is not in {checked}");
+        }
+        join(&a, &token, &issuer.document(&audience(&a, &token)?, "a")?)?.ok()?;
+        a.wait_up(2, pace(20))?;
+        let admitted = events(&signer, "node_admitted")?;
+        let last = admitted.last().context("nobody was admitted")?;
+        ensure!(last["details"]["document_subject"] == "machine:a", "{last}");
+        let made = events(&signer, "token_created")?;
+        ensure!(made.first().context("no token")?["details"]["issuer"] == "idp", "{made:?}");
+
+        // Keys that cannot be had are the signer's affair: the joiner hears no more than that.
+        let document = issuer.document(&audience(&b, &token)?, "b")?;
+        signer.write("/etc/meshd/keys.json", "{}")?;
+        reload(&signer)?;
+        let told = wait_for("the keys are asked for", pace(10), || {
+            let told = join(&b, &token, &document)?.exits(1)?.stderr;
+            ensure!(told.contains("cannot have the keys"), "{told}");
+            Ok(told)
+        })?;
+        ensure!(!told.contains("keys.json"), "{told}");
+        ensure!(told.contains(&format!(", says {}:51800", signer.address())), "{told}");
+        let health = signer.status()?.health;
+        let line = health.iter().find(|line| line.code == "issuer_keys").context("no line")?;
+        ensure!(
+            line.message.contains("issuer idp") && line.message.contains("keys.json"),
+            "{line:?}"
+        );
+        // An issuer that is gone admits nobody, whatever else is wrong.
+        signer.run(&["rm", "/etc/meshd/issuers.d/idp.toml"])?;
+        reload(&signer)?;
+        wait_for("the issuer counts no more", pace(10), || {
+            refused(&b, &token, &document, &["knows no issuer idp"])
+        })?;
+        let changed = events(&signer, "issuers_changed")?;
+        let removed = changed.last().context("no event")?["details"]["removed"].clone();
+        let hash = removed.as_str().and_then(|removed| removed.strip_prefix("idp "));
+        ensure!(hash.is_some_and(|hash| hash.len() == 64), "{changed:?}");
+        Ok(())
+    });
+}

@@ -50,6 +50,7 @@ fn node(key: NodeKey, name: &str, days: i64) -> Vec<u8> {
         grants: vec![grant("10.244.1.0/24", None), grant("10.9.0.0/16", Some(24))],
         mesh_ipv4: Some("100.112.0.7".parse().unwrap()),
         limits: vec!["10.244.0.0/16".parse().unwrap()],
+        subject: None,
         not_before: now().plus(-10 * DAY),
         not_after: now().plus(days * DAY),
     };

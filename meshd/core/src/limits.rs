@@ -120,6 +120,8 @@ pub const IDENTITY_KEYS: usize = 256 * 1024;
 pub const IDENTITY_KEYS_ASK_SECONDS: i64 = 30;
 /// Keys that are older are asked for again when they are needed.
 pub const IDENTITY_KEYS_FRESH_SECONDS: i64 = 3600;
+/// The same of keys in a file, which nobody minds being read.
+pub const IDENTITY_KEYS_FILE_FRESH_SECONDS: i64 = 30;
 /// Keys that are older, because their issuer did not answer, count no more.
 pub const IDENTITY_KEYS_HOLD_SECONDS: i64 = 24 * 3600;
 /// An issuer's clock may differ by so much.

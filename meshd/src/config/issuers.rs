@@ -8,6 +8,7 @@ mod reader;
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -15,12 +16,14 @@ use hyper::Uri;
 use meshd_core::trust::issuer::{Binding, IssuerTerms, mesh_audience};
 use meshd_proto::MeshId;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use self::reader::Reader;
 use super::{
     error::{ConfigError, ConfigErrors},
-    layers::{clean, drop_in_files, read_bounded, unreadable},
+    layers::{LARGEST_FILE, clean, drop_in_files, unreadable},
 };
+use crate::trusted;
 
 /// Issuers, and rules of one.
 const MOST: usize = 64;
@@ -45,6 +48,8 @@ pub struct IssuerFile {
     terms: IssuerTerms,
     /// Where its keys are.
     pub keys: KeySource,
+    /// SHA-256 of the file, for the log.
+    pub digest: [u8; 32],
 }
 
 impl IssuerFile {
@@ -73,32 +78,64 @@ impl IssuerFile {
     }
 }
 
-/// Reads every issuer of a directory. One that does not exist holds none.
-///
-/// # Errors
-/// Everything that is wrong.
-pub fn load(directory: &Path) -> Result<Vec<IssuerFile>, ConfigErrors> {
-    let mut errors = Vec::new();
-    let mut found = Vec::new();
+/// The issuers of a directory: those that can be used, and what is wrong with the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// By name.
+    pub files: Vec<IssuerFile>,
+    /// The files that admit nobody, by name, with what is wrong with each. The directory itself may be one.
+    pub refused: Vec<(String, ConfigErrors)>,
+}
+
+impl Loaded {
+    fn refuse(&mut self, name: impl Into<String>, error: ConfigError) {
+        self.refused.push((name.into(), ConfigErrors(vec![error])));
+    }
+}
+
+/// Reads every issuer of a directory. One that does not exist holds none. A file that is wrong keeps out nobody whom
+/// another file admits.
+#[must_use]
+pub fn load(directory: &Path) -> Loaded {
+    let mut loaded = Loaded::default();
     let paths = drop_in_files(directory).unwrap_or_else(|error| {
-        errors.push(unreadable(directory, &error));
+        loaded.refuse("issuers.d", unreadable(directory, &error));
         Vec::new()
     });
     if paths.len() > MOST {
-        let why = std::io::Error::other(format!("it holds more than {MOST} issuers"));
-        return Err(ConfigErrors(vec![unreadable(directory, &why)]));
+        let why = io::Error::other(format!(
+            "it holds more than {MOST} issuers, and only the first of them count"
+        ));
+        loaded.refuse("issuers.d", unreadable(directory, &why));
     }
-    for path in paths {
-        match read_bounded(&path) {
+    for path in paths.into_iter().take(MOST) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        match read_file(&path) {
             Ok(Some(text)) => {
-                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                found.extend(read(&path.display().to_string(), &name, &text, &mut errors));
+                let mut errors = Vec::new();
+                loaded.files.extend(read(&path.display().to_string(), &name, &text, &mut errors));
+                if !errors.is_empty() {
+                    loaded.refused.push((clean(&name, 80), ConfigErrors(errors)));
+                }
             }
             Ok(None) => {}
-            Err(error) => errors.push(unreadable(&path, &error)),
+            Err(error) => loaded.refuse(clean(&name, 80), unreadable(&path, &error)),
         }
     }
-    if errors.is_empty() { Ok(found) } else { Err(ConfigErrors(errors)) }
+    loaded
+}
+
+/// Who can write it can let anybody in.
+fn read_file(path: &Path) -> io::Result<Option<String>> {
+    let bytes = match trusted::read(path, LARGEST_FILE) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| io::Error::other("it is not UTF-8 text"))
 }
 
 #[derive(Deserialize)]
@@ -191,7 +228,8 @@ fn read(place: &str, name: &str, text: &str, errors: &mut Vec<ConfigError>) -> O
             return None;
         }
     };
-    let mut reader = Reader { place, errors, failed: false };
+    let digest = Sha256::digest(text.as_bytes()).into();
+    let mut reader = Reader { place, digest, errors, failed: false };
     let issuer = reader.issuer(name, given);
     if reader.failed { None } else { issuer }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// More than any sane configuration; a device or a log given by mistake is not read to its end.
-const LARGEST_FILE: u64 = 1 << 20;
+pub(super) const LARGEST_FILE: u64 = 1 << 20;
 /// Drop-ins read at most.
 const MOST_DROP_INS: usize = 1_000;
 /// Errors shown per layer.
@@ -96,7 +96,7 @@ pub(super) fn drop_in_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-pub(super) fn read_bounded(path: &Path) -> io::Result<Option<String>> {
+fn read_bounded(path: &Path) -> io::Result<Option<String>> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,7 +1,8 @@
 //! What people had done on this host, as events: the answer that they got says what.
 
-use std::fmt::Display;
+use std::{collections::BTreeMap, fmt::Display};
 
+use data_encoding::HEXLOWER;
 use meshd_core::{
     event::{Actor, Event, about_certificate},
     trust::NodeCertificate,
@@ -15,7 +16,7 @@ use meshd_proto::{
 };
 
 use super::Daemon;
-use crate::control::ControlError;
+use crate::{config::issuers::IssuerFile, control::ControlError};
 
 impl Daemon {
     /// Tells what a call did, or that it was refused.
@@ -75,11 +76,41 @@ pub(super) fn token_created(token: &TokenInfo) -> Event {
     let text = format!("a token was made for {uses} hosts, until {}", token.expires_at);
     named(Event::info("token_created", text), &token.node_name)
         .with("token", &token.id)
+        .with("issuer", token.identity.as_deref().unwrap_or_default())
         .with("uses", uses)
         .with("prefixes", token.prefixes.join(","))
         .with("limits", token.allow.join(","))
         .with("groups", token.groups.join(","))
         .with("expires_at", &token.expires_at)
+}
+
+/// What another look at `issuers.d` found: which files count now and did not, count no more, or say something else,
+/// with the SHA-256 of each. A few an event, so that none is cut short.
+pub(super) fn issuers_changed(before: &[IssuerFile], now: &[IssuerFile]) -> Vec<Event> {
+    const AN_EVENT: usize = 6;
+    let of = |files: &[IssuerFile]| -> BTreeMap<String, [u8; 32]> {
+        files.iter().map(|file| (file.name().to_owned(), file.digest)).collect()
+    };
+    let (before, now) = (of(before), of(now));
+    let shown =
+        |(name, digest): (&String, &[u8; 32])| format!("{name} {}", HEXLOWER.encode(digest));
+    let new = now.iter().filter(|(name, _)| !before.contains_key(*name)).map(shown);
+    let gone = before.iter().filter(|(name, _)| !now.contains_key(*name)).map(shown);
+    let other = now.iter().filter(|(name, digest)| before.get(*name).is_some_and(|b| b != *digest));
+    let kinds: [(&'static str, Vec<String>); 3] = [
+        ("added", new.collect()),
+        ("removed", gone.collect()),
+        ("changed", other.map(shown).collect()),
+    ];
+    let mut events = Vec::new();
+    for (kind, files) in kinds {
+        for some in files.chunks(AN_EVENT) {
+            let names: Vec<_> = some.iter().filter_map(|file| file.split(' ').next()).collect();
+            let text = format!("issuers of identity documents were {kind}: {}", names.join(", "));
+            events.push(Event::info("issuers_changed", text).with(kind, some.join(", ")));
+        }
+    }
+    events
 }
 
 /// `token revoke`.
@@ -133,4 +164,59 @@ fn named(event: Event, name: &str) -> Event {
 
 fn because(event: Event, words: &str) -> Event {
     if words.is_empty() { event } else { event.because(words.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::issuers;
+
+    const GOOD: &str = r#"issuer = "https://issuer.example"
+jwks_file = "/etc/meshd/keys.json"
+[[rule]]
+node_name_prefix = "db-"
+[rule.claims]
+"/sub" = "db"
+"#;
+
+    fn write(directory: &Path, name: &str, more: &str) {
+        std::fs::write(directory.join(format!("{name}.toml")), format!("{GOOD}{more}")).unwrap();
+    }
+
+    #[test]
+    fn a_change_of_the_issuers_names_every_file_with_its_hash() {
+        let home = tempfile::tempdir().unwrap();
+        let load = || issuers::load(home.path()).files;
+        let none = load();
+        for name in ["same", "looser", "gone"] {
+            write(home.path(), name, "");
+        }
+        let before = load();
+        let added = issuers_changed(&none, &before);
+        assert_eq!((added.len(), added[0].code), (1, "issuers_changed"));
+        assert!(issuers_changed(&before, &before).is_empty());
+        write(home.path(), "looser", "# another\n");
+        std::fs::remove_file(home.path().join("gone.toml")).unwrap();
+        let events = issuers_changed(&before, &load());
+        let details: Vec<_> = events.iter().flat_map(|event| &event.details).collect();
+        let old = sha(GOOD);
+        let new = sha(&format!("{GOOD}# another\n"));
+        assert_eq!(details[0], &("removed", format!("gone {old}")));
+        assert_eq!(details[1], &("changed", format!("looser {new}")));
+        assert_eq!(details.len(), 2);
+        // Of many, none is cut off.
+        for n in 0..20 {
+            write(home.path(), &format!("{}{n}", "x".repeat(60)), "");
+        }
+        let events = issuers_changed(&none, &load());
+        assert_eq!(events.len(), 4);
+        assert!(events.iter().all(|event| event.details[0].1.len() < 1_000));
+    }
+
+    fn sha(text: &str) -> String {
+        use sha2::{Digest as _, Sha256};
+        HEXLOWER.encode(&Sha256::digest(text.as_bytes()))
+    }
 }

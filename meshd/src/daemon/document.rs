@@ -3,6 +3,7 @@
 use std::{io::Read as _, path::PathBuf};
 
 use meshd_core::limits;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::joining::failed;
@@ -18,7 +19,17 @@ pub(super) enum Document {
     File(PathBuf),
 }
 
+/// What tells a document from the one before. Not the document: a secret is not kept longer than it must be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stamp([u8; 32]);
+
 impl Document {
+    /// Of the document as it is now, if it can be read.
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        let text = self.read().ok().flatten()?;
+        Some(Stamp(Sha256::digest(text.trim().as_bytes()).into()))
+    }
+
     /// The document as it is now.
     pub(super) fn read(&self) -> Result<Option<Zeroizing<String>>, ControlError> {
         match self {

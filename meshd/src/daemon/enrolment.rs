@@ -181,7 +181,7 @@ impl Running {
         counters: &mut Counters,
     ) -> Bytes {
         match self.decide(request, state) {
-            Ok(Enrolled { reply, entries, name, key, renewal, .. }) => {
+            Ok(Enrolled { reply, entries, name, key, renewal, subject, .. }) => {
                 // The same answer again, to who asked again.
                 if entries.is_empty() {
                     tracing::debug!(node = %key, "{name} has what it asked for");
@@ -189,8 +189,9 @@ impl Running {
                 }
                 counters.enrolments += u64::from(!renewal);
                 counters.renewals += u64::from(renewal);
+                let subject = subject.unwrap_or_default();
                 for event in entries.iter().filter_map(of_admission) {
-                    self.events.emit(asked.add_to(event));
+                    self.events.emit(asked.add_to(event.with("document_subject", &subject)));
                 }
                 reply.encode_to_vec().into()
             }

@@ -67,12 +67,12 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
             "correct it and run `systemctl reload meshd`",
         ));
     }
-    if let Some(errors) = &daemon.issuers_error {
+    for (name, errors) in &daemon.issuers.refused {
         lines.push(line(
             "issuers_refused",
             "warning",
-            format!("the issuers of identity documents on disk are not in force: {errors}"),
-            "correct them and run `systemctl reload meshd`",
+            format!("the issuer {name} of identity documents admits nobody: {errors}"),
+            "correct its file and run `systemctl reload meshd`",
         ));
     }
     if daemon.running.is_none() && daemon.joining.is_none() && daemon.state.lacks_certificate() {
@@ -127,6 +127,9 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             format!("another program undoes what meshd repairs, last: {}", running.repaired),
             "find it (`ip monitor`, `nft monitor`) and exempt interface, table, rule and nftables table of meshd there",
         ));
+    }
+    if running.signer.is_some() {
+        lines.extend(running.identities.lines());
     }
     for damage in &running.damage {
         lines.push(line(

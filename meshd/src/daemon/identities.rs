@@ -3,7 +3,7 @@
 //! Keys are asked for when a document needs them, in a task of its own; requests wait for it, a few at a time.
 //! What they are judged by is `meshd_core::trust::issuer`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use meshd_core::{
@@ -15,15 +15,18 @@ use meshd_core::{
 };
 use meshd_proto::{
     MeshId, NodeKey,
-    control::{IdentityAudienceReply, IdentityAudienceRequest},
+    control::{HealthLine, IdentityAudienceReply, IdentityAudienceRequest},
 };
 
 use super::{
     Daemon, Done, clock,
     counters::Counters,
+    deeds,
     enrolment::{Asked, encode_refusal},
+    health::notice,
     joining::failed,
     running::Running,
+    status::rfc3339,
 };
 use crate::{
     config::issuers::{self, IssuerFile, KeySource},
@@ -35,6 +38,8 @@ use crate::{
 
 /// Requests that wait for keys.
 const WAITING: usize = 32;
+/// Requests that waited and are decided in one turn of the loop: each is an fsync, and others wait for the loop too.
+const A_TURN: usize = 4;
 
 /// A request to enrol, and who gets the answer.
 pub(super) struct Pending {
@@ -67,6 +72,8 @@ pub(super) struct Identities {
     /// Changes with the files: an answer to an older question counts no more.
     generation: u64,
     waiting: Vec<(String, Pending)>,
+    /// What is to be decided in the next turns of the loop.
+    ready: VecDeque<Pending>,
     /// Whose keys are to be asked for, and whose are being.
     wanted: Vec<String>,
     asking: BTreeSet<String>,
@@ -80,14 +87,14 @@ impl Identities {
         identities
     }
 
-    /// Follows the files, and gives back what waited by the old ones. Keys are read anew when they are needed.
-    fn set(&mut self, files: &[IssuerFile], mesh: &MeshId) -> Vec<Pending> {
+    /// Follows the files; what waited by the old ones is judged by them. Keys are read anew when they are needed.
+    fn set(&mut self, files: &[IssuerFile], mesh: &MeshId) {
         self.files = files.to_vec();
         self.issuers = Issuers::new(files.iter().map(|file| file.terms(mesh)));
         self.generation = self.generation.wrapping_add(1);
         self.asking.clear();
         self.wanted.clear();
-        std::mem::take(&mut self.waiting).into_iter().map(|(_, asked)| asked).collect()
+        self.ready.extend(self.waiting.drain(..).map(|(_, asked)| asked));
     }
 
     pub(super) fn issuers(&self) -> &Issuers {
@@ -96,7 +103,7 @@ impl Identities {
 
     /// Keeps a request until the keys of `issuer` have come. `Err` when too many wait already.
     fn wait(&mut self, issuer: String, asked: Pending) -> Result<(), Pending> {
-        if self.waiting.len() >= WAITING {
+        if self.waiting.len() + self.ready.len() >= WAITING {
             return Err(asked);
         }
         if self.asking.insert(issuer.clone()) {
@@ -116,17 +123,42 @@ impl Identities {
         wanted.into_iter().filter_map(source).collect()
     }
 
-    /// Takes an answer over, and gives back what waited for it.
-    fn answered(&mut self, asked: u64, name: &str, keys: Result<KeySet, String>) -> Vec<Pending> {
+    /// Takes an answer over; what waited for it is ready.
+    fn answered(&mut self, asked: u64, name: &str, keys: Result<KeySet, String>) {
         if asked == self.generation {
             self.asking.remove(name);
             self.issuers.take_keys(name, keys, clock::unix());
         }
-        let (ready, waiting) =
+        let (ready, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.waiting).into_iter().partition(|(issuer, _)| issuer == name);
         self.waiting = waiting;
-        let ready: Vec<(String, Pending)> = ready;
-        ready.into_iter().map(|(_, asked)| asked).collect()
+        self.ready.extend(ready.into_iter().map(|(_, asked)| asked));
+    }
+
+    /// Something is to be decided at once.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// What is to be decided in this turn of the loop.
+    fn take_ready(&mut self) -> Vec<Pending> {
+        let count = self.ready.len().min(A_TURN);
+        self.ready.drain(..count).collect()
+    }
+
+    /// Whose keys cannot be had, for `status`.
+    pub(super) fn lines(&self) -> impl Iterator<Item = HealthLine> {
+        self.issuers.problems().map(|(issuer, why, since)| {
+            let since = rfc3339(since).unwrap_or_default();
+            notice(
+                "issuer_keys",
+                &format!("the keys of the issuer {issuer} cannot be had since {since}: {why}"),
+                &format!(
+                    "correct jwks_url, ca_file or jwks_file in issuers.d/{issuer}.toml, or what they name; \
+                     `meshd check` asks for the keys"
+                ),
+            )
+        })
     }
 }
 
@@ -160,27 +192,31 @@ impl Running {
 }
 
 impl Daemon {
-    /// Reads the issuers' files at the start. A file that is wrong admits nobody, and is no reason not to run.
+    /// Reads the issuers' files, at the start and at a reload. A file that is wrong, or gone, admits nobody; the
+    /// others count.
     pub(super) fn load_issuers(&mut self) {
-        match issuers::load(&self.sources.issuers()) {
-            Ok(files) => {
-                self.issuers = files;
-                self.issuers_error = None;
-            }
-            Err(errors) => {
-                tracing::error!("issuers of identity documents: the files in force stay: {errors}");
-                self.issuers_error = Some(errors.to_string());
-            }
+        let loaded = issuers::load(&self.sources.issuers());
+        for (name, errors) in &loaded.refused {
+            tracing::error!(
+                issuer = name,
+                "an issuer of identity documents admits nobody: {errors}"
+            );
         }
+        for event in deeds::issuers_changed(&self.issuers.files, &loaded.files) {
+            self.events.emit(event);
+        }
+        self.issuers = loaded;
         if let Some(running) = &mut self.running {
             let mesh = running.identity.certificate.mesh_id;
-            for asked in running.identities.set(&self.issuers, &mesh) {
-                running.admit(asked, &self.state, &mut self.counters);
-            }
+            running.identities.set(&self.issuers.files, &mesh);
         }
-        let names: Vec<&str> = self.issuers.iter().map(IssuerFile::name).collect();
-        if !names.is_empty() {
-            tracing::info!(issuers = names.join(", "), "issuers of identity documents read");
+    }
+
+    /// Decides on some of what has waited for keys.
+    pub(super) fn admit_ready(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        for asked in running.identities.take_ready() {
+            running.admit(asked, &self.state, &mut self.counters);
         }
     }
 
@@ -197,7 +233,7 @@ impl Daemon {
         }
     }
 
-    /// What an issuer answered; decides on what waited for it.
+    /// What an issuer answered.
     pub(super) fn take_keys(&mut self, asked: u64, name: &str, keys: Result<KeySet, String>) {
         let outcome = match &keys {
             Ok(keys) => {
@@ -211,9 +247,7 @@ impl Daemon {
         };
         self.counters.issuer_keys(outcome);
         let Some(running) = &mut self.running else { return };
-        for asked in running.identities.answered(asked, name, keys) {
-            running.admit(asked, &self.state, &mut self.counters);
-        }
+        running.identities.answered(asked, name, keys);
     }
 
     /// `meshctl join --identity-audience`.
@@ -242,5 +276,46 @@ impl Daemon {
             issuer,
             id: key.to_string(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(n: u8) -> Pending {
+        let by = Requester::Member(NodeKey([n; 32]), u64::from(n));
+        Pending { request: Bytes::new(), by }
+    }
+
+    fn numbers(taken: &[Pending]) -> Vec<u64> {
+        let number = |pending: &Pending| match pending.by {
+            Requester::Member(_, number) => number,
+            Requester::Stranger(_) => 0,
+        };
+        taken.iter().map(number).collect()
+    }
+
+    #[test]
+    fn what_has_waited_for_keys_is_decided_a_few_at_a_time_and_in_order() {
+        let mut identities = Identities::new(&[], &MeshId([7; 16]));
+        for n in 1..=32 {
+            let issuer = if n % 8 == 0 { "other" } else { "idp" };
+            assert!(identities.wait(issuer.to_owned(), pending(n)).is_ok());
+        }
+        assert!(identities.wait("idp".to_owned(), pending(33)).is_err());
+        let generation = identities.generation;
+        identities.answered(generation, "idp", Err("no answer".to_owned()));
+        assert!(identities.wait("idp".to_owned(), pending(33)).is_err(), "they wait still");
+        assert_eq!(numbers(&identities.take_ready()), [1, 2, 3, 4]);
+        assert_eq!(numbers(&identities.take_ready()), [5, 6, 7, 9]);
+        assert!(identities.is_ready());
+        // The files change: the others come after them.
+        identities.set(&[], &MeshId([7; 16]));
+        let mut turns = Vec::new();
+        while identities.is_ready() {
+            turns.push(identities.take_ready().len());
+        }
+        assert_eq!(turns, [4, 4, 4, 4, 4, 4]);
     }
 }

@@ -1,8 +1,9 @@
-//! Joining with a token: by hand or unattended.
+//! Joining with a token: by hand, and what a join does whoever wants it.
 //!
-//! A task of its own talks to the seeds; the loop only starts it and takes its result over.
+//! A task of its own talks to the seeds; the loop only starts it and takes its result over. When to try again
+//! without a person, `unattended` says.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -21,8 +22,7 @@ use tokio::{task::AbortHandle, time::sleep};
 use zeroize::Zeroizing;
 
 use super::{
-    Daemon, Done, bridge::Answers, clock, deeds, document::Document, resolve, root_key::credential,
-    start::Since,
+    Daemon, Done, bridge::Answers, clock, deeds, document::Document, resolve, start::Since,
 };
 use crate::{
     control::{ControlBackend, ControlError},
@@ -30,19 +30,6 @@ use crate::{
     transport::EnrolClient,
 };
 
-/// Refusals that no further try can change.
-const FINAL: [&str; 8] = [
-    "token_unknown",
-    "token_expired",
-    "token_used",
-    "token_name",
-    "name_taken",
-    "prefix_taken",
-    "bad_terms",
-    "bad_signature",
-];
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_LAST: Duration = Duration::from_secs(60);
 /// A join returns when this host has synced; after this it returns all the same and says so.
 const SYNC: Duration = Duration::from_secs(15);
 const SYNC_LOOK: Duration = Duration::from_millis(20);
@@ -62,7 +49,7 @@ pub(super) enum Joining {
 }
 
 /// All that the task needs.
-struct Attempt {
+pub(super) struct Attempt {
     token: JoinToken,
     identity: IdentityKey,
     lane: LaneKey,
@@ -70,7 +57,7 @@ struct Attempt {
     wanted: Vec<IpNet>,
     client: EnrolClient,
     config_seeds: Vec<String>,
-    document: Document,
+    pub(super) document: Document,
 }
 
 pub(super) fn failed(code: &str, why: impl Into<String>, fix: impl Into<String>) -> ControlError {
@@ -112,74 +99,8 @@ impl Daemon {
         }
     }
 
-    /// With a token file or a systemd credential: tries for ever. An identity that lies beside the configuration
-    /// comes first, and is waited for while it is copied.
-    pub(super) fn join_unattended(&mut self) {
-        if self.running.is_some() || self.handed.is_there() {
-            return;
-        }
-        let Some(path) = self.token_file() else { return };
-        let token = match std::fs::read_to_string(&path) {
-            Ok(token) => token,
-            Err(error) => {
-                let why = format!("{}: {error}", path.display());
-                let fix =
-                    "put the token there, or correct [gossip] join_token_file; then restart meshd";
-                self.unattended_failed(failed("join_token_file", why, fix));
-                return;
-            }
-        };
-        let document = self.identity_file().map_or(Document::None, Document::File);
-        match self.prepare_join(token.trim(), "", document) {
-            Ok(attempt) => {
-                tracing::info!(path = %path.display(), "joining with the token found there");
-                let done = self.done.clone();
-                let task = tokio::spawn(async move {
-                    let mut wait = RETRY_FIRST;
-                    let result = loop {
-                        match attempt.run(None).await {
-                            // What time, a clock or the network can mend is tried again.
-                            Err(error) if !FINAL.contains(&error.code.as_ref()) => {
-                                tracing::warn!("{error}; trying again in {} s", wait.as_secs());
-                                // The loop only goes away with the process.
-                                let _ = done.send(Done::NotJoinedYet(error)).await;
-                                sleep(wait).await;
-                                wait = (wait * 2).min(RETRY_LAST);
-                            }
-                            result => break result,
-                        }
-                    };
-                    let _ =
-                        done.send(Done::Joined(Box::new(Joined { result, answers: None }))).await;
-                });
-                self.joining = Some(Joining::Unattended(task.abort_handle()));
-            }
-            Err(error) => self.unattended_failed(error),
-        }
-    }
-
     pub(super) fn is_joining_by_hand(&self) -> bool {
         matches!(self.joining, Some(Joining::ByHand(_)))
-    }
-
-    /// A person decides otherwise than the token file.
-    pub(super) fn stop_unattended(&mut self) {
-        if let Some(Joining::Unattended(task)) = self.joining.take() {
-            task.abort();
-        }
-    }
-
-    fn unattended_failed(&mut self, error: ControlError) {
-        tracing::error!("{error}");
-        self.join_error = Some(error);
-    }
-
-    fn token_file(&self) -> Option<PathBuf> {
-        self.config.gossip.join_token_file.clone().or_else(|| credential("meshd.token"))
-    }
-
-    fn identity_file(&self) -> Option<PathBuf> {
-        self.config.gossip.join_identity_file.clone().or_else(|| credential("meshd.identity"))
     }
 
     /// A token that this host could join with now.
@@ -198,7 +119,7 @@ impl Daemon {
         JoinToken::parse(token).map_err(|error| failed("bad_token", error.why(), error.fix()))
     }
 
-    fn prepare_join(
+    pub(super) fn prepare_join(
         &mut self,
         token: &str,
         name: &str,
@@ -406,7 +327,7 @@ impl Attempt {
     }
 
     /// Asks seed after seed until one brings an answer.
-    async fn run(
+    pub(super) async fn run(
         &self,
         progress: Option<&Answers<JoinProgress>>,
     ) -> Result<(Enrolment, IdentityKey, LaneKey, Vec<String>), ControlError> {
@@ -447,7 +368,10 @@ impl Attempt {
                 }
                 // Another seed may do better, or tell the truth.
                 Err(error) => {
-                    refused.get_or_insert_with(|| failed(error.code(), error.why(), error.fix()));
+                    refused.get_or_insert_with(|| {
+                        let why = format!("{}, says {address}", error.why());
+                        failed(error.code(), why, error.fix())
+                    });
                 }
             }
         }

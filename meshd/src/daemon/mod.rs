@@ -45,6 +45,7 @@ mod start;
 mod status;
 mod systemd;
 mod tokens;
+mod unattended;
 mod upkeep;
 
 use std::{
@@ -83,7 +84,7 @@ use self::{
 pub(crate) use self::{planning::plan_config, start::backend};
 use crate::{
     check,
-    config::{Config, DEFAULT_DROP_INS, issuers::IssuerFile},
+    config::{Config, DEFAULT_DROP_INS, issuers::Loaded},
     control::ControlError,
     dataplane::watch::Watch,
     metrics::Metrics,
@@ -169,9 +170,7 @@ struct Daemon {
     /// Why the configuration on disk is not the one in force.
     reload_error: Option<String>,
     /// Whose identity documents admit here, if this host is a signer.
-    issuers: Vec<IssuerFile>,
-    /// Why the issuers' files on disk are not those in force.
-    issuers_error: Option<String>,
+    issuers: Loaded,
     bridge: Bridge,
     metrics: Option<Metrics>,
     done: mpsc::Sender<Done>,
@@ -295,6 +294,7 @@ impl Daemon {
 
     /// Carries out what the node wants, and plans when that is due.
     fn pump(&mut self) {
+        self.admit_ready();
         let Some(running) = &mut self.running else { return };
         let mut wants = Wants::default();
         loop {
@@ -358,11 +358,22 @@ impl Daemon {
         let plan = self.running.as_ref().and_then(|running| running.plan_due);
         let first = self.running.as_ref().and_then(|running| running.first.next());
         let mtus = self.running.as_ref().and_then(|running| running.mtus.poll_timeout());
-        [node, plan, first, mtus, self.resolve_due, self.look_due, self.flush_due, self.sync_due]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or_else(|| Instant::now() + FAR)
+        let ready = self.running.as_ref().is_some_and(|running| running.identities.is_ready());
+        [
+            node,
+            plan,
+            first,
+            mtus,
+            ready.then(Instant::now),
+            self.resolve_due,
+            self.look_due,
+            self.flush_due,
+            self.sync_due,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or_else(|| Instant::now() + FAR)
     }
 
     fn on_wake(&mut self) {

@@ -49,7 +49,7 @@ impl Daemon {
             let signed = signer.revoke(
                 target.key,
                 target.name.clone(),
-                target.record.as_ref().map(|record| record.certificate.not_after),
+                target.record.as_ref().map(|record| &*record.certificate),
                 now.unix,
             );
             let failed = |why: String| {

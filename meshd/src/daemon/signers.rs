@@ -6,8 +6,8 @@ use ipnet::Ipv4Net;
 use meshd_core::{
     event::{Actor, Event},
     trust::{
-        self, LedgerEntry, LedgerEvent, RevocationTerms, RootCa, SignerEntry, Succession,
-        build_offer, open_invite, open_offer,
+        self, LedgerEntry, LedgerEvent, RootCa, SignerEntry, Succession, build_offer, open_invite,
+        open_offer,
     },
 };
 use meshd_proto::{
@@ -168,7 +168,7 @@ impl Running {
         let founded = LedgerEvent::Founded { ipv4_pool: pool };
         let first = LedgerEntry { time: clock::unix(), event: founded }.encode();
         state.become_signer(&entry.certificate, &seed, &first)?;
-        self.signer = Some(state.open_signer(&anchors, self.node.key())?);
+        self.signer = Some(state.open_signer(&anchors, &self.identity.key)?);
         tracing::info!("this host is a signer now");
         Ok(true)
     }
@@ -431,17 +431,7 @@ impl Running {
         let again: Vec<_> = anchors
             .all_revocations()
             .filter(|revocation| of(&revocation.signer))
-            .map(|revocation| {
-                root.revoke(
-                    &mesh,
-                    &RevocationTerms {
-                        key: revocation.key,
-                        name: revocation.name.clone(),
-                        revoked_at: revocation.revoked_at,
-                        not_after: revocation.not_after,
-                    },
-                )
-            })
+            .map(|revocation| root.revoke(&mesh, &revocation.terms()))
             .collect();
         if let Err(refusal) = self.node.revoke_all(&again, clock::now()) {
             tracing::error!(%refusal, "a revocation is not signed again");

@@ -34,7 +34,7 @@ use super::{
     systemd::Notifier,
 };
 use crate::{
-    config::{self, Config},
+    config::{self, Config, issuers::Loaded},
     control::{self, ControlSocket},
     dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
     metrics::Metrics,
@@ -135,8 +135,7 @@ impl Daemon {
             check_due: Instant::now(),
             join_error: None,
             reload_error: None,
-            issuers: Vec::new(),
-            issuers_error: None,
+            issuers: Loaded::default(),
             stopping: false,
             bridge,
             metrics,
@@ -226,7 +225,7 @@ impl Daemon {
             Since::Now => None,
             Since::Before => self.state.revocations_lost(&membership.anchors),
         };
-        let identities = Identities::new(&self.issuers, membership.anchors.mesh_id());
+        let identities = Identities::new(&self.issuers.files, membership.anchors.mesh_id());
         let mut running = Running {
             node,
             identity,
@@ -323,10 +322,9 @@ impl Daemon {
         if self.state.authority()?.is_none() {
             return Ok(None);
         }
-        let key = membership.certificate.key;
         let signer = self
             .state
-            .open_signer(&membership.anchors, key)
+            .open_signer(&membership.anchors, &membership.identity)
             .map_err(|error| anyhow!("cannot act as signer; {error}"))?;
         Ok(Some(signer))
     }

@@ -30,7 +30,7 @@ pub(super) fn info(token: &trust::TokenInfo) -> TokenInfo {
         groups: token.terms.groups.clone(),
         expires_at: rfc3339(token.terms.expires_at).unwrap_or_default(),
         uses: token.terms.uses,
-        used: u32::try_from(token.used_by.len()).unwrap_or(u32::MAX),
+        used: u32::try_from(token.used).unwrap_or(u32::MAX),
         state: token.state.as_str().to_owned(),
         identity: token.terms.identity.as_ref().map(|identity| identity.issuer.clone()),
         audience: token.terms.identity.as_ref().and_then(|identity| identity.audience.clone()),

@@ -1,8 +1,8 @@
 //! A host that becomes a signer, or ceases to be one, on disk.
 
 use ipnet::Ipv4Net;
-use meshd_core::trust::{Anchors, LedgerEntry, LedgerEvent, Signer};
-use meshd_proto::{MeshId, NodeKey};
+use meshd_core::trust::{Anchors, IdentityKey, LedgerEntry, LedgerEvent, Signer};
+use meshd_proto::MeshId;
 use zeroize::Zeroizing;
 
 use super::{Authority, SMALL, StateDir, StateError, durable};
@@ -76,7 +76,11 @@ impl StateDir {
     }
 
     /// The signer from what is on disk.
-    pub fn open_signer(&self, anchors: &Anchors, node: NodeKey) -> Result<Signer, StateError> {
+    pub fn open_signer(
+        &self,
+        anchors: &Anchors,
+        identity: &IdentityKey,
+    ) -> Result<Signer, StateError> {
         let path = self.file("pki/intermediate.crt");
         let authority = self
             .authority()?
@@ -86,7 +90,7 @@ impl StateDir {
             anchors.clone(),
             &authority.intermediate,
             &authority.intermediate_seed,
-            node,
+            identity,
             ledger.iter().map(Vec::as_slice),
         )
         .map_err(|why| StateError::damaged(&path, why))

@@ -58,8 +58,8 @@ fuzz_target!(|requests: Vec<Request>| {
     let Some((bytes, answer)) = last else { return };
     let seed = world.intermediate.seed();
     let entries = ledger.iter().map(Vec::as_slice);
-    let (anchors, node) = (world.anchors.clone(), world.members[0].key());
-    let again = Signer::open(anchors, world.intermediate.der(), &seed, node, entries);
+    let (anchors, key) = (world.anchors.clone(), &world.members[0].identity.key);
+    let again = Signer::open(anchors, world.intermediate.der(), &seed, key, entries);
     let again = again.expect("its own ledger").enrol(&bytes, known, &[], NOW, &mut rng());
     let again = again.expect("what was granted before");
     assert!(again.entries.is_empty(), "the same request is granted twice");

@@ -16,9 +16,9 @@ fuzz_target!(|data: &[u8]| {
         // Whatever an old ledger says, a signer opens it, or says which entry it does not understand.
         let entries: Vec<&[u8]> =
             world.ledger.iter().map(Vec::as_slice).chain([&once[..], &once[..]]).collect();
-        let (anchors, node) = (world.anchors.clone(), world.members[0].key());
+        let (anchors, key) = (world.anchors.clone(), &world.members[0].identity.key);
         let seed = world.intermediate.seed();
-        let signer = Signer::open(anchors, world.intermediate.der(), &seed, node, entries);
+        let signer = Signer::open(anchors, world.intermediate.der(), &seed, key, entries);
         assert!(signer.expect("a readable ledger").tokens(NOW).count() <= 2);
     }
     if let Ok((entries, whole)) = fuzzing::ledger_file(data) {

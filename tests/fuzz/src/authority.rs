@@ -66,6 +66,7 @@ pub fn revocation(
         name: member.identity.certificate.name.clone(),
         revoked_at: meshd_core::now::UnixTime(at),
         not_after: meshd_core::now::UnixTime(until),
+        subject: None,
     };
     let mesh = world.mesh_id();
     let signed = match (by, of_root) {

@@ -105,7 +105,7 @@ impl World {
         let foreign = RootCa::create(&[9; 32], init.anchors.mesh(), &mesh_id, NOW).expect("a root");
         let intermediate = foreign.issue_intermediate(&[10; 32], NOW).expect("an intermediate");
         let mut ledger = init.ledger;
-        let mut signer = open(&init.anchors, &init.intermediate, &members[0].key(), &ledger);
+        let mut signer = open(&init.anchors, &init.intermediate, &members[0].identity.key, &ledger);
         let (token, entry) = signer
             .create_token(
                 TokenParams {
@@ -139,7 +139,7 @@ impl World {
 
     /// A signer with the ledger of the beginning.
     pub fn signer(&self) -> Signer {
-        open(&self.anchors, &self.intermediate, &self.members[SIGNER].key(), &self.ledger)
+        open(&self.anchors, &self.intermediate, &self.members[SIGNER].identity.key, &self.ledger)
     }
 
     pub fn victim(&self) -> &Member {
@@ -159,11 +159,11 @@ impl World {
 fn open(
     anchors: &Anchors,
     intermediate: &Intermediate,
-    node: &NodeKey,
+    identity: &IdentityKey,
     ledger: &[Vec<u8>],
 ) -> Signer {
     let entries = ledger.iter().map(Vec::as_slice);
-    Signer::open(anchors.clone(), intermediate.der(), &intermediate.seed(), *node, entries)
+    Signer::open(anchors.clone(), intermediate.der(), &intermediate.seed(), identity, entries)
         .expect("a signer")
 }
 
@@ -185,6 +185,7 @@ pub fn terms(anchors: &Anchors, key: &NodeKey, name: &str, number: u8) -> NodeTe
         ],
         mesh_ipv4: Some(Ipv4Addr::new(100, 112, 7, number)),
         limits: vec!["10.128.0.0/9".parse().expect("a prefix")],
+        subject: None,
         not_before: NOW.plus(-3600),
         not_after: NOW.plus(29 * 24 * 3600),
     }

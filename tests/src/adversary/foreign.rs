@@ -54,6 +54,7 @@ impl Foreign {
             grants,
             mesh_ipv4: own.mesh_ipv4,
             limits: Vec::new(),
+            subject: None,
             not_before: unix_now().plus(-600),
             not_after: unix_now().plus(24 * 3600),
         })?;

@@ -99,6 +99,7 @@ fn terms(scene: &Scene, signer: &[u8; 32]) -> wire::Revocation {
         name: scene.other_record.name.clone(),
         revoked_at: unix_now().0,
         not_after: unix_now().plus(MONTH).0,
+        ..wire::Revocation::default()
     }
 }
 
@@ -109,6 +110,7 @@ fn revocation(attack: Attack, member: &Member, scene: &Scene) -> Result<wire::Si
             name: scene.other_record.name.parse()?,
             revoked_at: unix_now(),
             not_after: unix_now().plus(MONTH),
+            subject: None,
         };
         return Ok(Foreign::of_same_mesh(member)?.revoke(&terms));
     }

@@ -58,6 +58,7 @@ pub(super) async fn attack(
                 name: scene.other_record.name.parse()?,
                 revoked_at: unix_now(),
                 not_after: unix_now().plus(MONTH),
+                subject: None,
             };
             let revocation = former()?.revoke(member.anchors.mesh_id(), &terms);
             wire::Push { revocations: vec![revocation], ..Default::default() }
@@ -88,6 +89,7 @@ fn certified(signer: &Intermediate, member: &Member, not_after: UnixTime) -> Res
         grants: own.grants.clone(),
         mesh_ipv4: own.mesh_ipv4,
         limits: own.limits.clone(),
+        subject: own.subject,
         // Not older than the one that is held.
         not_before: own.not_before,
         not_after,

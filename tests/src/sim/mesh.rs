@@ -73,17 +73,17 @@ impl Mesh {
         self.anchors.install_bundle(&bundle).expect("a bundle");
     }
 
-    /// What lets the host `node` admit, renew and revoke.
+    /// What lets the host of `identity` admit, renew and revoke.
     ///
     /// # Panics
     /// If its parts do not fit together.
     #[must_use]
-    pub fn signer(&self, node: NodeKey) -> Signer {
+    pub fn signer(&self, identity: &IdentityKey) -> Signer {
         let ipv4_pool = "100.112.0.0/16".parse().expect("a pool");
         let founded = LedgerEntry { time: START, event: LedgerEvent::Founded { ipv4_pool } };
         let ledger = founded.encode();
         let (der, seed) = (self.intermediate.der(), self.intermediate.seed());
-        Signer::open(self.anchors.clone(), der, &seed, node, [&*ledger]).expect("a signer")
+        Signer::open(self.anchors.clone(), der, &seed, identity, [&*ledger]).expect("a signer")
     }
 
     /// The `i`th host's key and certificate; it may claim /24s of 10.0.0.0/8.
@@ -106,6 +106,7 @@ impl Mesh {
             grants: vec![pool],
             mesh_ipv4: Some(Ipv4Addr::from(0x6470_0001 + u32::try_from(i).unwrap_or(0))),
             limits: Vec::new(),
+            subject: None,
             not_before: START.plus(-600),
             not_after: START.plus(self.life),
         };

@@ -150,7 +150,7 @@ impl World {
                 host.anchors = self.mesh.anchors.clone();
             }
         }
-        let signer = self.mesh.signer(key);
+        let signer = self.mesh.signer(&self.hosts[host].identity.key);
         self.hosts[host].signer = Some(signer);
     }
 

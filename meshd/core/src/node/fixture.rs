@@ -53,6 +53,7 @@ pub(crate) fn record(i: u64, name: &str, version: u64) -> Arc<Record> {
         grants: Vec::new(),
         mesh_ipv4: None,
         limits: Vec::new(),
+        subject: None,
         not_before: UnixTime(0),
         not_after: UnixTime(i64::MAX),
     };

@@ -79,6 +79,8 @@ pub struct NodeTerms {
     pub mesh_ipv4: Option<Ipv4Addr>,
     /// Limits of what is granted at renewal, in any order.
     pub limits: Vec<IpNet>,
+    /// Whom the identity document was about that it is admitted by: a hash, kept at renewal.
+    pub subject: Option<[u8; 32]>,
     /// First second of validity.
     pub not_before: UnixTime,
     /// Last second of validity; cut to the intermediate's.
@@ -294,6 +296,7 @@ fn node_params(terms: &NodeTerms, issuer: &CaCertificate) -> Result<CertificateP
         grants,
         mesh_ipv4: terms.mesh_ipv4,
         limits: sorted(&terms.limits),
+        subject: terms.subject,
     };
     let content = extension.encode();
     let (from, to) =

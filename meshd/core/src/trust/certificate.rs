@@ -104,6 +104,7 @@ impl NodeCertificate {
             grants: grants.grants,
             mesh_ipv4: grants.mesh_ipv4,
             limits: grants.limits,
+            subject: grants.subject,
             not_before,
             not_after,
         };

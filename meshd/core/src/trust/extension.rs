@@ -30,6 +30,7 @@ pub(super) struct Grants {
     pub(super) mesh_ipv4: Option<Ipv4Addr>,
     /// Sorted, each once.
     pub(super) limits: Vec<IpNet>,
+    pub(super) subject: Option<[u8; 32]>,
 }
 
 impl Grants {
@@ -43,6 +44,7 @@ impl Grants {
                 .mesh_ipv4
                 .map_or_else(Bytes::new, |address| address.octets().to_vec().into()),
             limits: self.limits.iter().map(address::prefix_to_wire).collect(),
+            subject: subject_to_wire(self.subject.as_ref()),
         };
         yasna::construct_der(|writer| writer.write_bytes(&message.encode_to_vec()))
     }
@@ -81,8 +83,21 @@ impl Grants {
             return Err(malformed("the mesh address is not among its grants"));
         }
         let limits = terms::read_prefixes(&message.limits)?;
-        Ok(Self { mesh_id, enrolment_id, groups: message.groups, grants, mesh_ipv4, limits })
+        let subject = subject_from_wire(&message.subject)
+            .ok_or_else(|| malformed("the subject's hash is not 32 bytes"))?;
+        let groups = message.groups;
+        Ok(Self { mesh_id, enrolment_id, groups, grants, mesh_ipv4, limits, subject })
     }
+}
+
+/// Whom a document was about: a hash, or nothing.
+pub(super) fn subject_to_wire(subject: Option<&[u8; 32]>) -> Bytes {
+    subject.map(|hash| Bytes::copy_from_slice(hash)).unwrap_or_default()
+}
+
+/// The same back; `None` when it is neither.
+pub(super) fn subject_from_wire(bytes: &[u8]) -> Option<Option<[u8; 32]>> {
+    if bytes.is_empty() { Some(None) } else { <[u8; 32]>::try_from(bytes).ok().map(Some) }
 }
 
 /// The mesh address as the exact grant that it is: in a contest it counts like any other.
@@ -153,12 +168,15 @@ mod tests {
             ],
             mesh_ipv4: Some(Ipv4Addr::new(100, 112, 0, 9)),
             limits: vec!["10.128.0.0/9".parse().unwrap()],
+            subject: Some([3; 32]),
         }
     }
 
     #[test]
     fn it_reads_back() {
         assert_eq!(Grants::decode(&sample().encode()), Ok(sample()));
+        let of_nobody = Grants { subject: None, ..sample() };
+        assert_eq!(Grants::decode(&of_nobody.encode()), Ok(of_nobody));
     }
 
     #[test]

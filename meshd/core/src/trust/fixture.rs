@@ -61,6 +61,7 @@ impl TestMesh {
             grants: grants.iter().map(|text| grant(text)).collect(),
             mesh_ipv4: Some(Ipv4Addr::new(100, 112, key.0[0], key.0[1])),
             limits: Vec::new(),
+            subject: None,
             not_before: NOW.plus(-600),
             not_after: NOW.plus(365 * 24 * 3600),
         }

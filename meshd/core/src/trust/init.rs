@@ -75,7 +75,10 @@ pub fn init_mesh(
 
     let founded =
         LedgerEntry { time: now, event: LedgerEvent::Founded { ipv4_pool: params.ipv4_pool } };
-    let signer = Signer::found(anchors.clone(), intermediate.clone(), key, params.ipv4_pool);
+    let signer = {
+        let intermediate = intermediate.clone();
+        Signer::found(anchors.clone(), intermediate, &params.identity, params.ipv4_pool)
+    };
     let admission = Admission {
         key,
         name: &params.node,

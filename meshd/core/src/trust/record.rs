@@ -45,6 +45,8 @@ pub struct NodeCertificate {
     pub mesh_ipv4: Option<Ipv4Addr>,
     /// What the node detects within these is granted when the certificate is renewed.
     pub limits: Vec<IpNet>,
+    /// Whom the identity document was about that the node was admitted by: a hash, kept at renewal.
+    pub subject: Option<[u8; 32]>,
     /// First second of validity.
     pub not_before: UnixTime,
     /// Last second of validity.

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::{
     anchors::Anchors,
     ca::{Intermediate, RootCa},
+    extension::{subject_from_wire, subject_to_wire},
     signing::{self, Kind},
 };
 use crate::{
@@ -39,6 +40,8 @@ pub struct Revocation {
     pub revoked_at: UnixTime,
     /// The end of the last certificate that the identity can have.
     pub not_after: UnixTime,
+    /// As in its certificate: whom no identity document admits any more.
+    pub subject: Option<[u8; 32]>,
 }
 
 /// What a revocation shall say.
@@ -52,6 +55,22 @@ pub struct RevocationTerms {
     pub revoked_at: UnixTime,
     /// The end of the last certificate that the identity can have.
     pub not_after: UnixTime,
+    /// As in its certificate, if that is known.
+    pub subject: Option<[u8; 32]>,
+}
+
+impl Revocation {
+    /// The same, to be signed by somebody else.
+    #[must_use]
+    pub fn terms(&self) -> RevocationTerms {
+        RevocationTerms {
+            key: self.key,
+            name: self.name.clone(),
+            revoked_at: self.revoked_at,
+            not_after: self.not_after,
+            subject: self.subject,
+        }
+    }
 }
 
 /// Of one target and one signer the latest end counts; else the smaller hash, so that all nodes agree.
@@ -192,6 +211,8 @@ fn read(signed: &wire::SignedRevocation) -> Result<Revocation, Refusal> {
         .map_err(|_| malformed("its signer's key is not 32 bytes"))?;
     let key = NodeKey::try_from(&payload.identity_key[..])
         .map_err(|error| malformed(&error.to_string()))?;
+    let subject = subject_from_wire(&payload.subject)
+        .ok_or_else(|| malformed("its subject's hash is not 32 bytes"))?;
     let name = payload.name.parse().map_err(|error| malformed(&format!("{error}")))?;
     Ok(Revocation {
         // What arrives shares its bytes with a whole frame.
@@ -204,6 +225,7 @@ fn read(signed: &wire::SignedRevocation) -> Result<Revocation, Refusal> {
         signer,
         revoked_at: UnixTime(payload.revoked_at),
         not_after: UnixTime(payload.not_after),
+        subject,
     })
 }
 
@@ -230,6 +252,7 @@ fn sign(key: &SigningKey, mesh: &MeshId, terms: &RevocationTerms) -> wire::Signe
         name: terms.name.to_string(),
         revoked_at: terms.revoked_at.0,
         not_after: terms.not_after.0,
+        subject: subject_to_wire(terms.subject.as_ref()),
     };
     let payload = revocation.encode_to_vec();
     let signature = signing::sign(key, Kind::Revocation, mesh, &payload);

@@ -1,9 +1,12 @@
 //! Sealing what only a signer may read: HPKE (RFC 9180), base mode.
 //!
 //! An identity document is a bearer secret, and a member that forwards an enrolment must not read it. The
-//! signer's key for this follows from its intermediate's seed, so that there is no further file to lose, and
-//! its public half is in the token, under the signature of that intermediate. Mesh, joiner and token are bound
-//! in: a sealed document that is moved into another request does not open.
+//! signer's key for this follows from its identity's seed, so that there is no further file to lose, and its
+//! public half is in the token, under the signature of its intermediate. Not from the intermediate's seed: that
+//! one is replaced when the root is, and tokens outlive it. Mesh, joiner and token are bound in: a sealed
+//! document that is moved into another request does not open.
+
+use std::fmt;
 
 use meshd_proto::{MeshId, NodeKey};
 use rustls::crypto::{
@@ -14,7 +17,7 @@ use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-use super::terms::TokenId;
+use super::{secret::IdentityKey, terms::TokenId};
 
 static SUITE: &dyn Hpke = DH_KEM_X25519_HKDF_SHA256_CHACHA20_POLY1305;
 /// The sender's ephemeral public key, before the ciphertext.
@@ -60,10 +63,10 @@ impl Envelope<'_> {
 pub(super) struct SealKey(Zeroizing<[u8; 32]>);
 
 impl SealKey {
-    /// The key that goes with an intermediate's seed.
-    pub(super) fn of(intermediate_seed: &[u8; 32]) -> Self {
-        let digest = Sha256::new_with_prefix(b"meshd-seal-key-v1\0")
-            .chain_update(intermediate_seed)
+    /// The key that goes with a signer's identity.
+    pub(super) fn of(signer: &IdentityKey) -> Self {
+        let digest = Sha256::new_with_prefix(b"meshd-seal-key-v2\0")
+            .chain_update(&signer.seed()[..])
             .finalize();
         Self(Zeroizing::new(digest.into()))
     }
@@ -71,6 +74,12 @@ impl SealKey {
     /// Its public half.
     pub(super) fn public(&self) -> [u8; 32] {
         PublicKey::from(&StaticSecret::from(*self.0)).to_bytes()
+    }
+}
+
+impl fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealKey(redacted)")
     }
 }
 
@@ -82,11 +91,12 @@ mod tests {
     fn only_the_signer_opens_it_and_only_in_the_same_request() {
         let (mesh, joiner, token) = (MeshId([1; 16]), NodeKey([2; 32]), TokenId([3; 16]));
         let envelope = Envelope { mesh: &mesh, joiner: &joiner, token: &token };
-        let key = SealKey::of(&[7; 32]);
+        let key = SealKey::of(&IdentityKey::from_seed(&[7; 32]));
+        let other = SealKey::of(&IdentityKey::from_seed(&[8; 32]));
         let sealed = envelope.seal(&key.public(), b"a document").unwrap();
         assert!(!sealed.windows(10).any(|part| part == b"a document"));
         assert_eq!(envelope.open(&key, &sealed).unwrap().as_slice(), b"a document");
-        assert!(envelope.open(&SealKey::of(&[8; 32]), &sealed).is_none(), "another signer");
+        assert!(envelope.open(&other, &sealed).is_none(), "another signer");
         let thief = NodeKey([9; 32]);
         assert!(Envelope { joiner: &thief, ..envelope }.open(&key, &sealed).is_none());
         let other = TokenId([9; 16]);
@@ -99,6 +109,7 @@ mod tests {
             assert!(envelope.open(&key, &changed).is_none(), "byte {at}");
             assert!(envelope.open(&key, &sealed[..at]).is_none(), "cut at {at}");
         }
+        assert!(!format!("{key:?}").contains("["), "it is not shown");
         assert!(envelope.seal(&[0; 32], b"x").is_none(), "a point of small order is no key");
     }
 }

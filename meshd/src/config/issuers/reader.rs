@@ -9,6 +9,7 @@ use meshd_core::{
     limits,
     trust::issuer::{ALGORITHMS, Binding, IssuerTerms, Naming, Pointer, Rule, Template, Wanted},
 };
+use meshd_proto::NodeName;
 
 use super::{
     GivenClaim, GivenIssuer, GivenPrefix, GivenRule, GivenValue, IssuerFile, KeySource, MOST,
@@ -23,6 +24,8 @@ const OLDEST_SECONDS: u64 = 7 * 86_400;
 /// Collects what is wrong with one file.
 pub(super) struct Reader<'a> {
     pub(super) place: &'a str,
+    /// SHA-256 of the file.
+    pub(super) digest: [u8; 32],
     pub(super) errors: &'a mut Vec<ConfigError>,
     pub(super) failed: bool,
 }
@@ -72,15 +75,20 @@ impl Reader<'_> {
         }
         let rules: Vec<Rule> =
             (1..).zip(given.rule).filter_map(|(number, rule)| self.rule(number, rule)).collect();
+        let keys_fresh_seconds = match keys {
+            Some(KeySource::File(_)) => limits::IDENTITY_KEYS_FILE_FRESH_SECONDS,
+            _ => limits::IDENTITY_KEYS_FRESH_SECONDS,
+        };
         let terms = IssuerTerms {
             name: name.to_owned(),
+            keys_fresh_seconds,
             issuer: given.issuer,
             binding,
             algorithms,
             max_age_seconds: i64::try_from(max_age?).ok()?,
             rules,
         };
-        Some(IssuerFile { terms, keys: keys? })
+        Some(IssuerFile { terms, keys: keys?, digest: self.digest })
     }
 
     fn binding(&mut self, given: &GivenIssuer) -> Binding {
@@ -172,7 +180,15 @@ impl Reader<'_> {
                 }
                 template.map(Naming::Template)
             }
-            (None, Some(start)) => Some(Naming::Prefix(start)),
+            (None, Some(start)) => {
+                // Whatever follows it, it must begin a name.
+                let begins = format!("{start}a").parse::<NodeName>().is_ok();
+                if !begins || !(1..=62).contains(&start.len()) {
+                    let allowed = "1 to 62 lower-case letters, digits, - and ., such as \"db-\"";
+                    self.bad(&key("node_name_prefix"), &start, "no name begins like that", allowed);
+                }
+                Some(Naming::Prefix(start))
+            }
             _ => {
                 let why = "who is admitted needs a name";
                 let allowed = "one of node_name = \"{/CLAIM}\" and node_name_prefix = \"db-\"";
@@ -181,6 +197,11 @@ impl Reader<'_> {
             }
         };
         let subject = self.template(&key("subject"), &given.subject);
+        if given.once && subject.as_ref().is_some_and(|subject| !subject.has_claims()) {
+            let why = "all machines would be one, and only the first be admitted";
+            let allowed = "claims in it, as {/sub}, or once = false";
+            self.bad(&key("subject"), &given.subject, why, allowed);
+        }
         let prefixes = self.prefixes(&key("prefixes"), &given.prefixes);
         let allow = self.prefixes(&key("allow"), &given.allow);
         if given.groups.len() > limits::GROUPS || !given.groups.iter().all(|group| is_name(group)) {

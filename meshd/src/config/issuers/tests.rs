@@ -104,6 +104,32 @@ fn what_is_wrong_is_named_with_file_key_value_and_what_is_allowed() {
         (GOOD.replace("infra-", ""), &["every text begins like that"]),
         (GOOD.split("[rule.claims]").next().unwrap().to_owned(), &["claims", "the world"]),
         (GOOD.split("[[rule]]").next().unwrap().to_owned(), &["[[rule]]", "nobody is admitted"]),
+        (
+            GOOD.replace("node_name = \"{/kubernetes.io/node/name}\"", "node_name_prefix = \"\""),
+            &["node_name_prefix = \"\"", "1 to 62"],
+        ),
+        (
+            GOOD.replace(
+                "node_name = \"{/kubernetes.io/node/name}\"",
+                "node_name_prefix = \"Db_\"",
+            ),
+            &["node_name_prefix = \"Db_\"", "lower-case"],
+        ),
+        (
+            GOOD.replace("node_name = \"{/kubernetes.io/node/name}\"", "node_name_prefix = \"-x\""),
+            &["node_name_prefix = \"-x\""],
+        ),
+        (
+            GOOD.replace(
+                "node_name = \"{/kubernetes.io/node/name}\"",
+                &format!("node_name_prefix = \"{}\"", "x".repeat(63)),
+            ),
+            &["node_name_prefix", "1 to 62"],
+        ),
+        (
+            GOOD.replace("groups =", "subject = \"all\"\ngroups ="),
+            &["subject = \"all\"", "once = false"],
+        ),
         ("issuer = ".to_owned(), &["line 1"]),
     ];
     for (text, parts) in cases {
@@ -116,24 +142,71 @@ fn what_is_wrong_is_named_with_file_key_value_and_what_is_allowed() {
     }
 }
 
+fn names(loaded: &Loaded) -> Vec<&str> {
+    loaded.files.iter().map(IssuerFile::name).collect()
+}
+
 #[test]
-fn every_mistake_of_every_file_is_told_at_once() {
+fn every_mistake_of_every_file_is_told_and_the_good_ones_count() {
     let home = tempfile::tempdir().unwrap();
-    assert_eq!(load(&home.path().join("absent")), Ok(Vec::new()));
+    assert_eq!(load(&home.path().join("absent")), Loaded::default());
     let write = |name: &str, text: &str| std::fs::write(home.path().join(name), text).unwrap();
     write("b.toml", GOOD);
     write("a.toml", GOOD);
     write(".hidden.toml", "no");
     write("notes.txt", "no");
-    let names: Vec<String> =
-        load(home.path()).unwrap().iter().map(|file| file.name().to_owned()).collect();
-    assert_eq!(names, ["a", "b"]);
+    let loaded = load(home.path());
+    assert_eq!((names(&loaded), loaded.refused.len()), (vec!["a", "b"], 0));
     write("c.toml", &GOOD.replace("10.244.0.0/16", "x").replace("= 7", "= []"));
     write("bad name.toml", GOOD);
     std::fs::write(home.path().join("d.toml"), [0xff, 0xfe]).unwrap();
-    let found = load(home.path()).unwrap_err();
-    assert_eq!(found.0.len(), 4, "{found}");
-    for part in ["c.toml", "bad name", "d.toml", "UTF-8"] {
-        assert!(found.to_string().contains(part), "{part}: {found}");
+    let loaded = load(home.path());
+    assert_eq!(names(&loaded), ["a", "b"], "nobody is kept out by another file");
+    let refused: Vec<_> =
+        loaded.refused.iter().map(|(name, errors)| (name.as_str(), errors.0.len())).collect();
+    assert_eq!(refused, [("bad name", 1), ("c", 2), ("d", 1)]);
+    assert!(loaded.refused[2].1.to_string().contains("UTF-8"));
+    // One that went, or was broken, admits nobody any more.
+    std::fs::remove_file(home.path().join("a.toml")).unwrap();
+    write("b.toml", "isuer = 1");
+    let loaded = load(home.path());
+    assert!(loaded.files.is_empty());
+    assert_eq!(loaded.refused.len(), 4);
+}
+
+#[test]
+fn the_first_files_count_when_there_are_too_many() {
+    let home = tempfile::tempdir().unwrap();
+    for n in 0..=MOST {
+        std::fs::write(home.path().join(format!("i{n:03}.toml")), GOOD).unwrap();
     }
+    let loaded = load(home.path());
+    assert_eq!(loaded.files.len(), MOST);
+    assert!(loaded.refused[0].1.to_string().contains("more than 64"), "{:?}", loaded.refused);
+}
+
+#[test]
+fn a_file_that_others_can_write_admits_nobody() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = tempfile::tempdir().unwrap();
+    for (name, mode) in [("good", 0o644), ("group", 0o664), ("world", 0o646)] {
+        let path = home.path().join(format!("{name}.toml"));
+        std::fs::write(&path, GOOD).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let loaded = load(home.path());
+    assert_eq!(names(&loaded), ["good"]);
+    for ((name, errors), wanted) in loaded.refused.iter().zip(["group", "world"]) {
+        assert_eq!(name, wanted);
+        let told = errors.to_string();
+        assert!(told.contains("others than root may change it; chmod go-w"), "{told}");
+    }
+}
+
+#[test]
+fn the_hash_of_a_file_changes_with_it() {
+    let mut none = Vec::new();
+    let mut digest = |text: &str| read("idp.toml", "idp", text, &mut none).unwrap().digest;
+    assert_eq!(digest(GOOD), digest(GOOD));
+    assert_ne!(digest(GOOD), digest(&format!("{GOOD}# looser\n")));
 }

@@ -13,6 +13,7 @@ fn revocation(mesh: &TestMesh, signer: &Intermediate, name: &str) -> wire::Signe
         name: name.parse().unwrap(),
         revoked_at: NOW,
         not_after: NOW.plus(1_000_000),
+        subject: None,
     };
     signer.revoke(&mesh.mesh_id, &terms)
 }
@@ -233,6 +234,7 @@ fn one_signer_cannot_fill_the_set_for_the_others() {
             name: name.clone(),
             revoked_at: UnixTime(0),
             not_after: UnixTime(1),
+            subject: None,
         };
         by.revoke(&mesh.mesh_id, &terms)
     };

@@ -147,6 +147,7 @@ fn who_was_revoked_or_has_left_is_not_brought_back() {
         name: "us".parse().unwrap(),
         revoked_at: NOW,
         not_after: NOW.plus(400 * DAY),
+        subject: None,
     };
     us.revoke(&mesh.intermediate.revoke(&mesh.mesh_id, &revocation), now).unwrap();
     let result = us.take_certificate(&next, None, at);

@@ -64,6 +64,7 @@ pub(super) fn record(number: u8, prefixes: &[&str]) -> Record {
         grants: prefixes.iter().chain([&v4]).map(exact).collect(),
         mesh_ipv4: Some([100, 112, 0, number].into()),
         limits: Vec::new(),
+        subject: None,
         not_before: UnixTime(0),
         not_after: UnixTime(i64::MAX),
     };

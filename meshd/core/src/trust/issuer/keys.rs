@@ -82,9 +82,14 @@ impl KeySet {
     /// Verifies the signature of a document.
     pub(super) fn verify(&self, document: &Document) -> Result<(), Refusal> {
         if !self.has_key_of(document) {
+            let (name, algorithm) = (document.key_name.as_deref(), document.algorithm);
+            let named = name.map(|name| format!(" named {}", super::shown(name)));
+            let named = named.unwrap_or_default();
             return Err(Refusal::new(
                 Code::IdentityKeyUnknown,
-                "identity document: its issuer has published no key of that name and kind",
+                format!(
+                    "identity document: its issuer has published no key{named} for {algorithm:?}"
+                ),
             ));
         }
         let signed = self.fitting(document).any(|key| {
@@ -136,14 +141,15 @@ pub(super) struct Cache {
     asked_at: Option<UnixTime>,
     /// No answer came yet.
     pending: bool,
-    problem: Option<String>,
+    /// Why the last answer was none, and since when there is none.
+    problem: Option<(String, UnixTime)>,
 }
 
 impl Cache {
     /// Whether to wait for the issuer's answer before `document` is judged: there are no keys, they are old, or
     /// it is signed by one that is new. Not again within [`limits::IDENTITY_KEYS_ASK_SECONDS`]: whoever has a
     /// token could otherwise have the issuer asked for every document that he makes up.
-    pub(super) fn wants(&self, document: &Document, now: UnixTime) -> bool {
+    pub(super) fn wants(&self, document: &Document, fresh_seconds: i64, now: UnixTime) -> bool {
         let within = |at: UnixTime, seconds: i64| (0..seconds).contains(&now.since(at));
         let lately = self.asked_at.is_some_and(|at| within(at, limits::IDENTITY_KEYS_ASK_SECONDS));
         if lately && !self.pending {
@@ -151,9 +157,7 @@ impl Cache {
         }
         match &self.held {
             None => true,
-            Some((keys, at)) => {
-                !within(*at, limits::IDENTITY_KEYS_FRESH_SECONDS) || !keys.has_key_of(document)
-            }
+            Some((keys, at)) => !within(*at, fresh_seconds) || !keys.has_key_of(document),
         }
     }
 
@@ -169,8 +173,16 @@ impl Cache {
                 self.held = Some((keys, now));
                 self.problem = None;
             }
-            Err(why) => self.problem = Some(why),
+            Err(why) => {
+                let since = self.problem.take().map_or(now, |(_, since)| since);
+                self.problem = Some((why, since));
+            }
         }
+    }
+
+    /// Why the keys could not be had when they were asked for last, and since when that is so.
+    pub(super) fn problem(&self) -> Option<(&str, UnixTime)> {
+        self.problem.as_ref().map(|(why, since)| (why.as_str(), *since))
     }
 
     /// The keys to judge by. An issuer that cannot be asked for a day may have withdrawn them.
@@ -181,10 +193,10 @@ impl Cache {
         {
             return Ok(keys);
         }
-        let why = self.problem.as_deref().unwrap_or("they were not read yet");
+        // What exactly failed is about the signer's network and files: strangers are not told.
         Err(Refusal::new(
             Code::IdentityKeysUnavailable,
-            format!("the keys of the document's issuer are not available: {why}"),
+            "the signer cannot have the keys of the document's issuer",
         ))
     }
 }

@@ -74,6 +74,8 @@ pub struct IssuerTerms {
     pub algorithms: Vec<String>,
     /// How old a document may be, counted from its claim `iat`.
     pub max_age_seconds: i64,
+    /// Its keys are asked for again, when they are needed, once they are so old.
+    pub keys_fresh_seconds: i64,
     /// The first that fits decides.
     pub rules: Vec<Rule>,
 }
@@ -86,10 +88,21 @@ pub(super) struct Joiner<'a> {
     pub(super) name: &'a NodeName,
 }
 
+/// The times by which a document is judged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    /// This host's clock: whether a document has begun, and how old keys are.
+    pub(super) wall: UnixTime,
+    /// The later of that and the signers' time: whether a document has ended, or is too old.
+    pub(super) latest: UnixTime,
+}
+
 /// What a document admits to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Vouched {
     pub(super) voucher: Voucher,
+    /// What it is about, as its claims say.
+    pub(super) subject: String,
     /// The subject admits one node at a time.
     pub(super) once: bool,
     pub(super) prefixes: Vec<IpNet>,
@@ -104,7 +117,7 @@ pub struct Voucher {
     pub issuer: String,
     /// The rule that fitted.
     pub rule: String,
-    /// Of the issuer and what the document is about.
+    /// Of mesh, issuer and what the document is about.
     pub subject: [u8; 32],
     /// Of the issuer and the document's number.
     pub document: [u8; 32],
@@ -133,11 +146,20 @@ impl Issuers {
         self.0.get(name).map(|(terms, _)| terms)
     }
 
+    /// Whose keys could not be had when they were asked for last, why, and since when.
+    pub fn problems(&self) -> impl Iterator<Item = (&str, &str, UnixTime)> {
+        self.0.iter().filter_map(|(name, (_, cache))| {
+            let (why, since) = cache.problem()?;
+            Some((name.as_str(), why, since))
+        })
+    }
+
     /// True when the answer of `name` should be waited for before `document` is judged.
     pub(super) fn wants_keys(&self, name: &str, document: &[u8], now: UnixTime) -> bool {
         let Some((terms, cache)) = self.0.get(name) else { return false };
         Document::read(document).is_ok_and(|document| {
-            terms.check_issuer(&document).is_ok() && cache.wants(&document, now)
+            terms.check_issuer(&document).is_ok()
+                && cache.wants(&document, terms.keys_fresh_seconds, now)
         })
     }
 
@@ -161,7 +183,7 @@ impl Issuers {
         name: &str,
         document: &[u8],
         joiner: Joiner<'_>,
-        now: UnixTime,
+        now: Clock,
     ) -> Result<Vouched, EnrolRefusal> {
         let Some((terms, cache)) = self.0.get(name) else {
             return Err(EnrolRefusal::new(
@@ -170,13 +192,15 @@ impl Issuers {
                 "put its file back below issuers.d on the signer, or join with another token",
             ));
         };
+        let explain = |refusal| terms.explain(refusal);
         let document = Document::read(document).map_err(explain)?;
         terms.check_issuer(&document).map_err(explain)?;
         if !terms.takes(&document) {
-            let why = format!("identity document: {name} may not sign with its algorithm");
+            let why =
+                format!("identity document: {name} may not sign with {:?}", document.algorithm);
             return Err(explain(Refusal::new(Code::IdentityAlgorithm, why)));
         }
-        cache.usable(now).and_then(|keys| keys.verify(&document)).map_err(explain)?;
+        cache.usable(now.wall).and_then(|keys| keys.verify(&document)).map_err(explain)?;
         // From here on its issuer has said all of it.
         terms.check_dates(&document, now).map_err(explain)?;
         terms.check_audience(&document, joiner)?;
@@ -188,9 +212,10 @@ impl Issuers {
             voucher: Voucher {
                 issuer: terms.name.clone(),
                 rule: rule.name.clone(),
-                subject: subject_hash(&terms.issuer, &subject),
+                subject: subject_hash(joiner.mesh, &terms.issuer, &subject),
                 document: document.number(&terms.issuer),
             },
+            subject,
             once: rule.once,
             prefixes: rule.prefixes.clone(),
             allow: rule.allow.clone(),
@@ -205,14 +230,16 @@ impl IssuerTerms {
     }
 
     fn check_issuer(&self, document: &Document) -> Result<(), Refusal> {
-        if document.text("iss")? == self.issuer {
+        let found = document.text("iss")?;
+        if found == self.issuer {
             return Ok(());
         }
-        let why = format!("identity document: it is not from {}", self.issuer);
+        let (found, wanted) = (shown(found), &self.issuer);
+        let why = format!("identity document: it is from {found}, not from {wanted}");
         Err(Refusal::new(Code::IdentityIssuer, why))
     }
 
-    fn check_dates(&self, document: &Document, now: UnixTime) -> Result<(), Refusal> {
+    fn check_dates(&self, document: &Document, now: Clock) -> Result<(), Refusal> {
         const LEEWAY: i64 = limits::IDENTITY_LEEWAY_SECONDS;
         let refused =
             |code, why: String| Err(Refusal::new(code, format!("identity document: {why}")));
@@ -220,14 +247,15 @@ impl IssuerTerms {
         let ends = claim("exp")?.ok_or_else(|| malformed("it has no claim exp"))?;
         let made = claim("iat")?.ok_or_else(|| malformed("it has no claim iat"))?;
         let begins = claim("nbf")?.unwrap_or(made).max(made);
-        if now.since(ends) >= LEEWAY {
-            return refused(Code::IdentityExpired, format!("it ended {} s ago", now.since(ends)));
+        if now.latest.since(ends) >= LEEWAY {
+            let ago = now.latest.since(ends);
+            return refused(Code::IdentityExpired, format!("it ended {ago} s ago"));
         }
-        if begins.since(now) > LEEWAY {
-            let ahead = begins.since(now);
+        if begins.since(now.wall) > LEEWAY {
+            let ahead = begins.since(now.wall);
             return refused(Code::IdentityNotYetValid, format!("it begins in {ahead} s"));
         }
-        let age = now.since(made);
+        let age = now.latest.since(made);
         if age > self.max_age_seconds + LEEWAY {
             let most = self.max_age_seconds;
             return refused(
@@ -239,7 +267,7 @@ impl IssuerTerms {
     }
 
     fn check_audience(&self, document: &Document, joiner: Joiner<'_>) -> Result<(), EnrolRefusal> {
-        let found = document.audience().map_err(explain)?;
+        let found = document.audience().map_err(|refusal| self.explain(refusal))?;
         let (fits, wanted) = match &self.binding {
             Binding::Key => {
                 let wanted = audience(joiner.mesh, joiner.key);
@@ -253,10 +281,11 @@ impl IssuerTerms {
         }
         let others = found.len() > 1 && self.binding != Binding::Key;
         let why = match &self.binding {
-            _ if others => "identity document: it is for others too",
-            Binding::Key => "identity document: its audience is not this mesh and this host's key",
-            Binding::FirstUse { .. } => "identity document: it is for another audience",
+            _ if others => "it is for others too:",
+            Binding::Key => "its audience is not this mesh and this host's key, but",
+            Binding::FirstUse { .. } => "it is for another audience,",
         };
+        let why = format!("identity document: {why} {}", shown(&found.join(", ")));
         Err(EnrolRefusal::new(
             Code::IdentityAudience,
             why,
@@ -277,30 +306,56 @@ impl IssuerTerms {
         let why = format!("no rule of {} admits this document: {}", self.name, missed.join(", "));
         Err(Refusal::new(Code::IdentityRule, why))
     }
+
+    /// What a joiner can do about a document that is not believed.
+    fn explain(&self, refusal: Refusal) -> EnrolRefusal {
+        let fix = match refusal.code {
+            Code::IdentityExpired => "get a new document and join with it at once",
+            Code::IdentityNotYetValid => "set the clock of the signer, or wait",
+            Code::IdentityKeysUnavailable => {
+                "try again in a minute; `meshctl status` on the signer says what is wrong with them"
+            }
+            Code::IdentityKeyUnknown => {
+                "try again in a minute; if the issuer has new keys, replace jwks_file on the signer"
+            }
+            Code::IdentitySignature => {
+                "get a document from the issuer that the token names; if it is from there, jwks_file or \
+                 jwks_url on the signer names the keys of another"
+            }
+            Code::IdentityRule => {
+                "have a rule for this document added on the signer, or use another"
+            }
+            Code::IdentityAlgorithm => {
+                let fix = format!(
+                    "have the issuer sign with {}, which is what {} may on the signer",
+                    self.algorithms.join(" or "),
+                    self.name
+                );
+                return EnrolRefusal { refusal, fix };
+            }
+            _ => "get a document from the issuer that the token names",
+        };
+        EnrolRefusal { refusal, fix: fix.into() }
+    }
 }
 
-fn subject_hash(issuer: &str, subject: &str) -> [u8; 32] {
+/// Text of a document, for an error: escaped, and no more than a line of it.
+fn shown(text: &str) -> String {
+    const MOST: usize = 100;
+    let mut shown: String = text.chars().take(MOST).flat_map(char::escape_default).collect();
+    if shown.len() > MOST || text.chars().nth(MOST).is_some() {
+        // What is escaped is ASCII.
+        shown.truncate(MOST - 1);
+        shown.push('…');
+    }
+    if shown.is_empty() { "nobody".to_owned() } else { shown }
+}
+
+fn subject_hash(mesh: &MeshId, issuer: &str, subject: &str) -> [u8; 32] {
     Sha256::new_with_prefix(b"meshd-identity-subject-v1\0")
+        .chain_update(mesh.0)
         .chain_update(Sha256::digest(issuer.as_bytes()))
         .chain_update(subject.as_bytes())
         .finalize()
         .into()
-}
-
-/// What a joiner can do about a document that is not believed.
-fn explain(refusal: Refusal) -> EnrolRefusal {
-    let fix = match refusal.code {
-        Code::IdentityExpired => "get a new document and join with it at once",
-        Code::IdentityNotYetValid => "set the clock of the signer, or wait",
-        Code::IdentityKeysUnavailable => {
-            "try again; on the signer, check that the issuer's jwks_url or jwks_file can be read"
-        }
-        Code::IdentityKeyUnknown => {
-            "try again in a minute; if the issuer has new keys, replace jwks_file on the signer"
-        }
-        Code::IdentityRule => "have a rule for this document added on the signer, or use another",
-        Code::IdentityAlgorithm => "have the issuer sign with RS256, PS256, ES256, ES384 or EdDSA",
-        _ => "get a document from the issuer that the token names",
-    };
-    EnrolRefusal { refusal, fix: fix.into() }
 }

@@ -116,6 +116,8 @@ impl Signer {
             Some(address) if held.is_free(address) => address,
             _ => grants::allocate(&self.pool, mesh, &admission.key, &held)?,
         };
+        let vouched = admission.voucher.map(|voucher| voucher.subject);
+        let subject = vouched.or_else(|| before.and_then(|before| before.subject));
         let enrolment_id = before.map_or_else(|| random(rng), |before| before.enrolment_id);
         let terms = NodeTerms {
             mesh: self.anchors.mesh().clone(),
@@ -127,6 +129,7 @@ impl Signer {
             grants,
             mesh_ipv4: Some(mesh_ipv4),
             limits: admission.asked.allow.to_vec(),
+            subject,
             not_before: validity.from,
             not_after: validity.to,
         };

@@ -98,7 +98,7 @@ impl Signer {
         let reply = self.reply(&admitted.certificate, &[], &[])?;
         entries.push(admitted.entry);
         let (name, key) = (request.name, request.identity);
-        Ok(Enrolled { reply, name, key, entries, renewal: false, voucher: None })
+        Ok(Enrolled { reply, name, key, entries, renewal: false, voucher: None, subject: None })
     }
 
     /// The next certificate for the key, name and rights of `certificate` (DER), which this mesh has issued: for a
@@ -148,7 +148,7 @@ impl Signer {
         let reply = self.reply(&admitted.certificate, &admitted.not_granted, &[])?;
         entries.push(admitted.entry);
         let (name, key) = (base.certificate.name.clone(), base.certificate.key);
-        Ok(Enrolled { reply, name, key, entries, renewal: true, voucher: None })
+        Ok(Enrolled { reply, name, key, entries, renewal: true, voucher: None, subject: None })
     }
 
     /// A retiring signer's certificates count only where they were held before.

@@ -8,33 +8,38 @@
 mod admission;
 mod issuing;
 mod renewals;
+mod state;
 mod tokens;
 mod vouching;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::{IpNet, Ipv4Net};
 use meshd_proto::{NodeKey, NodeName, wire};
 use prost::Message;
 use rand::CryptoRng;
-use thiserror::Error;
 
 pub(in crate::trust) use self::admission::Admission;
-use self::{admission::departing, tokens::Token};
+use self::{admission::departing, state::Holder, tokens::Token};
 pub use self::{
     issuing::IssueTerms,
+    state::SignerError,
     tokens::{TokenInfo, TokenParams, TokenState},
 };
 use super::{
     anchors::Anchors,
-    ca::{CaError, Intermediate},
+    ca::Intermediate,
     grants::{Asked, EnrolRefusal},
     issuer::{Issuers, Voucher},
-    ledger::{LedgerEntry, LedgerEvent},
+    ledger::LedgerEntry,
     record::{NodeCertificate, Record},
     renewal::open_renewal,
     request::{self, Request},
     revocation::RevocationTerms,
+    seal::SealKey,
     terms::TokenId,
 };
 use crate::{
@@ -42,28 +47,6 @@ use crate::{
     now::UnixTime,
     refusal::{Code, Refusal},
 };
-
-/// A signer that cannot work with what is stored. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum SignerError {
-    /// Certificate and key of the intermediate.
-    #[error(transparent)]
-    Ca(#[from] CaError),
-    /// An entry of the ledger.
-    #[error("entry {number} of the signer's ledger is not usable: {why}")]
-    Ledger {
-        /// Counted from 1.
-        number: usize,
-        /// Why.
-        why: Refusal,
-    },
-    /// A ledger without its first entry.
-    #[error("the signer's ledger does not say what addresses the mesh has")]
-    Unfounded,
-    /// Nobody would believe what it signs.
-    #[error("this signer's intermediate is not in the mesh's bundle; another signer must add it")]
-    NotInBundle,
-}
 
 /// What a signer's host knows of others.
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,6 +76,8 @@ pub struct Enrolled {
     pub renewal: bool,
     /// By which identity document, if by one.
     pub voucher: Option<Voucher>,
+    /// What that document is about, for the log: it is kept nowhere else.
+    pub subject: Option<String>,
 }
 
 /// A host that may admit others.
@@ -101,124 +86,33 @@ pub struct Signer {
     anchors: Anchors,
     intermediate: Intermediate,
     node: NodeKey,
+    /// Opens identity documents.
+    seal: SealKey,
     pool: Ipv4Net,
     tokens: BTreeMap<TokenId, Token>,
     holders: BTreeMap<NodeKey, Holder>,
     /// The key that each identity document has admitted.
     documents: BTreeMap<[u8; 32], NodeKey>,
-    /// The key that each subject of such documents was admitted with last.
-    subjects: BTreeMap<[u8; 32], NodeKey>,
-}
-
-/// The newest certificate of an identity.
-#[derive(Debug)]
-struct Holder {
-    token: Option<TokenId>,
-    certificate: Arc<NodeCertificate>,
-    not_granted: Vec<IpNet>,
-    /// From when on the certificate counts that it was admitted with, before all renewals.
-    since: UnixTime,
-    departed: bool,
+    /// The keys that each subject of such documents was admitted with.
+    subjects: BTreeMap<[u8; 32], BTreeSet<NodeKey>>,
 }
 
 impl Signer {
-    /// A signer from its stored parts: `node` is this host's identity, `ledger` all encoded entries in
-    /// order.
-    pub fn open<'a>(
-        anchors: Anchors,
-        intermediate: &[u8],
-        intermediate_seed: &[u8; 32],
-        node: NodeKey,
-        ledger: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Result<Self, SignerError> {
-        let intermediate = Intermediate::from_parts(intermediate, intermediate_seed)?;
-        if !anchors.has_intermediate(&intermediate.public()) {
-            return Err(SignerError::NotInBundle);
-        }
-        let mut entries = Vec::new();
-        for (index, bytes) in ledger.into_iter().enumerate() {
-            let entry = LedgerEntry::decode(bytes, anchors.mesh_id())
-                .map_err(|why| SignerError::Ledger { number: index + 1, why })?;
-            entries.push(entry);
-        }
-        let Some(LedgerEvent::Founded { ipv4_pool }) = entries.first().map(|entry| &entry.event)
-        else {
-            return Err(SignerError::Unfounded);
-        };
-        let mut signer = Self::found(anchors, intermediate, node, *ipv4_pool);
-        for entry in entries {
-            signer.apply(entry);
-        }
-        Ok(signer)
-    }
-
-    /// A signer that has admitted nobody.
-    pub(super) fn found(
-        anchors: Anchors,
-        intermediate: Intermediate,
-        node: NodeKey,
-        pool: Ipv4Net,
-    ) -> Self {
-        let (tokens, holders) = (BTreeMap::new(), BTreeMap::new());
-        let (documents, subjects) = (BTreeMap::new(), BTreeMap::new());
-        Self { anchors, intermediate, node, pool, tokens, holders, documents, subjects }
-    }
-
-    /// Takes an entry over that is on disk.
-    pub fn apply(&mut self, entry: LedgerEntry) {
-        match entry.event {
-            // Only the first counts; `open` has read it.
-            LedgerEvent::Founded { .. } => {}
-            LedgerEvent::TokenCreated { terms, grant } => {
-                let token = Token {
-                    payload: grant.payload,
-                    created_at: entry.time,
-                    used_by: BTreeMap::new(),
-                    revoked: false,
-                    terms: *terms,
-                };
-                self.tokens.entry(token.terms.id).or_insert(token);
-            }
-            LedgerEvent::Enrolled { token, certificate, not_granted, renewal, voucher } => {
-                if let Some(token) = token.and_then(|id| self.tokens.get_mut(&id)) {
-                    token.used_by.insert(certificate.key, certificate.name.clone());
-                }
-                let key = certificate.key;
-                if let Some(voucher) = voucher {
-                    self.documents.entry(voucher.document).or_insert(key);
-                    self.subjects.insert(voucher.subject, key);
-                }
-                let before = self.holders.get(&key).filter(|_| renewal);
-                let since = before.map_or(certificate.not_before, |before| before.since);
-                let holder = Holder { token, certificate, not_granted, since, departed: false };
-                self.holders.insert(key, holder);
-            }
-            LedgerEvent::TokenRevoked { id } => {
-                if let Some(token) = self.tokens.get_mut(&id) {
-                    token.revoked = true;
-                }
-            }
-            LedgerEvent::Departed { key } => {
-                if let Some(holder) = self.holders.get_mut(&key) {
-                    holder.departed = true;
-                }
-            }
-        }
-    }
-
-    /// Ends a membership. `certificate_end` is the end of the certificate that is known of it.
+    /// Ends a membership. `known` is the newest certificate that is known of it.
     #[must_use]
     pub fn revoke(
         &self,
         key: NodeKey,
         name: NodeName,
-        certificate_end: Option<UnixTime>,
+        known: Option<&NodeCertificate>,
         now: UnixTime,
     ) -> wire::SignedRevocation {
         // Another signer may renew it before it hears of this, or may have issued one that nobody has seen yet.
         let latest = now.plus(limits::ISSUED_SECONDS.end() + limits::DAY_SECONDS);
-        let not_after = certificate_end.map_or(latest, |end| end.max(latest));
-        let terms = RevocationTerms { key, name, revoked_at: now, not_after };
+        let known = known.or_else(|| self.holders.get(&key).map(|holder| &*holder.certificate));
+        let not_after = known.map_or(latest, |known| known.not_after.max(latest));
+        let subject = known.and_then(|known| known.subject);
+        let terms = RevocationTerms { key, name, revoked_at: now, not_after, subject };
         self.intermediate.revoke(self.anchors.mesh_id(), &terms)
     }
 
@@ -283,6 +177,7 @@ impl Signer {
         let members = known.members;
         let token = self.known_token(&request)?;
         let mut entries = self.departures(members, now);
+        self.check_not_departed(&request.identity, known, &entries)?;
         if let Some(holder) = self.admitted_before(&request, &entries)
             && now < holder.certificate.not_after
         {
@@ -291,11 +186,11 @@ impl Signer {
             let reply = self.reply(&certificate, &holder.not_granted, own)?;
             let name = certificate.name.clone();
             let key = certificate.key;
-            let (entries, voucher) = (Vec::new(), None);
-            return Ok(Enrolled { reply, name, key, entries, renewal: false, voucher });
+            let (entries, voucher, subject) = (Vec::new(), None, None);
+            return Ok(Enrolled { reply, name, key, entries, renewal: false, voucher, subject });
         }
         token.check_usable(&request, &self.anchors, now)?;
-        let vouched = self.vouch(&request, token, known.issuers, &entries, now)?;
+        let vouched = self.vouch(&request, token, known, &entries, now)?;
         let terms = &token.terms;
         let (groups, prefixes, allow) = match &vouched {
             Some(vouched) => (&vouched.groups, &vouched.prefixes, &vouched.allow),
@@ -314,8 +209,8 @@ impl Signer {
         let reply = self.reply(&admitted.certificate, &admitted.not_granted, own)?;
         entries.push(admitted.entry);
         let (name, key) = (request.name, request.identity);
-        let voucher = vouched.map(|vouched| vouched.voucher);
-        Ok(Enrolled { reply, name, key, entries, renewal: false, voucher })
+        let (voucher, subject) = vouched.map(|vouched| (vouched.voucher, vouched.subject)).unzip();
+        Ok(Enrolled { reply, name, key, entries, renewal: false, voucher, subject })
     }
 
     fn check_fresh(
@@ -350,6 +245,28 @@ impl Signer {
                     format!("this signer does not know the token {}", request.terms.id),
                 ))
             })
+    }
+
+    /// A leave is final. Whoever forwarded the request that let an identity in could play it again after it left;
+    /// the host itself makes a new identity when it joins the next time.
+    fn check_not_departed(
+        &self,
+        key: &NodeKey,
+        known: Known<'_>,
+        departures: &[LedgerEntry],
+    ) -> Result<(), EnrolRefusal> {
+        let noted = self.holders.get(key).is_some_and(|holder| holder.departed)
+            || departing(departures).any(|gone| gone == *key);
+        let mut records = known.members.iter().chain(known.barred);
+        if !noted && !records.any(|record| record.left && record.key == *key) {
+            return Ok(());
+        }
+        Err(EnrolRefusal::new(
+            Code::Revoked,
+            "this identity has left the mesh, and does not come back",
+            "on the joining host, stop meshd, remove keys/ and pki/ below its state directory, start meshd and join \
+             again: it makes a new identity",
+        ))
     }
 
     /// The same identity with the same token: it lost the reply, and gets it again.

@@ -79,6 +79,7 @@ impl Signer {
                 entries: Vec::new(),
                 renewal: true,
                 voucher: None,
+                subject: None,
             });
         }
         let admitted = self.admit(&admission, &entries, members, now, rng)?;
@@ -91,6 +92,7 @@ impl Signer {
             entries,
             renewal: true,
             voucher: None,
+            subject: None,
         })
     }
 

@@ -8,7 +8,7 @@ use meshd_proto::{NodeKey, NodeName, wire};
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
-use super::Signer;
+use super::{Signer, admission::departing};
 use crate::{
     limits,
     now::UnixTime,
@@ -56,6 +56,8 @@ pub struct TokenInfo {
     pub created_at: UnixTime,
     /// Who was admitted with it.
     pub used_by: Vec<(NodeKey, NodeName)>,
+    /// How many of its uses are taken.
+    pub used: usize,
     /// Whether it still admits anybody.
     pub state: TokenState,
 }
@@ -92,6 +94,8 @@ pub(super) struct Token {
     pub(super) payload: bytes::Bytes,
     pub(super) created_at: UnixTime,
     pub(super) used_by: BTreeMap<NodeKey, NodeName>,
+    /// Of a token that admits by documents: whom they were about, and with which keys each has not left.
+    pub(super) subjects: BTreeMap<[u8; 32], BTreeSet<NodeKey>>,
     pub(super) revoked: bool,
 }
 
@@ -102,6 +106,7 @@ impl Signer {
             terms: token.terms.clone(),
             created_at: token.created_at,
             used_by: token.used_by.iter().map(|(key, name)| (*key, name.clone())).collect(),
+            used: token.used(&[]),
             state: token.state(&self.anchors, now),
         })
     }
@@ -132,7 +137,7 @@ impl Signer {
             groups: params.groups,
             identity: params.issuer.as_ref().map(|issuer| IdentityTerms {
                 issuer: issuer.name.clone(),
-                seal_key: self.seal_key().public(),
+                seal_key: self.seal.public(),
                 audience: match &issuer.binding {
                     Binding::Key => None,
                     Binding::FirstUse { audience } => Some(audience.clone()),
@@ -226,13 +231,48 @@ impl Token {
     fn state(&self, anchors: &Anchors, now: UnixTime) -> TokenState {
         if self.is_revoked(anchors) {
             TokenState::Revoked
-        } else if self.used_by.len() >= self.terms.uses as usize {
+        } else if self.used(&[]) >= self.terms.uses as usize {
             TokenState::Used
         } else if now > self.terms.expires_at {
             TokenState::Expired
         } else {
             TokenState::Usable
         }
+    }
+
+    /// Uses that are taken: each identity is one. Where documents admit, each subject is one, however often its
+    /// machine leaves and comes back, so that it cannot use up a token that is for many; and each node more that a
+    /// subject has at a time.
+    fn used(&self, departures: &[LedgerEntry]) -> usize {
+        if self.terms.identity.is_none() {
+            return self.used_by.len();
+        }
+        self.subjects.values().map(|keys| staying(keys, departures).max(1)).sum()
+    }
+
+    /// Whether one more of this subject may come.
+    pub(super) fn check_subject_room(
+        &self,
+        subject: &[u8; 32],
+        key: &NodeKey,
+        departures: &[LedgerEntry],
+    ) -> Result<(), EnrolRefusal> {
+        let more = match self.subjects.get(subject) {
+            Some(keys) if keys.contains(key) => return Ok(()),
+            Some(keys) if staying(keys, departures) == 0 => 0,
+            _ => 1,
+        };
+        self.check_room(self.used(departures) + more)
+    }
+
+    fn check_room(&self, wanted: usize) -> Result<(), EnrolRefusal> {
+        if wanted <= self.terms.uses as usize {
+            return Ok(());
+        }
+        Err(super::explain(Refusal::new(
+            Code::TokenUsed,
+            format!("the token {} has admitted {} already", self.terms.id, self.terms.uses),
+        )))
     }
 
     pub(super) fn check_usable(
@@ -254,12 +294,10 @@ impl Token {
                 format!("the token {} expired {ago} s ago", self.terms.id),
             )));
         }
+        // Of the others the document says whether it takes a use.
         let counted = self.used_by.contains_key(&request.identity);
-        if !counted && self.used_by.len() >= self.terms.uses as usize {
-            return Err(super::explain(Refusal::new(
-                Code::TokenUsed,
-                format!("the token {} has admitted {} already", self.terms.id, self.used_by.len()),
-            )));
+        if self.terms.identity.is_none() && !counted {
+            self.check_room(self.used(&[]) + 1)?;
         }
         match &self.terms.node_name {
             Some(only) if *only != request.name => Err(EnrolRefusal::new(
@@ -270,6 +308,11 @@ impl Token {
             _ => Ok(()),
         }
     }
+}
+
+/// How many of these have not left.
+fn staying(keys: &BTreeSet<NodeKey>, departures: &[LedgerEntry]) -> usize {
+    keys.iter().filter(|key| !departing(departures).any(|gone| gone == **key)).count()
 }
 
 fn sorted(prefixes: &[IpNet]) -> Vec<IpNet> {

@@ -82,6 +82,7 @@ fn a_mesh_address_outside_the_grants_is_refused() {
         grants: Vec::new(),
         mesh_ipv4: Some(address),
         limits: Vec::new(),
+        subject: None,
     };
     let refusal = crate::trust::extension::Grants::decode(&grants.encode()).unwrap_err();
     assert_eq!(refusal.code, Code::Malformed);

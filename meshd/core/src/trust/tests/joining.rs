@@ -193,6 +193,7 @@ fn what_other_signers_gave_out_is_seen_in_the_directory() {
         }],
         mesh_ipv4: None,
         limits: Vec::new(),
+        subject: None,
         not_before: NOW.plus(-60),
         not_after: NOW.plus(60),
     };
@@ -331,7 +332,7 @@ fn a_ledger_that_lacks_its_beginning_or_comes_from_the_future_is_not_used() {
             world.init.anchors.clone(),
             world.init.intermediate.der(),
             &world.init.intermediate.seed(),
-            world.init.certificate.key,
+            &TestMesh::key("signer"),
             disk.iter().copied(),
         )
         .map(|_| ())

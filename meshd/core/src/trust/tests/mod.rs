@@ -1,5 +1,6 @@
 //! Tests across the modules of `trust`.
 
+mod again;
 mod certificates;
 mod description;
 mod joining;
@@ -7,6 +8,7 @@ mod offline;
 mod records;
 mod refused;
 mod renewal;
+mod scene;
 mod succession;
 mod tokens;
 mod vouching;

@@ -107,7 +107,7 @@ fn any_signer_renews_what_another_has_issued() {
         anchors.clone(),
         other.der(),
         &other.seed(),
-        TestMesh::key("second").public(),
+        &TestMesh::key("second"),
         ledger.iter().map(Vec::as_slice),
     )
     .unwrap();

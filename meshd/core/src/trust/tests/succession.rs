@@ -179,6 +179,7 @@ fn what_was_revoked_stays_revoked_under_the_next_root() {
         name: "bad".parse().unwrap(),
         revoked_at: NOW,
         not_after: bad.certificate.not_after,
+        subject: None,
     };
     anchors.revoke(&mesh.root.revoke(&mesh.mesh_id, &terms)).unwrap();
     let second = next_root(&mesh, 50);

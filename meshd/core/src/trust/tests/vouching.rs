@@ -6,83 +6,24 @@ use meshd_proto::wire;
 use prost::Message;
 use serde_json::json;
 
-use super::world::{World, accept, open_token};
+use super::{
+    scene::{Scene, rotate},
+    world::{World, accept, open_token},
+};
 use crate::{
     now::UnixTime,
     refusal::Code,
     trust::{
-        EnrolRefusal, Enrolled, IdentityKey, JoinToken, NodeIdentity, Signer, TokenParams,
-        TokenState, build_identity_request, build_renewal, decider,
+        JoinToken, NodeIdentity, Signer, TokenParams, build_identity_request, build_renewal,
+        decider,
         fixture::{NOW, TestMesh},
         issuer::{
-            Binding, IssuerTerms, Issuers, Template,
-            tests::fake::{Fake, claims, first_use, terms},
+            Binding, Issuers, Template,
+            tests::fake::{claims, terms},
         },
         signing::{self, Kind},
     },
 };
-
-struct Scene {
-    world: World,
-    fake: Fake,
-    token: JoinToken,
-}
-
-impl Scene {
-    fn new(change: impl FnOnce(&mut IssuerTerms)) -> Self {
-        Self::bound(Binding::Key, change)
-    }
-
-    fn first_use(change: impl FnOnce(&mut IssuerTerms)) -> Self {
-        let mesh = *World::new().init.anchors.mesh_id();
-        Self::bound(first_use(&mesh), change)
-    }
-
-    fn bound(binding: Binding, change: impl FnOnce(&mut IssuerTerms)) -> Self {
-        let mut world = World::new();
-        let mut terms = terms(binding);
-        change(&mut terms);
-        let params = TokenParams { issuer: Some(terms.clone()), allow: Vec::new(), ..open_token() };
-        let token = world.token(params);
-        let fake = Fake::new();
-        world.issuers = Some(fake.issuers(terms));
-        Self { world, fake, token }
-    }
-
-    /// A document for the host `name`: of its key, or of none.
-    fn document(&self, name: &str) -> String {
-        let mut claims = claims(self.token.mesh_id(), &TestMesh::key(name).public(), name);
-        if let Some(audience) = &self.token.terms().identity.as_ref().unwrap().audience {
-            claims["aud"] = json!(audience);
-        }
-        self.fake.sign(&claims)
-    }
-
-    fn request(&self, key: &IdentityKey, name: &str, document: &str) -> wire::EnrolRequest {
-        let wanted = ["10.129.0.0/24".parse().unwrap()];
-        let name = name.parse().unwrap();
-        let document = document.as_bytes();
-        build_identity_request(&self.token, key, &name, &wanted, document, [9; 16], NOW).unwrap()
-    }
-
-    fn join_as(&mut self, key: &str, name: &str, document: &str) -> Result<Enrolled, EnrolRefusal> {
-        let request = self.request(&TestMesh::key(key), name, document);
-        let enrolled = self.world.decide(&request, NOW)?;
-        self.world.persist(enrolled.entries.clone());
-        Ok(enrolled)
-    }
-
-    fn join(&mut self, name: &str) -> Result<Enrolled, EnrolRefusal> {
-        let document = self.document(name);
-        self.join_as(name, name, &document)
-    }
-
-    fn refused(&mut self, key: &str, name: &str, document: &str, code: Code) -> EnrolRefusal {
-        let refused = self.join_as(key, name, document).unwrap_err();
-        assert_eq!(refused.refusal.code, code, "{refused}");
-        refused
-    }
-}
 
 #[test]
 fn a_document_admits_to_what_its_rule_says() {
@@ -152,39 +93,6 @@ fn a_refused_document_is_not_used_up() {
     scene.refused("a", "b", &document, Code::IdentityName);
     scene.refused("thief", "b", &document, Code::IdentityName);
     scene.join_as("a", "a", &document).map(drop).unwrap();
-}
-
-#[test]
-fn a_subject_admits_one_node_at_a_time_and_none_after_a_revocation() {
-    let mut scene = Scene::new(|terms| {
-        terms.rules[0].naming = crate::trust::issuer::Naming::Prefix(String::new());
-        terms.rules[0].subject = Template::parse("{/kubernetes.io/namespace}").unwrap();
-    });
-    scene.join("a").map(drop).unwrap();
-    let document = scene.document("b");
-    let told = scene.refused("b", "b", &document, Code::IdentityUsed).to_string();
-    assert!(told.contains("a member already, a"), "{told}");
-    scene.world.restart();
-    scene.refused("b", "b", &document, Code::IdentityUsed);
-    // Its node has left: another may come.
-    let key = TestMesh::key("a").public();
-    let event = crate::trust::LedgerEvent::Departed { key };
-    scene.world.persist(vec![crate::trust::LedgerEntry { time: NOW, event }]);
-    scene.join_as("b", "b", &document).map(drop).unwrap();
-    // That one was stolen: what it can still get documents for is worth nothing.
-    let b = TestMesh::key("b").public();
-    let revocation = scene.world.signer.revoke(b, "b".parse().unwrap(), None, NOW);
-    let mut anchors = scene.world.init.anchors.clone();
-    anchors.revoke(&revocation).unwrap();
-    scene.world.signer.set_anchors(anchors);
-    let document = scene.document("c");
-    let told = scene.refused("c", "c", &document, Code::IdentityUsed).to_string();
-    assert!(told.contains("which was revoked"), "{told}");
-    assert_eq!(
-        scene.world.signer.tokens(NOW).next().unwrap().state,
-        TokenState::Usable,
-        "others still come by the token"
-    );
 }
 
 #[test]
@@ -369,4 +277,28 @@ fn such_a_token_grants_nothing_itself() {
         assert_eq!(refused.refusal.code, Code::BadTerms);
         assert!(refused.fix.contains("rules"), "{refused}");
     }
+}
+
+#[test]
+fn a_token_that_admits_by_documents_outlives_a_rollover_of_the_root() {
+    let mut scene = Scene::new(|_| {});
+    rotate(&mut scene.world);
+    let enrolled = scene.join("a").unwrap();
+    let accepted = accept(&enrolled.reply, &scene.token, "a").unwrap();
+    assert_ne!(accepted.anchors.root_key(), scene.world.init.anchors.root_key());
+    let key = accepted.anchors.issuer_key(&accepted.certificate);
+    assert_eq!(key, Some(scene.world.signer.public()));
+}
+
+#[test]
+fn a_token_that_this_signer_cannot_open_documents_for_says_so() {
+    let mut scene = Scene::new(|_| {});
+    let (init, disk) = (&scene.world.init, scene.world.disk.iter().map(Vec::as_slice));
+    let (der, seed) = (init.intermediate.der(), init.intermediate.seed());
+    let other = TestMesh::key("another identity");
+    scene.world.signer = Signer::open(init.anchors.clone(), der, &seed, &other, disk).unwrap();
+    let document = scene.document("a");
+    let told = scene.refused("a", "a", &document, Code::TokenUnknown).to_string();
+    assert!(told.contains("key for this token is gone"), "{told}");
+    assert!(told.contains("`meshctl token create --identity idp`"), "{told}");
 }

@@ -135,12 +135,12 @@ pub(super) fn accept(
     accept_reply(reply, token, &TestMesh::key(name).public(), &asked)
 }
 
-fn open(init: &MeshInit, disk: &[Vec<u8>]) -> Signer {
+pub(super) fn open(init: &MeshInit, disk: &[Vec<u8>]) -> Signer {
     Signer::open(
         init.anchors.clone(),
         init.intermediate.der(),
         &init.intermediate.seed(),
-        init.certificate.key,
+        &TestMesh::key(init.certificate.name.as_str()),
         disk.iter().map(Vec::as_slice),
     )
     .unwrap()

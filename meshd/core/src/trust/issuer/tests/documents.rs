@@ -12,15 +12,15 @@ use crate::{
         fixture::{NOW, TestMesh},
         grants::EnrolRefusal,
         issuer::{
-            ALGORITHMS, Binding, Document, IssuerTerms, Joiner, KeySet, Naming, Pointer, Template,
-            Vouched, Wanted, mesh_audience,
+            ALGORITHMS, Binding, Clock, Document, IssuerTerms, Joiner, KeySet, Naming, Pointer,
+            Template, Vouched, Wanted, mesh_audience,
         },
     },
 };
 
-const MESH: MeshId = MeshId([7; 16]);
+pub(super) const MESH: MeshId = MeshId([7; 16]);
 
-fn judge_as(
+pub(super) fn judge_as(
     fake: &Fake,
     terms: IssuerTerms,
     document: &str,
@@ -29,26 +29,27 @@ fn judge_as(
     let key = TestMesh::key("a").public();
     let name = name.parse().unwrap();
     let joiner = Joiner { mesh: &MESH, key: &key, name: &name };
-    fake.issuers(terms).judge("idp", document.as_bytes(), joiner, NOW)
+    let now = Clock { wall: NOW, latest: NOW };
+    fake.issuers(terms).judge("idp", document.as_bytes(), joiner, now)
 }
 
-fn judge(fake: &Fake, document: &str) -> Result<Vouched, EnrolRefusal> {
+pub(super) fn judge(fake: &Fake, document: &str) -> Result<Vouched, EnrolRefusal> {
     judge_as(fake, terms(Binding::Key), document, "a")
 }
 
-fn refused(fake: &Fake, document: &str, code: Code) -> EnrolRefusal {
+pub(super) fn refused(fake: &Fake, document: &str, code: Code) -> EnrolRefusal {
     let refused = judge(fake, document).unwrap_err();
     assert_eq!(refused.refusal.code, code, "{refused}");
     assert!(!refused.fix.is_empty());
     refused
 }
 
-fn of_a() -> Value {
+pub(super) fn of_a() -> Value {
     claims(&MESH, &TestMesh::key("a").public(), "a")
 }
 
 /// The claims of a good document with some changed; `null` takes one out.
-fn with(changes: Value) -> Value {
+pub(super) fn with(changes: Value) -> Value {
     let mut all = of_a();
     let Value::Object(changes) = changes else { panic!("no object") };
     for (name, value) in changes {
@@ -308,6 +309,11 @@ fn numbers_and_subjects_tell_documents_and_machines_apart() {
     assert_ne!(first.document, later.document);
     assert_eq!(first.subject, later.subject);
     assert_ne!(first.subject, voucher(&with(json!({ "sub": "machine:b" }))).subject);
+    let elsewhere = super::super::subject_hash(&MeshId([8; 16]), ISSUER, "machine:a");
+    assert_ne!(
+        first.subject, elsewhere,
+        "nobody tells from hashes that two meshes have one machine"
+    );
     let unnumbered = with(json!({ "jti": null }));
     assert_eq!(voucher(&unnumbered).document, voucher(&unnumbered).document);
     let another = with(json!({ "jti": null, "more": 1 }));

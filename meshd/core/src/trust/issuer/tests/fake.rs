@@ -143,6 +143,7 @@ pub(in crate::trust) fn terms(binding: Binding) -> IssuerTerms {
         binding,
         algorithms: ALGORITHMS.map(str::to_owned).to_vec(),
         max_age_seconds: 3600,
+        keys_fresh_seconds: crate::limits::IDENTITY_KEYS_FRESH_SECONDS,
         rules: vec![rule()],
     }
 }

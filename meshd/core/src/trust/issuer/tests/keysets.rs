@@ -8,8 +8,9 @@ use crate::{
     now::UnixTime,
     refusal::Code,
     trust::{
+        EnrolRefusal,
         fixture::{NOW, TestMesh},
-        issuer::{Binding, Issuers, Joiner, KeySet},
+        issuer::{Binding, Clock, IssuerTerms, Issuers, Joiner, KeySet},
     },
 };
 
@@ -82,11 +83,19 @@ impl Asked {
     }
 
     fn judge(&self, now: UnixTime) -> Result<(), Code> {
+        self.judged(now).map_err(|refused| refused.refusal.code)
+    }
+
+    fn refused(&self, now: UnixTime) -> EnrolRefusal {
+        self.judged(now).unwrap_err()
+    }
+
+    fn judged(&self, now: UnixTime) -> Result<(), EnrolRefusal> {
         let (key, name) = (TestMesh::key("a").public(), "a".parse().unwrap());
         let mesh = TestMesh::new(7).mesh_id;
         let joiner = Joiner { mesh: &mesh, key: &key, name: &name };
-        let judged = self.issuers.judge("idp", self.document.as_bytes(), joiner, now);
-        judged.map(drop).map_err(|refused| refused.refusal.code)
+        let now = Clock { wall: now, latest: now };
+        self.issuers.judge("idp", self.document.as_bytes(), joiner, now).map(drop)
     }
 }
 
@@ -119,6 +128,34 @@ fn keys_are_asked_for_when_they_are_needed_and_not_more_often() {
 fn claims_text() -> String {
     let mesh = TestMesh::new(7).mesh_id;
     claims(&mesh, &TestMesh::key("a").public(), "a").to_string()
+}
+
+#[test]
+fn keys_of_a_file_are_read_again_soon() {
+    let mut world = Asked::new();
+    let fresh = limits::IDENTITY_KEYS_FILE_FRESH_SECONDS;
+    let of_file = IssuerTerms { keys_fresh_seconds: fresh, ..terms(Binding::Key) };
+    world.issuers = Issuers::new([of_file]);
+    world.issuers.asked("idp", NOW);
+    world.issuers.take_keys("idp", Ok(world.fake.keys()), NOW);
+    assert!(!world.wants(NOW.plus(fresh - 1)) && world.wants(NOW.plus(fresh)));
+}
+
+#[test]
+fn why_keys_are_not_to_be_had_is_for_the_signer_and_not_for_strangers() {
+    let mut world = Asked::new();
+    assert_eq!(world.issuers.problems().count(), 0);
+    for (after, why) in [(0, "10.0.0.7: certificate expired"), (60, "10.0.0.7: no answer")] {
+        world.issuers.take_keys("idp", Err(why.into()), NOW.plus(after));
+        let problems: Vec<_> = world.issuers.problems().collect();
+        assert_eq!(problems, [("idp", why, NOW)], "since the first time");
+    }
+    let refused = world.refused(NOW);
+    assert_eq!(refused.refusal.code, Code::IdentityKeysUnavailable);
+    assert!(!refused.to_string().contains("10.0.0.7"), "{refused}");
+    assert!(refused.fix.contains("`meshctl status` on the signer"), "{refused}");
+    world.issuers.take_keys("idp", Ok(world.fake.keys()), NOW);
+    assert_eq!(world.issuers.problems().count(), 0);
 }
 
 #[test]

@@ -3,3 +3,4 @@
 mod documents;
 pub(in crate::trust) mod fake;
 mod keysets;
+mod told;
