@@ -77,6 +77,8 @@ pub(crate) enum Verb {
     Peers(Peers),
     /// Probe a peer through the tunnel: path, round trip, MTU
     Ping(Ping),
+    /// How large a packet the path to each peer carries, and how that is known
+    Mtu,
     /// What happened since the daemon's start: who did what to whom, and why
     Events(Events),
     /// Leave the mesh and remove everything meshd made on this host

@@ -48,6 +48,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Status(arguments) => commands::status::run(&socket, output, arguments).await,
         Verb::Peers(verb) => commands::peers::run(&socket, output, verb).await,
         Verb::Ping(arguments) => commands::ping::run(&socket, output, arguments).await,
+        Verb::Mtu => commands::mtu::run(&socket, output).await,
         Verb::Events(arguments) => commands::events::run(&socket, output, arguments).await,
         Verb::Completion { shell } => {
             let mut script = Vec::new();

@@ -13,7 +13,7 @@ use serde::Serialize;
 pub(crate) use self::{
     authority::RootsView,
     nodes::{NodeView, RevokedSignerView, RevokedView, SignerView},
-    peers::{PeerDetailView, PeerView},
+    peers::{MtuView, PeerDetailView, PeerView},
     tokens::{AudienceView, NewTokenView, TokenView},
 };
 

@@ -1,11 +1,12 @@
-//! Echo inside the tunnel: `meshctl ping`, and the poke that starts a new pair's first handshake.
+//! Echo inside the tunnel: `meshctl ping`, the poke that starts a new pair's first handshake, and probes of a size.
 //!
-//! One UDP socket on this node's ULA, which only the tunnel carries. It answers members alone, with
-//! as many bytes as it was sent, so that nobody gains by forging a source. One task reads it; it ends
-//! when the [`Prober`] is dropped.
+//! UDP sockets on this node's ULA, which only the tunnel carries. One answers members alone, with
+//! as many bytes as it was sent, so that nobody gains by forging a source; a probe of a size is answered by a short
+//! packet, so that it measures one direction. The other sends those probes whole, larger than the route's MTU.
+//! A task reads each; both end when the [`Prober`] is dropped.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     sync::{
@@ -15,8 +16,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use meshd_proto::NodeKey;
+use nix::sys::socket::{setsockopt, sockopt::Ipv6DontFrag};
+use rustix::net::sockopt::{Ipv6PathMtuDiscovery, set_ipv6_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::UdpSocket, sync::oneshot, task::JoinHandle};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 /// UDP port of the echo, on mesh addresses only.
 pub const PORT: u16 = 51_801;
@@ -26,11 +34,37 @@ pub const HEADER: usize = 9;
 pub const LARGEST: usize = 8_952;
 const REQUEST: u8 = 1;
 const REPLY: u8 = 2;
+/// Of any size, answered by [`MEASURED`] without filling.
+const MEASURE: u8 = 3;
+const MEASURED: u8 = 4;
+/// IPv6 and UDP headers.
+const HEADERS: u32 = 48;
+/// What WireGuard adds to a packet as it counts bytes (WireGuard, 5.4.6).
+const WIREGUARD: u64 = 32;
+/// A member that sends much is told of once in a while.
+const HEARD_EVERY: Duration = Duration::from_secs(1);
 /// Probes waiting for their answer.
 const PENDING: usize = 1_024;
 
-/// Mesh addresses that are answered.
-pub type Members = Arc<RwLock<BTreeSet<Ipv6Addr>>>;
+/// Mesh addresses that are answered, and whose they are.
+pub type Members = Arc<RwLock<BTreeMap<Ipv6Addr, NodeKey>>>;
+
+/// What came in from a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// The answer to [`Prober::measure`].
+    Answer {
+        /// Who answers.
+        from: NodeKey,
+        /// What it was given.
+        id: u64,
+    },
+    /// Something: the tunnel works.
+    Anything {
+        /// From whom.
+        from: NodeKey,
+    },
+}
 
 type Pending = Arc<Mutex<BTreeMap<u64, (Ipv6Addr, oneshot::Sender<Instant>)>>>;
 
@@ -39,28 +73,68 @@ pub struct Prober {
     socket: Arc<UdpSocket>,
     pending: Pending,
     nonce: AtomicU64,
-    reader: JoinHandle<()>,
+    /// Sends without asking the runtime, which learns late that a new socket is writable.
+    measuring: std::net::UdpSocket,
+    sent: Sent,
+    readers: [JoinHandle<()>; 2],
 }
+
+/// Bytes sent to each address by us, as WireGuard counts them.
+type Sent = Arc<Mutex<BTreeMap<Ipv6Addr, u64>>>;
 
 impl Drop for Prober {
     fn drop(&mut self) {
-        self.reader.abort();
+        self.readers.iter().for_each(JoinHandle::abort);
     }
 }
 
 impl Prober {
-    /// Opens the socket on `ula`, which need not be on a device yet, and starts to answer `members`.
-    pub fn start(ula: Ipv6Addr, members: Members) -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_only_v6(true)?;
-        socket.set_freebind_v6(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&SocketAddr::from((ula, PORT)).into())?;
-        let socket = Arc::new(UdpSocket::from_std(socket.into())?);
-        let pending = Pending::default();
-        let reader = tokio::spawn(read(socket.clone(), members, pending.clone()));
+    /// Opens the sockets on `ula`, which need not be on a device yet, and starts to answer `members`. What is heard
+    /// goes to `heard`; where that is full, it is lost.
+    pub fn start(ula: Ipv6Addr, members: Members, heard: mpsc::Sender<Heard>) -> io::Result<Self> {
+        let socket = Arc::new(UdpSocket::from_std(bound(ula, PORT)?.into())?);
+        let measuring = bound(ula, 0)?;
+        // Sizes above the route's MTU go out whole; what the device does not take is an error, and no fragments.
+        set_ipv6_mtu_discover(&measuring, Ipv6PathMtuDiscovery::PROBE)?;
+        setsockopt(&measuring, Ipv6DontFrag, &true)?;
+        let measuring = std::net::UdpSocket::from(measuring);
+        let answers = UdpSocket::from_std(measuring.try_clone()?)?;
+        let (pending, sent) = (Pending::default(), Sent::default());
+        let answering = Answering {
+            socket: socket.clone(),
+            members: members.clone(),
+            pending: pending.clone(),
+            heard: heard.clone(),
+            told: BTreeMap::new(),
+            sent: sent.clone(),
+        };
+        let readers =
+            [tokio::spawn(answering.read()), tokio::spawn(read_answers(answers, members, heard))];
         // Nonces need only differ within this process; a guessed one gains its sender nothing.
-        Ok(Self { socket, pending, nonce: AtomicU64::new(1), reader })
+        Ok(Self { socket, pending, nonce: AtomicU64::new(1), measuring, sent, readers })
+    }
+
+    /// Sends a packet of exactly `size` bytes, IPv6 header included, to `peer`. Its answer comes as [`Heard::Answer`].
+    pub fn measure(&self, peer: Ipv6Addr, id: u64, size: u32) {
+        let length = size.saturating_sub(HEADERS) as usize;
+        let mut packet = vec![0; length.max(HEADER)];
+        write_header(&mut packet, MEASURE, id);
+        match self.measuring.send_to(&packet, to(peer)) {
+            Ok(length) => count(&self.sent, peer, length),
+            // A size that the device does not take is one that is not carried.
+            Err(error) => tracing::debug!(%peer, size, %error, "probe not sent"),
+        }
+    }
+
+    /// Bytes that this sent to `peer` through the tunnel, as WireGuard counts them.
+    pub fn sent(&self, peer: &Ipv6Addr) -> u64 {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).get(peer).copied().unwrap_or(0)
+    }
+
+    /// Forgets what was sent to others than `peers`.
+    pub fn forget_but(&self, peers: impl Fn(&Ipv6Addr) -> bool) {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.retain(|address, _| peers(address));
     }
 
     /// Sends one packet to `peer`, so that WireGuard starts a handshake. Nothing waits for an answer.
@@ -105,45 +179,78 @@ impl Prober {
     }
 }
 
+fn bound(ula: Ipv6Addr, port: u16) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_only_v6(true)?;
+    socket.set_freebind_v6(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::from((ula, port)).into())?;
+    Ok(socket)
+}
+
 fn to(peer: Ipv6Addr) -> SocketAddr {
     SocketAddrV6::new(peer, PORT, 0, 0).into()
 }
 
 fn packet(kind: u8, nonce: u64, size: usize) -> Vec<u8> {
     let mut packet = vec![0; size.clamp(HEADER, LARGEST)];
-    packet[0] = kind;
-    packet[1..HEADER].copy_from_slice(&nonce.to_be_bytes());
+    write_header(&mut packet, kind, nonce);
     packet
 }
 
-async fn read(socket: Arc<UdpSocket>, members: Members, pending: Pending) {
-    let mut buffer = vec![0; LARGEST];
-    loop {
-        let (length, from) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
-            // ICMP errors of what was sent before come up here.
-            Err(error) => {
-                tracing::debug!(%error, "probe socket");
-                continue;
+fn write_header(packet: &mut [u8], kind: u8, nonce: u64) {
+    packet[0] = kind;
+    packet[1..HEADER].copy_from_slice(&nonce.to_be_bytes());
+}
+
+/// Kind and nonce.
+fn read_header(packet: &[u8]) -> Option<(u8, u64)> {
+    let (kind, rest) = packet.split_first()?;
+    Some((*kind, u64::from_be_bytes(*rest.first_chunk()?)))
+}
+
+/// A packet with `payload` bytes went to `peer`.
+fn count(sent: &Sent, peer: Ipv6Addr, payload: usize) {
+    let inside = payload as u64 + u64::from(HEADERS);
+    let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
+    *sent.entry(peer).or_default() += inside.next_multiple_of(16) + WIREGUARD;
+}
+
+/// The answering socket's reader.
+struct Answering {
+    socket: Arc<UdpSocket>,
+    members: Members,
+    pending: Pending,
+    heard: mpsc::Sender<Heard>,
+    /// When each member was last told of.
+    told: BTreeMap<NodeKey, Instant>,
+    sent: Sent,
+}
+
+impl Answering {
+    async fn read(mut self) {
+        let mut buffer = vec![0; usize::from(u16::MAX)];
+        loop {
+            match self.socket.recv_from(&mut buffer).await {
+                Ok((length, SocketAddr::V6(from))) => self.take(&buffer[..length], from),
+                Ok(_) => {}
+                // ICMP errors of what was sent before come up here.
+                Err(error) => tracing::debug!(%error, "probe socket"),
             }
-        };
-        let SocketAddr::V6(from) = from else { continue };
-        let known = members.read().unwrap_or_else(PoisonError::into_inner).contains(from.ip());
-        let Some(header) = buffer[..length].first_chunk::<HEADER>() else { continue };
-        if !known {
-            continue;
         }
-        let mut nonce = [0; 8];
-        nonce.copy_from_slice(&header[1..]);
-        let nonce = u64::from_be_bytes(nonce);
-        match header[0] {
-            REQUEST => {
-                let reply = packet(REPLY, nonce, length);
-                // A full send buffer drops the answer, as a network would.
-                let _ = socket.try_send_to(&reply, from.into());
-            }
+    }
+
+    fn take(&mut self, packet: &[u8], from: SocketAddrV6) {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(member) = members.get(from.ip()).copied() else { return };
+        drop(members);
+        let Some((kind, nonce)) = read_header(packet) else { return };
+        self.tell(member);
+        match kind {
+            REQUEST => self.reply(REPLY, nonce, packet.len(), from),
+            MEASURE => self.reply(MEASURED, nonce, HEADER, from),
             REPLY => {
-                let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
                 if pending.get(&nonce).is_some_and(|(peer, _)| peer == from.ip())
                     && let Some((_, answered)) = pending.remove(&nonce)
                 {
@@ -151,6 +258,43 @@ async fn read(socket: Arc<UdpSocket>, members: Members, pending: Pending) {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn reply(&self, kind: u8, nonce: u64, size: usize, to: SocketAddrV6) {
+        // A full send buffer drops the answer, as a network would.
+        if let Ok(length) = self.socket.try_send_to(&packet(kind, nonce, size), to.into()) {
+            count(&self.sent, *to.ip(), length);
+        }
+    }
+
+    fn tell(&mut self, from: NodeKey) {
+        let now = Instant::now();
+        let known = self.members.read().unwrap_or_else(PoisonError::into_inner).len();
+        if self.told.len() > known {
+            self.told.retain(|_, at| now.duration_since(*at) < HEARD_EVERY);
+        }
+        if self.told.get(&from).is_none_or(|at| now.duration_since(*at) >= HEARD_EVERY) {
+            self.told.insert(from, now);
+            let _ = self.heard.try_send(Heard::Anything { from });
+        }
+    }
+}
+
+async fn read_answers(socket: UdpSocket, members: Members, heard: mpsc::Sender<Heard>) {
+    let mut buffer = [0; HEADER];
+    loop {
+        let from = match socket.recv_from(&mut buffer).await {
+            Ok((HEADER, SocketAddr::V6(from))) if from.port() == PORT => from,
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::debug!(%error, "probe socket");
+                continue;
+            }
+        };
+        let member = members.read().unwrap_or_else(PoisonError::into_inner).get(from.ip()).copied();
+        if let (Some(from), Some((MEASURED, id))) = (member, read_header(&buffer)) {
+            let _ = heard.try_send(Heard::Answer { from, id });
         }
     }
 }
@@ -163,12 +307,19 @@ mod tests {
     async fn members_are_answered_and_others_are_not() {
         let own = Ipv6Addr::LOCALHOST;
         let members = Members::default();
-        let prober = Prober::start(own, members.clone()).unwrap();
+        let (heard, mut hears) = mpsc::channel(16);
+        let prober = Prober::start(own, members.clone(), heard).unwrap();
         let wait = Duration::from_millis(200);
         assert_eq!(prober.ping(own, 100, wait).await.unwrap(), None);
-        members.write().unwrap().insert(own);
+        let from = NodeKey([1; 32]);
+        members.write().unwrap().insert(own, from);
         let long = Duration::from_secs(5);
         assert!(prober.ping(own, 100, long).await.unwrap().is_some());
         assert!(prober.ping(own, 0, long).await.unwrap().is_some());
+        assert_eq!(hears.recv().await, Some(Heard::Anything { from }));
+        let before = prober.sent(&own);
+        prober.measure(own, 77, 9_000);
+        assert_eq!(hears.recv().await, Some(Heard::Answer { from, id: 77 }));
+        assert_eq!(prober.sent(&own) - before, 9_008 + 32 + 64 + 32, "the probe and its answer");
     }
 }

@@ -52,6 +52,7 @@ enum Command {
     Look,
     Renew(Vec<WgPublicKey>),
     LookNow(oneshot::Sender<Option<(Observed, Instant)>>),
+    Peek { scope: Scope, answer: Sender<Option<Observed>> },
     TearDown { scope: Scope, done: oneshot::Sender<Report> },
 }
 
@@ -105,6 +106,13 @@ impl Reconciler {
         let (answer, wait) = oneshot::channel();
         self.send(Command::LookNow(answer));
         wait
+    }
+
+    /// What the kernel holds before anything is planned. Blocks until the answer is there, at most `patience`.
+    pub fn peek(&self, scope: Scope, patience: Duration) -> Option<Observed> {
+        let (answer, wait) = channel();
+        self.send(Command::Peek { scope, answer });
+        wait.recv_timeout(patience).ok().flatten()
     }
 
     /// Removes everything of ours in `scope`, and stops keeping anything.
@@ -178,6 +186,10 @@ impl Worker {
                     Command::Look => self.look = true,
                     Command::Renew(peers) => self.renew.extend(peers),
                     Command::LookNow(answer) => asked.push(answer),
+                    Command::Peek { scope, answer } => {
+                        // Who asked may not wait any more.
+                        let _ = answer.send(self.dataplane.observe(&scope).ok());
+                    }
                     Command::TearDown { scope, done } => {
                         self.want = None;
                         tear_downs.push((scope, done));

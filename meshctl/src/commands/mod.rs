@@ -9,6 +9,7 @@ pub(crate) mod certificate;
 pub(crate) mod events;
 pub(crate) mod identity;
 pub(crate) mod membership;
+pub(crate) mod mtu;
 pub(crate) mod nodes;
 mod passphrase;
 pub(crate) mod peers;

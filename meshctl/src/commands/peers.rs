@@ -172,7 +172,7 @@ fn print(detail: &PeerDetailView, paint: Paint, to: &mut impl Write) -> io::Resu
     line("transfer", &format!("{received} received, {sent} sent"))?;
     line("allowed ips", &list(&detail.allowed_ips))?;
     if let Some(mtu) = peer.mtu {
-        line("mtu", &mtu.to_string())?;
+        line("mtu", &format!("{mtu}{}", known_how(detail)))?;
     }
     if let Some(rtt) = peer.rtt_ms {
         line("round trip", &round_trip(rtt))?;
@@ -192,4 +192,10 @@ fn print(detail: &PeerDetailView, paint: Paint, to: &mut impl Write) -> io::Resu
         line("certificate", &format!("until {date}"))?;
     }
     line("version", peer.version.as_deref().unwrap_or("unknown"))
+}
+
+fn known_how(detail: &PeerDetailView) -> String {
+    let state = detail.mtu_state.as_ref().map(|state| format!(", {state}"));
+    let since = detail.mtu_since.as_ref().map(|since| format!(" since {since}"));
+    format!("{}{}", state.unwrap_or_default(), since.unwrap_or_default())
 }

@@ -1,5 +1,7 @@
 //! `peers`.
 
+use std::net::SocketAddr;
+
 use meshd_proto::control as wire;
 use serde::Serialize;
 
@@ -41,6 +43,37 @@ pub(crate) struct PeerDetailView {
     pub(crate) record_version: u64,
     pub(crate) record_issued_at: Option<String>,
     pub(crate) certificate_not_after: Option<String>,
+    pub(crate) mtu_state: Option<String>,
+    pub(crate) mtu_since: Option<String>,
+}
+
+/// An element of `meshctl mtu`.
+#[derive(Debug, Serialize)]
+pub(crate) struct MtuView {
+    pub(crate) name: String,
+    pub(crate) underlay: Option<String>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) state: Option<String>,
+    pub(crate) since: Option<String>,
+}
+
+impl From<&wire::Peer> for MtuView {
+    fn from(peer: &wire::Peer) -> Self {
+        let endpoint = optional(peer.endpoint.as_ref());
+        let parsed = endpoint.as_ref().and_then(|endpoint| endpoint.parse::<SocketAddr>().ok());
+        let family = |endpoint: SocketAddr| {
+            if endpoint.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" }.to_owned()
+        };
+        Self {
+            name: safe(&peer.name),
+            underlay: parsed.map(family),
+            endpoint,
+            mtu: peer.mtu,
+            state: optional(peer.mtu_state.as_ref()),
+            since: optional(peer.mtu_since.as_ref()),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -64,6 +97,8 @@ impl From<wire::Peer> for PeerDetailView {
             record_version: peer.record_version,
             record_issued_at: optional(peer.record_issued_at.as_ref()),
             certificate_not_after: optional(peer.certificate_not_after.as_ref()),
+            mtu_state: optional(peer.mtu_state.as_ref()),
+            mtu_since: optional(peer.mtu_since.as_ref()),
             peer: PeerView {
                 name: safe(&peer.name),
                 id: safe(&peer.id),

@@ -10,6 +10,7 @@
 //! | [`node`] | what to tell whom and when: SWIM, dissemination, anti-entropy |
 //! | [`event`] | what is worth a line in the log, and how often |
 //! | [`plan`] | what the kernel should hold, and the changes that lead there |
+//! | [`path_mtu`] | how large a packet each peer's path carries, and what to probe for it |
 
 pub mod address;
 pub mod directory;
@@ -17,6 +18,7 @@ pub mod event;
 pub mod limits;
 pub mod node;
 pub mod now;
+pub mod path_mtu;
 pub mod plan;
 pub mod refusal;
 pub mod trust;

@@ -85,6 +85,7 @@ impl Daemon {
                     && let Some((observed, at)) = observed
                 {
                     running.see(observed, at);
+                    self.watch_paths();
                 }
                 self.answer_peers(*request);
             }

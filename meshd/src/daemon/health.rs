@@ -21,7 +21,7 @@ pub(super) fn notice(code: &str, message: &str, fix: &str) -> HealthLine {
     line(code, "warning", message, fix)
 }
 
-fn line(
+pub(super) fn line(
     code: &str,
     severity: &str,
     message: impl Into<String>,
@@ -158,6 +158,7 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             "check the disk of the state directory; until then a restart may not know every member",
         ));
     }
+    lines.extend(super::measuring::small_paths(running));
     if running.node.is_revoked() {
         lines.push(line(
             "revoked",

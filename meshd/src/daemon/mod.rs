@@ -10,6 +10,7 @@
 //! | control server, metrics | 64 calls | `requests` |
 //! | netlink watch | coalesced | data plane, own facts |
 //! | tasks of the loop (resolver, join) | 16 | `Done` |
+//! | prober | 256, what is beyond is lost | path MTUs |
 //! | signals, ticks | – | reload, stop, housekeeping |
 
 mod bridge;
@@ -29,6 +30,7 @@ mod identities;
 mod issuing;
 mod joining;
 mod leaving;
+mod measuring;
 mod nodes;
 mod own;
 mod planning;
@@ -87,6 +89,7 @@ use crate::{
     dataplane::watch::Watch,
     metrics::Metrics,
     privileges,
+    probe::Heard,
     reconcile::{Reconciler, Report},
     state::StateDir,
     transport::{Event, Target, Transport},
@@ -171,6 +174,9 @@ struct Daemon {
     bridge: Bridge,
     metrics: Option<Metrics>,
     done: mpsc::Sender<Done>,
+    heard: mpsc::Sender<Heard>,
+    /// When the kernel may be looked at again because somebody was heard.
+    heard_due: Instant,
     notifier: Notifier,
     /// When names of seeds are looked up again.
     resolve_due: Option<Instant>,
@@ -190,6 +196,7 @@ struct Inboxes {
     reports: mpsc::Receiver<Report>,
     requests: mpsc::Receiver<Call>,
     done: mpsc::Receiver<Done>,
+    hears: mpsc::Receiver<Heard>,
     watch: Watch,
     terminate: Signal,
     interrupt: Signal,
@@ -259,6 +266,7 @@ impl Daemon {
                 },
                 Some(call) = inboxes.requests.recv() => self.on_request(call).await,
                 Some(done) = inboxes.done.recv() => self.on_done(done),
+                Some(heard) = inboxes.hears.recv() => self.on_heard(heard),
                 () = inboxes.watch.changed() => {
                     self.reconciler.look();
                     let soon = Instant::now() + LOOK_DELAY;
@@ -349,11 +357,13 @@ impl Daemon {
         let node = self.running.as_ref().and_then(|r| r.node.poll_timeout()).map(|(at, _)| at);
         let plan = self.running.as_ref().and_then(|running| running.plan_due);
         let first = self.running.as_ref().and_then(|running| running.first.next());
+        let mtus = self.running.as_ref().and_then(|running| running.mtus.poll_timeout());
         let ready = self.running.as_ref().is_some_and(|running| running.identities.is_ready());
         [
             node,
             plan,
             first,
+            mtus,
             ready.then(Instant::now),
             self.resolve_due,
             self.look_due,
@@ -381,6 +391,7 @@ impl Daemon {
                 self.reconciler.renew(renew);
             }
         }
+        self.probe_paths(now);
         if self.resolve_due.is_some_and(|due| due <= now) {
             self.resolve_seeds();
         }
@@ -430,6 +441,8 @@ impl Daemon {
     fn on_report(&mut self, report: Report) {
         let Some(running) = &mut self.running else { return };
         running.take_report(report, &mut self.counters);
+        self.watch_paths();
+        let Some(running) = &mut self.running else { return };
         if running.programmed || !running.dataplane_errors.is_empty() {
             self.notifier.ready();
         }

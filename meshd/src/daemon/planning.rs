@@ -81,12 +81,14 @@ impl Running {
             down_for: (liveness == Liveness::Down).then(|| now.saturating_duration_since(since)),
             path: self.paths.get(&record.key).copied(),
             tunnel,
+            path_mtu: self.path_mtu(&record.key),
         }
     }
 
     fn publish_members(&self) {
         let mesh = self.identity.certificate.mesh_id;
-        let addresses = self.node.directory().iter().map(|r| address::ula(&mesh, &r.key)).collect();
+        let addresses =
+            self.node.directory().iter().map(|r| (address::ula(&mesh, &r.key), r.key)).collect();
         *self.members.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 

@@ -204,7 +204,7 @@ impl Daemon {
             name: request.name.clone(),
             target: address::ula(&running.identity.certificate.mesh_id, &record.key),
             endpoint: kernel.and_then(|peer| peer.endpoint).map(|e| e.to_string()),
-            mtu: status::mtu(running),
+            mtu: running.shown_mtu(&record.key).0,
             prober,
             count: request.count.clamp(1, PROBES),
             size: match request.size {

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use meshd_core::{
     address,
     node::{Node, Output},
+    path_mtu::PathMtus,
     plan::{FirstHandshakes, Observed, Plan, TunnelTracker},
     refusal::{Code, Refusal},
     trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
@@ -20,6 +21,7 @@ use meshd_core::{
 use meshd_proto::{NodeKey, wire};
 use prost::Message as _;
 use rustls_pki_types::CertificateDer;
+use tokio::sync::mpsc;
 
 use super::{
     clock, counters::Counters, enrolment::Forwarded, events::EventLog, identities::Identities,
@@ -27,7 +29,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    probe::{self, Prober},
+    probe::{self, Heard, Prober},
     state::{StateDir, store::Store},
     transport::{ChainCheck, Transport},
 };
@@ -50,6 +52,11 @@ pub(super) struct Running {
     pub(super) members: probe::Members,
     pub(super) tracker: TunnelTracker,
     pub(super) first: FirstHandshakes,
+    pub(super) mtus: PathMtus,
+    /// MTUs that the routes to mesh addresses had before this start.
+    pub(super) held: BTreeMap<IpNet, u32>,
+    /// What the prober hears goes there.
+    pub(super) heard: mpsc::Sender<Heard>,
     pub(super) observed: Option<Observed>,
     /// When the kernel held that.
     pub(super) observed_at: Option<Instant>,
@@ -329,7 +336,7 @@ impl Running {
         if self.prober.is_some() || self.prober_failed {
             return;
         }
-        match Prober::start(self.own_ula(), self.members.clone()) {
+        match Prober::start(self.own_ula(), self.members.clone(), self.heard.clone()) {
             Ok(prober) => self.prober = Some(Arc::new(prober)),
             Err(error) => {
                 self.prober_failed = true;

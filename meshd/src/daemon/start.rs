@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow};
 use meshd_core::{
     event::{Event, about_certificate},
     node::{Node, NodeConfig, Profile, VersionBlock},
+    path_mtu::PathMtus,
     plan::{FirstHandshakes, TunnelTracker},
     refusal::Code,
     trust::{Expiry, NodeIdentity, Signer},
@@ -97,6 +98,7 @@ impl Daemon {
             .collect();
         let (calls, requests) = mpsc::channel(64);
         let (done, done_inbox) = mpsc::channel(16);
+        let (heard, hears) = mpsc::channel(256);
         let (stop_control, stopped) = watch::channel(false);
         let events = EventLog::default();
         let bridge = Bridge::new(calls, events.clone());
@@ -138,6 +140,8 @@ impl Daemon {
             bridge,
             metrics,
             done,
+            heard,
+            heard_due: Instant::now(),
             notifier: Notifier::default(),
             resolve_due: None,
             guard: super::guard::Keeper::default(),
@@ -166,6 +170,7 @@ impl Daemon {
             reports,
             requests,
             done: done_inbox,
+            hears,
             watch,
             terminate,
             interrupt,
@@ -235,6 +240,9 @@ impl Daemon {
             members: Arc::default(),
             tracker: TunnelTracker::default(),
             first: FirstHandshakes::default(),
+            mtus: PathMtus::new(rand::random()),
+            held: self.held_mtus(),
+            heard: self.heard.clone(),
             observed: None,
             observed_at: None,
             plan: meshd_core::plan::Plan::default(),

@@ -160,6 +160,7 @@ fn peer(
     let tunnel = tunnel(running, record);
     let blocked = running.plan.blocked.get(&record.key).map(Vec::as_slice).unwrap_or_default();
     let liveness = liveness(running, record);
+    let mtu = running.shown_mtu(&record.key);
     let reason = blocked.first().map(|blocked| blocked.reason.as_str().to_owned());
     Peer {
         name: running.node.directory().display_name(&record.key),
@@ -173,7 +174,9 @@ fn peer(
         last_handshake_seconds: kernel.and_then(|p| p.last_handshake).map(|age| age.as_secs()),
         rx_bytes: kernel.map_or(0, |peer| peer.rx_bytes),
         tx_bytes: kernel.map_or(0, |peer| peer.tx_bytes),
-        mtu: mtu(running),
+        mtu: mtu.0,
+        mtu_state: mtu.1.map(str::to_owned),
+        mtu_since: mtu.2.and_then(rfc3339),
         public_key: lane.map(|lane| lane.public_key.to_string()),
         mesh_addresses: record.mesh_addresses.iter().map(|a| a.addr().to_string()).collect(),
         node_addresses: record.node_addresses.iter().map(ToString::to_string).collect(),
@@ -198,11 +201,6 @@ fn blocked_prefix(blocked: &Blocked) -> Option<BlockedPrefix> {
         reason: blocked.reason.as_str().to_owned(),
         message: blocked.message.clone(),
     })
-}
-
-/// Until it is measured per peer, the device's.
-pub(super) fn mtu(running: &Running) -> Option<u32> {
-    running.observed.as_ref()?.device.as_ref().map(|device| device.mtu)
 }
 
 /// Milliseconds with three decimals: a microsecond is as good as QUIC measures.

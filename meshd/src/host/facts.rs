@@ -91,6 +91,24 @@ impl Facts {
             .max(UNDERLAY_MTU_MIN)
     }
 
+    /// Bytes that a packet to `to` may have on the link that it leaves by, as far as connected networks and default
+    /// routes tell.
+    #[must_use]
+    pub fn mtu_towards(&self, to: IpAddr) -> u32 {
+        let connected = self.networks.iter().filter(|network| network.prefix.contains(&to));
+        let connected = connected.max_by_key(|network| network.prefix.prefix_len());
+        let link = |name: &str| self.interface(name).map(|interface| interface.mtu);
+        let by_default = || {
+            let mut routes = self.default_routes.iter().filter(|route| route.v6 == to.is_ipv6());
+            let route = routes.next()?;
+            Some(link(&route.interface)?.min(route.mtu.unwrap_or(u32::MAX)))
+        };
+        connected
+            .and_then(|network| link(&network.interface))
+            .or_else(by_default)
+            .unwrap_or_else(|| self.underlay_mtu())
+    }
+
     /// Gateways of the default routes.
     #[must_use]
     pub fn gateways(&self) -> BTreeSet<IpAddr> {

@@ -33,14 +33,22 @@ impl Host {
         Ok((peers.iter().filter(|p| p.handshake > 0).count(), peers.len()))
     }
 
-    /// The destinations in meshd's routing table, both families, sorted.
+    /// The routes of meshd's table, both families, sorted; without their MTUs, which are measured.
     pub fn mesh_routes(&self) -> Result<Vec<String>> {
         let script = "ip -4 route show table 51820; ip -6 route show table 51820";
         let mut routes: Vec<String> =
-            self.run(&["sh", "-c", script])?.lines().map(|l| l.trim().to_owned()).collect();
+            self.run(&["sh", "-c", script])?.lines().map(without_mtu).collect();
         routes.sort();
         Ok(routes)
     }
+}
+
+fn without_mtu(route: &str) -> String {
+    let mut words: Vec<&str> = route.split_whitespace().collect();
+    if let Some(position) = words.iter().position(|word| *word == "mtu") {
+        words.drain(position..(position + 2).min(words.len()));
+    }
+    words.join(" ")
 }
 
 fn peer(line: &str) -> Result<WgPeer> {

@@ -126,6 +126,12 @@ impl World {
         self.run(&["ip", "link", "set", "cable0", "up"]).map(drop)
     }
 
+    /// Makes a host's link larger or smaller than 1,500 bytes; best before its daemon starts.
+    pub fn link_mtu(&self, host: &Host, mtu: u32) -> Result<()> {
+        self.run(&["ip", "link", "set", &host.port(), "mtu", &mtu.to_string()])?;
+        host.run(&["ip", "link", "set", "eth0", "mtu", &mtu.to_string()]).map(drop)
+    }
+
     /// Cuts or mends a host's cable.
     pub fn cable(&self, host: &Host, up: bool) -> Result<()> {
         self.run(&["ip", "link", "set", &host.port(), if up { "up" } else { "down" }]).map(drop)

@@ -211,6 +211,7 @@ impl Event {
             | "member_joined"
             | "member_left"
             | "outbid"
+            | "path_mtu_changed"
             | "prefix_blocked"
             | "prefix_unblocked"
             | "problem_began"

@@ -48,6 +48,9 @@ pub enum BlockReason {
     /// It covers the address at which a member was reached, or all at which its own claimant can
     /// be. No route: an `unreachable` would cut other programs off from that host.
     CoversEndpoint,
+    /// It is IPv6, and the path to its member carries no 1,280 bytes. `unreachable`: those who try are told at once,
+    /// and IPv4 goes on.
+    PathTooSmall,
     /// It overlaps the mesh's own addresses. `unreachable`: nothing of this host's network is within
     /// it (that was looked at first), and the mesh addresses have longer routes of their own.
     MeshRange,
@@ -68,6 +71,7 @@ impl BlockReason {
             Self::CoversGateway => "covers_gateway",
             Self::ConnectedNetwork => "connected_network",
             Self::CoversEndpoint => "covers_endpoint",
+            Self::PathTooSmall => "path_too_small",
             Self::MeshRange => "covers_mesh_addresses",
         }
     }
@@ -75,7 +79,7 @@ impl BlockReason {
     /// Whether traffic to it is refused here. Otherwise it has no route of ours, see each reason.
     #[must_use]
     pub fn is_unreachable(self) -> bool {
-        matches!(self, Self::WgKeyInUse | Self::MeshRange)
+        matches!(self, Self::WgKeyInUse | Self::PathTooSmall | Self::MeshRange)
     }
 }
 

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::{input::PlanInput, prefixes::is_v6, types::Device};
-use crate::address::{is_routable_unicast, ula_prefix};
+use crate::{
+    address::{is_routable_unicast, ula_prefix},
+    path_mtu::{OVERHEAD_V4, OVERHEAD_V6},
+};
 
-/// Bytes that WireGuard adds over IPv4: 20 IP, 8 UDP, 32 its own (16 header, 16 tag).
-const OVERHEAD_V4: u32 = 60;
-/// Bytes that WireGuard adds over IPv6.
-const OVERHEAD_V6: u32 = 80;
 /// Assumed of an underlay whose MTU is not known: Ethernet's.
 const UNDERLAY_MTU: u32 = 1_500;
 /// Linux takes IPv6 away from a device with less (RFC 8200, 5). An underlay too small for it carries

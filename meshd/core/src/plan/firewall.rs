@@ -11,6 +11,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{input::PlanInput, planner::Destinations, prefixes::is_v6};
+use crate::path_mtu::{BASE, OVERHEAD_V4};
 
 /// Our nftables table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,13 +47,20 @@ pub struct SourceNat {
     pub own_v6: BTreeSet<Ipv6Net>,
 }
 
-/// Which packets carry DF: UDP from `port` with `mark`, not towards [`FirewallSets::fragmented`].
+/// Which packets carry DF: UDP from `port` with `mark`, not towards [`FirewallSets::fragmented`], unless they are larger
+/// than [`DontFragment::LARGEST_FRAGMENTED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DontFragment {
     /// WireGuard's port.
     pub port: u16,
     /// Mark of the encrypted packets.
     pub mark: u32,
+}
+
+impl DontFragment {
+    /// No route towards [`FirewallSets::fragmented`] lets a larger packet through: it is a probe, which measures
+    /// nothing if it is fragmented.
+    pub const LARGEST_FRAGMENTED: u32 = BASE + OVERHEAD_V4;
 }
 
 /// The sets of our table. A set that no rule asks for is empty and not there.
@@ -90,21 +98,28 @@ pub struct ObservedFirewall {
     pub sets: FirewallSets,
 }
 
-/// The table for what goes where. `lost`: prefixes of ours that others have won.
+/// The table for what goes where. `fragmented`: endpoints whose paths are too small for IPv6; `lost`: prefixes of ours
+/// that others have won.
 pub(super) fn firewall(
     input: &PlanInput<'_>,
     destinations: &Destinations,
+    fragmented: BTreeSet<Ipv4Addr>,
     lost: impl Fn(&IpNet) -> bool,
 ) -> Firewall {
+    let measured = input.config.measures(input.local);
+    let which = DontFragment { port: input.config.listen_port, mark: input.config.fwmark };
     let guarded = if input.config.strict { guarded(input, destinations) } else { BTreeSet::new() };
     Firewall {
         rules: FirewallRules {
             nat: source_nat(input, lost),
             clamp_mss: input.config.clamp_mss,
-            dont_fragment: None,
+            dont_fragment: measured.then_some(which),
             guard: input.config.strict,
         },
-        sets: FirewallSets { guarded, fragmented: BTreeSet::new() },
+        sets: FirewallSets {
+            guarded,
+            fragmented: if measured { fragmented } else { BTreeSet::new() },
+        },
     }
 }
 

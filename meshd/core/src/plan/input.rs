@@ -15,7 +15,7 @@ use meshd_proto::WgPublicKey;
 
 use super::types::WgPrivateKey;
 pub use crate::node::Liveness;
-use crate::trust::Record;
+use crate::{path_mtu::PathMtu, trust::Record};
 
 /// Everything that [`plan`](super::plan()) decides from.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,8 @@ pub struct PlanConfig {
     /// `[network] rule_priority`.
     pub rule_priority: u32,
     /// `[network] mtu`; `None` is "auto". The configuration allows 1,280 to 65,455 only: Linux takes
-    /// IPv6 away from a device below 1,280. Values outside are brought to the nearer end.
+    /// IPv6 away from a device below 1,280. Values outside are brought to the nearer end. With a number nothing is
+    /// measured: it counts for all peers, and routers may fragment.
     pub mtu: Option<u32>,
     /// `[wireguard] persistent_keepalive` in seconds; 0 is never.
     pub keepalive: u16,
@@ -76,6 +77,12 @@ impl PlanConfig {
     #[must_use]
     pub fn second_table(&self) -> u32 {
         self.table.saturating_add(1)
+    }
+
+    /// Whether each peer's path is measured: probes go over IPv6.
+    #[must_use]
+    pub(super) fn measures(&self, local: &LocalNetwork) -> bool {
+        self.mtu.is_none() && local.ipv6
     }
 
     /// Priority of its rules.
@@ -134,6 +141,8 @@ pub struct Member {
     pub path: Option<IpAddr>,
     /// Its tunnel, when the kernel holds its peer.
     pub tunnel: Option<TunnelHealth>,
+    /// What its path carries, as far as it was measured.
+    pub path_mtu: Option<PathMtu>,
 }
 
 /// How a tunnel does, told from successive observations.

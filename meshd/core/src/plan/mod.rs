@@ -19,6 +19,7 @@ mod first;
 mod health;
 mod input;
 mod model;
+mod mtus;
 mod planner;
 mod prefixes;
 mod preflight;

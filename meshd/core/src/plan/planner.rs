@@ -20,6 +20,7 @@ use super::{
     endpoints::{EndpointRules, choose},
     firewall,
     input::{Liveness, Member, PlanInput, TunnelState},
+    mtus,
     prefixes::{PrefixMap, is_v6},
     preflight::Preflight,
     routes,
@@ -53,11 +54,11 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     show_losers(input, &members, &claims, &mut plan);
 
     let destinations = decide_destinations(input, &members, &claims, &refused_keys, &mut plan);
-    plan.desired.routes = routes::routes(input, &destinations);
     plan.desired.rules = input.config.rules(input.local.ipv6);
 
     let lost_own = |prefix: &IpNet| claims.lost.contains_key(&(input.own.key, *prefix));
-    plan.desired.firewall = Some(firewall::firewall(input, &destinations, lost_own));
+    plan.desired.firewall =
+        Some(firewall::firewall(input, &destinations, mtus::fragmented(&members), lost_own));
 
     let inside = destinations.inside(input.own);
     let endpoint_rules = EndpointRules::new(input, &inside);
@@ -80,7 +81,10 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
         plan.desired.departed = departed(input);
         plan.desired.departed.retain(|key| !plan.desired.peers.contains_key(key));
     }
-    plan.desired.device = Some(device::device(input, any_v6));
+    let device = device::device(input, any_v6);
+    let mtus = mtus::route_mtus(input, &members, &plan.routed, device.mtu);
+    plan.desired.routes = routes::routes(input, &destinations, &mtus);
+    plan.desired.device = Some(device);
     for blocked in plan.blocked.values_mut() {
         blocked.sort();
     }
@@ -246,6 +250,9 @@ fn decide_destinations(
             plan.blocked.entry(*key).or_default().push(blocked);
         } else if refused_keys.contains(key) {
             destinations.unreachable.insert(*prefix);
+        } else if let Some(blocked) = mtus::refuse(input, member, prefix) {
+            destinations.unreachable.insert(*prefix);
+            plan.blocked.entry(*key).or_default().push(blocked);
         } else {
             destinations.tunnel.insert(*prefix);
             plan.routed.entry(*key).or_default().insert(*prefix);
@@ -262,7 +269,8 @@ fn orphans(input: &PlanInput<'_>, claims: &Claims, preflight: &Preflight) -> BTr
     let mut orphans = BTreeSet::new();
     for record in input.barred.iter().filter(|record| !record.left) {
         let (liveness, record) = (Liveness::Down, record.clone());
-        let owner = Member { record, liveness, down_for: None, path: None, tunnel: None };
+        let owner =
+            Member { record, liveness, down_for: None, path: None, tunnel: None, path_mtu: None };
         for prefix in owner.record.prefixes.iter().chain(&owner.record.mesh_addresses) {
             let blocked = preflight.check(prefix, &owner);
             let refused = blocked.is_none_or(|blocked| blocked.reason.is_unreachable());

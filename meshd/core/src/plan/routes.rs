@@ -3,7 +3,10 @@
 //! With strict leak protection a second table stands behind the first, with `unreachable` for all that must not go in the
 //! clear: it holds where somebody flushes the first, and where the nftables guard was flushed.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
@@ -20,8 +23,12 @@ pub const ROUTE_METRIC: u32 = 1_024;
 /// Routes for all destinations, and `throw` for our own prefixes.
 ///
 /// What goes as without a mesh has no route, except where a wider prefix would take it along: there
-/// a `throw` lets it out again.
-pub(super) fn routes(input: &PlanInput<'_>, destinations: &Destinations) -> BTreeSet<Route> {
+/// a `throw` lets it out again. `mtus`: where it is not the device's.
+pub(super) fn routes(
+    input: &PlanInput<'_>,
+    destinations: &Destinations,
+    mtus: &BTreeMap<IpNet, u32>,
+) -> BTreeSet<Route> {
     let source = |v6: bool| -> Option<IpAddr> {
         let addresses = input.own.mesh_addresses.iter();
         addresses.map(IpNet::addr).find(|address| address.is_ipv6() == v6)
@@ -40,7 +47,7 @@ pub(super) fn routes(input: &PlanInput<'_>, destinations: &Destinations) -> BTre
         let kind = RouteKind::Device {
             device: input.config.interface.clone(),
             source: sources[usize::from(is_v6(prefix))],
-            mtu: None,
+            mtu: mtus.get(prefix).copied(),
         };
         routes.insert(route(table, prefix, ROUTE_METRIC, kind));
     }

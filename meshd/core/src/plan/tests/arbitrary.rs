@@ -8,6 +8,7 @@ use std::{
 use proptest::{collection::vec, option, prelude::*, sample::subsequence};
 
 use super::{super::*, worlds::*};
+use crate::path_mtu::{PathMtu, Small};
 
 /// Nested, disjoint and dangerous ones, of both families.
 pub(super) const PREFIXES: [&str; 18] = [
@@ -69,6 +70,11 @@ fn any_address() -> impl Strategy<Value = IpAddr> {
     proptest::sample::select(addresses.map(ip).to_vec())
 }
 
+fn any_path_mtu() -> impl Strategy<Value = PathMtu> {
+    let small = prop_oneof![Just(Small::Fragmented), Just(Small::NoIpv6)];
+    (576_u32..1_600, option::of(small)).prop_map(|(mtu, small)| PathMtu { mtu, small })
+}
+
 prop_compose! {
     fn any_member()(
         number in 2..7_u8,
@@ -83,6 +89,7 @@ prop_compose! {
         tunnel in any_tunnel(),
         left in prop::bool::weighted(0.1),
         version in 1..3_u64,
+        path_mtu in option::of(any_path_mtu()),
     ) -> Member {
         let mut record = record(number, &prefixes);
         if let Some(length) = pool {
@@ -96,7 +103,7 @@ prop_compose! {
         record.endpoints = endpoints.into_iter().map(|a| SocketAddr::new(a, 51800)).collect();
         (record.left, record.version) = (left, version);
         let down_for = (liveness == Liveness::Down).then_some(Duration::from_secs(down_for));
-        Member { path, liveness, down_for, tunnel, ..of(record) }
+        Member { path, liveness, down_for, tunnel, path_mtu, ..of(record) }
     }
 }
 

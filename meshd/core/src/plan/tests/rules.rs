@@ -1,8 +1,9 @@
 //! Each rule of the planner, one by one.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{super::*, worlds::*};
+use crate::path_mtu::{PathMtu, Small};
 
 fn socket(text: &str) -> Option<SocketAddr> {
     Some(text.parse().unwrap())
@@ -94,6 +95,55 @@ fn the_mtu_is_the_configured_one_or_the_links_less_60_or_80() {
     assert_eq!(mtu(&world), 1_280, "IPv6 needs it");
     world.config.mtu = Some(1_400);
     assert_eq!(mtu(&world), 1_400);
+}
+
+#[test]
+fn a_route_has_what_its_path_was_proved_to_carry() {
+    let mut world = World::with([member(2, &["10.244.2.0/24", "fd00:2::/64"])]);
+    let mtus = |world: &World| {
+        let plan = world.plan();
+        let routes = plan.desired.routes.iter().filter_map(|route| match &route.kind {
+            RouteKind::Device { mtu, .. } => Some((route.destination.addr().is_ipv6(), *mtu)),
+            _ => None,
+        });
+        routes.collect::<BTreeSet<_>>()
+    };
+    for (mtu, v4, v6) in [
+        (None, Some(1_280), Some(1_280)),
+        (Some(1_340), Some(1_340), Some(1_340)),
+        (Some(1_240), Some(1_240), Some(1_280)),
+        (Some(1_440), None, None),
+        (Some(9_000), None, None),
+    ] {
+        world.members[0].path_mtu = mtu.map(|mtu| PathMtu { mtu, small: None });
+        assert_eq!(mtus(&world), [(false, v4), (true, v6)].into());
+    }
+    world.members[0].path_mtu = None;
+    world.config.mtu = Some(1_400);
+    assert_eq!(mtus(&world), [(false, None), (true, None)].into(), "fixed");
+}
+
+#[test]
+fn a_path_too_small_for_ipv6_takes_fragments_over_ipv4_and_refuses_it_over_ipv6() {
+    let mut world = World::with([member(2, &["10.244.2.0/24", "fd00:2::/64"])]);
+    world.members[0].tunnel = tunnel(TunnelState::Up, Some(1), 0);
+    let small = |small| Some(PathMtu { mtu: 1_232, small: Some(small) });
+    world.members[0].path_mtu = small(Small::Fragmented);
+    let plan = world.plan();
+    let firewall = plan.desired.firewall.unwrap();
+    assert_eq!(firewall.sets.fragmented, [[192, 0, 2, 99].into()].into());
+    assert!(firewall.rules.dont_fragment.is_some() && plan.blocked.is_empty());
+    world.members[0].path_mtu = small(Small::NoIpv6);
+    let plan = world.plan();
+    assert_eq!(world.blocked(2), [(Some(net("fd00:2::/64")), "path_too_small")]);
+    assert_eq!(kinds(&plan, "fd00:2::/64"), ["unreachable"]);
+    assert_eq!(kinds(&plan, "10.244.2.0/24"), ["device", "unreachable"]);
+    let ula = world.members[0].record.mesh_addresses[0].to_string();
+    assert_eq!(kinds(&plan, &ula), ["device", "unreachable"], "by it the path is measured");
+    assert!(plan.desired.firewall.unwrap().sets.fragmented.is_empty());
+    world.config.mtu = Some(1_400);
+    let firewall = world.plan().desired.firewall.unwrap();
+    assert_eq!(firewall.rules.dont_fragment, None, "a fixed MTU may be too large");
 }
 
 #[test]

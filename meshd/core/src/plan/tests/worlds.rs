@@ -15,6 +15,7 @@ use super::super::*;
 use crate::{
     address::{host_prefix, ula},
     now::UnixTime,
+    path_mtu::PathMtu,
     trust::{Grant, LaneInfo, NodeCertificate, Record},
 };
 
@@ -111,6 +112,7 @@ pub(super) fn of(record: Record) -> Member {
         down_for: None,
         path: None,
         tunnel: None,
+        path_mtu: Some(PathMtu { mtu: 65_000, small: None }),
     }
 }
 

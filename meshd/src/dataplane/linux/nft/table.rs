@@ -168,17 +168,22 @@ impl Shape {
         );
         self.chain(DONT_FRAGMENT, "filter", "postrouting", 310);
         let marked = json!({"&": [{"meta": {"key": "mark"}}, which.mark]});
-        self.rule(
-            DONT_FRAGMENT,
-            vec![
-                json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
-                field("==", "udp", "sport", json!(which.port)),
-                field("!=", "ip", "daddr", json!(format!("@{FRAGMENTED}"))),
-                json!({"mangle": {
-                    "key": {"payload": {"protocol": "ip", "field": "frag-off"}}, "value": DF,
-                }}),
-            ],
-        );
+        for condition in [
+            field("!=", "ip", "daddr", json!(format!("@{FRAGMENTED}"))),
+            field(">", "ip", "length", json!(DontFragment::LARGEST_FRAGMENTED)),
+        ] {
+            self.rule(
+                DONT_FRAGMENT,
+                vec![
+                    json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
+                    field("==", "udp", "sport", json!(which.port)),
+                    condition,
+                    json!({"mangle": {
+                        "key": {"payload": {"protocol": "ip", "field": "frag-off"}}, "value": DF,
+                    }}),
+                ],
+            );
+        }
     }
 
     fn set(&mut self, body: Value) {

@@ -1,0 +1,3 @@
+mod properties;
+mod transitions;
+mod world;
