@@ -37,7 +37,7 @@ pub(super) enum Done {
     /// The keys of an issuer, by the number of the question.
     Keys(u64, String, Result<KeySet, String>),
     /// What the kernel holds now, if it said so in time, for an answer.
-    Looked(Option<(Observed, Instant)>, Box<Request>),
+    Looked(Option<Box<(Observed, Instant)>>, Box<Request>),
 }
 
 impl Daemon {
@@ -82,7 +82,7 @@ impl Daemon {
             Done::Sealed(text, then) => self.root_sealed(text, *then),
             Done::Looked(observed, request) => {
                 if let Some(running) = &mut self.running
-                    && let Some((observed, at)) = observed
+                    && let Some((observed, at)) = observed.map(|looked| *looked)
                 {
                     running.see(observed, at);
                     self.watch_paths();

@@ -135,7 +135,7 @@ impl Daemon {
             let observed =
                 tokio::time::timeout(LOOK, look).await.ok().and_then(Result::ok).flatten();
             // The loop only goes away with the process.
-            let _ = done.send(Done::Looked(observed, Box::new(request))).await;
+            let _ = done.send(Done::Looked(observed.map(Box::new), Box::new(request))).await;
         });
     }
 

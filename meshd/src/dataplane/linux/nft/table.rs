@@ -107,14 +107,14 @@ impl Shape {
 
     fn nat(&mut self, nat: &SourceNat) {
         self.chain(NAT, "nat", "postrouting", 100);
-        self.rule(NAT, vec![interface("!=", "oifname", &nat.device), json!({"return": null})]);
+        self.rule(NAT, &[interface("!=", "oifname", &nat.device), json!({"return": null})]);
         let v4 = nat.own_v4.iter().map(|net| ("ip", IpNet::V4(*net)));
         let v6 = nat.own_v6.iter().map(|net| ("ip6", IpNet::V6(*net)));
         for (protocol, net) in v4.chain(v6) {
-            let own = field("==", protocol, "saddr", prefix(&net));
-            self.rule(NAT, vec![own, json!({"return": null})]);
+            let own = field("==", protocol, "saddr", &prefix(&net));
+            self.rule(NAT, &[own, json!({"return": null})]);
         }
-        self.rule(NAT, vec![json!({"masquerade": null})]);
+        self.rule(NAT, &[json!({"masquerade": null})]);
     }
 
     /// SYN and SYN-ACK: each side says what it can be sent.
@@ -125,7 +125,7 @@ impl Shape {
         ]});
         self.rule(
             CLAMP,
-            vec![
+            &[
                 interface("==", "oifname", device),
                 json!({"match": {"op": "==", "left": flags, "right": "syn"}}),
                 json!({"mangle": {
@@ -147,13 +147,13 @@ impl Shape {
         ] {
             self.chain(chain, "filter", hook, priority);
             for inside in ["lo", device] {
-                self.rule(chain, vec![interface("==", way, inside), json!({"accept": null})]);
+                self.rule(chain, &[interface("==", way, inside), json!({"accept": null})]);
             }
             for (protocol, set) in [("ip", GUARDED_V4), ("ip6", GUARDED_V6)] {
                 self.rule(
                     chain,
-                    vec![
-                        field("==", protocol, side, json!(format!("@{set}"))),
+                    &[
+                        field("==", protocol, side, &json!(format!("@{set}"))),
                         json!({"counter": {"packets": 0, "bytes": 0}}),
                         json!({"drop": null}),
                     ],
@@ -169,14 +169,14 @@ impl Shape {
         self.chain(DONT_FRAGMENT, "filter", "postrouting", 310);
         let marked = json!({"&": [{"meta": {"key": "mark"}}, which.mark]});
         for condition in [
-            field("!=", "ip", "daddr", json!(format!("@{FRAGMENTED}"))),
-            field(">", "ip", "length", json!(DontFragment::LARGEST_FRAGMENTED)),
+            field("!=", "ip", "daddr", &json!(format!("@{FRAGMENTED}"))),
+            field(">", "ip", "length", &json!(DontFragment::LARGEST_FRAGMENTED)),
         ] {
             self.rule(
                 DONT_FRAGMENT,
-                vec![
+                &[
                     json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
-                    field("==", "udp", "sport", json!(which.port)),
+                    field("==", "udp", "sport", &json!(which.port)),
                     condition,
                     json!({"mangle": {
                         "key": {"payload": {"protocol": "ip", "field": "frag-off"}}, "value": DF,
@@ -195,7 +195,7 @@ impl Shape {
             "type": kind, "hook": hook, "prio": priority, "policy": "accept"}));
     }
 
-    fn rule(&mut self, chain: &str, expr: Vec<Value>) {
+    fn rule(&mut self, chain: &str, expr: &[Value]) {
         self.rules.push(json!({"family": FAMILY, "table": TABLE, "chain": chain, "expr": expr}));
     }
 
@@ -325,7 +325,7 @@ fn interface(op: &str, key: &str, name: &str) -> Value {
     json!({"match": {"op": op, "left": {"meta": {"key": key}}, "right": name}})
 }
 
-fn field(op: &str, protocol: &str, name: &str, right: Value) -> Value {
+fn field(op: &str, protocol: &str, name: &str, right: &Value) -> Value {
     let left = json!({"payload": {"protocol": protocol, "field": name}});
     json!({"match": {"op": op, "left": left, "right": right}})
 }
