@@ -9,8 +9,9 @@ const STRICT: &str = "[network]\nleak_protection = \"strict\"\n";
 
 /// Everything of ours in the kernel that a configuration decides, without what moves by itself.
 const STATE: &str = "wg show mesh0 public-key; wg show mesh0 listen-port; wg show mesh0 fwmark
-    wg show mesh0 allowed-ips | sort; wg show mesh0 persistent-keepalive | sort
-    ip -o addr show dev mesh0 | sed 's/^[0-9]*: //'; cat /sys/class/net/mesh0/mtu /sys/class/net/mesh0/flags
+    wg show mesh0 allowed-ips | while read -r key ips; do echo $key $(printf '%s\\n' $ips | sort); done | sort
+    wg show mesh0 persistent-keepalive | sort
+    ip -o addr show dev mesh0 | sed 's/^[0-9]*: //' | sort; cat /sys/class/net/mesh0/mtu /sys/class/net/mesh0/flags
     ip -4 rule | grep 5182; ip -6 rule | grep 5182
     for t in 51820 51821; do ip -4 route show table $t; ip -6 route show table $t; done | sed 's/ mtu [0-9]*//' | sort
     cat /proc/sys/net/ipv4/conf/mesh0/rp_filter /proc/sys/net/ipv4/conf/mesh0/forwarding

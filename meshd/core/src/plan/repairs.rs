@@ -15,7 +15,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(20);
 const LOOK_SHARE: u32 = 10;
 const LOOK_PAUSE_MOST: Duration = Duration::from_millis(700);
 /// WireGuard tells nobody that a peer was changed: it is glanced at this often, or so many times what a glance takes.
-const GLANCE_PAUSE: Duration = Duration::from_millis(600);
+const GLANCE_PAUSE: Duration = Duration::from_millis(500);
 const GLANCE_SHARE: u32 = 1_000;
 const GLANCE_PAUSE_MOST: Duration = Duration::from_secs(10);
 
