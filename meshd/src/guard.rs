@@ -3,11 +3,11 @@
 //! Called by `meshd-guard.service` at boot. The daemon takes over what stands then, and keeps it as planned.
 
 use anyhow::anyhow;
-use meshd_core::plan::Change;
+use meshd_core::plan::{Change, PlanConfig};
 
 use crate::{
     check,
-    config::LeakProtection,
+    config::{Config, LeakProtection},
     daemon::{Sources, backend, plan_config},
     dataplane::{Dataplane, LinuxDataplane, Scope},
     state::guard::SavedGuard,
@@ -18,22 +18,51 @@ use crate::{
 /// # Errors
 /// When the guard does not stand afterwards, although it should.
 pub fn run(sources: &Sources) -> anyhow::Result<()> {
-    let config = sources.load()?;
+    let config = match sources.load() {
+        Ok(config) => config,
+        Err(errors) => return without_config(&errors.to_string()),
+    };
     if config.network.leak_protection != LeakProtection::Strict {
         println!("nothing to do: [network] leak_protection is off");
         return Ok(());
     }
-    let Some(guard) = SavedGuard::read(&config.node.state_dir)? else {
-        println!("nothing to do: this host has not been in a mesh with strict leak protection yet");
+    if set_up(&config)? {
         return Ok(());
+    }
+    println!("nothing to do: this host has not been in a mesh with strict leak protection yet");
+    Ok(())
+}
+
+/// The guard was kept under strict protection: a configuration that cannot be read must not take it away. Without it, paths, table
+/// and priority are the defaults.
+fn without_config(errors: &str) -> anyhow::Result<()> {
+    let stands = set_up(&Config::default())?;
+    let now = if stands {
+        "the leak guard was set up all the same, with the default table and priority"
+    } else {
+        "there is no kept leak guard, so packets to members may leave in the clear"
+    };
+    Err(anyhow!("{errors}; {now}; correct the configuration and restart meshd"))
+}
+
+/// Sets up what was kept, if anything was.
+fn set_up(config: &Config) -> anyhow::Result<bool> {
+    let Some(guard) = SavedGuard::read(&config.node.state_dir).map_err(|error| {
+        anyhow!(
+            "the leak guard cannot be set up; {error}; start meshd, which writes that file anew: until then packets to \
+             members may leave in the clear"
+        )
+    })?
+    else {
+        return Ok(false);
     };
     check::privileges().map_err(|why| anyhow!("cannot set up the leak guard; {why}"))?;
-    let config_of_plan = plan_config(&config);
-    let mut dataplane = LinuxDataplane::new(backend(&config))?;
+    let config_of_plan = PlanConfig { strict: true, ..plan_config(config) };
+    let mut dataplane = LinuxDataplane::new(backend(config))?;
     let observed = dataplane.observe(&Scope::of(&config_of_plan))?;
     if observed.firewall.and_then(|table| table.rules).is_some_and(|rules| rules.guard) {
         println!("nothing to do: the leak guard stands already");
-        return Ok(());
+        return Ok(true);
     }
     let ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
     let changes = guard.changes(&config_of_plan, ipv6);
@@ -44,7 +73,7 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     match errors.len() {
         0 => {
             println!("the leak guard stands: {} prefixes", guard.prefixes());
-            Ok(())
+            Ok(true)
         }
         failed => Err(anyhow!(
             "the leak guard does not stand whole; {failed} of {} steps failed, see above; until the daemon runs, \

@@ -147,6 +147,15 @@ fn strict_protection_holds_whatever_is_taken_away() {
         let said = guard(a)?;
         ensure!(said.contains("the leak guard stands"), "meshd guard said {said:?}");
         site.none_leak(world, "boot", || site.send())?;
+        // A configuration that cannot be read must not open what was closed.
+        a.sh(REBOOT)?;
+        a.configure("[metrix]\nlisten = \"\"\n")?;
+        let mut refused = a.program("meshd")?;
+        refused.arg("guard");
+        let refused = meshd_tests::harness::run(refused, "", pace(20))?;
+        ensure!(refused.ok().is_err_and(|why| format!("{why:#}").contains("set up all the same")));
+        site.none_leak(world, "boot-typo", || site.send())?;
+        a.configure(STRICT)?;
         let again = guard(a)?;
         ensure!(again.contains("stands already"), "a second time it said {again:?}");
         site.none_leak(world, "boot-daemon", || {

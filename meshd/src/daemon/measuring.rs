@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use meshd_core::{
     address::{host_prefix, ula},
     event::Event,
+    node::Liveness,
     now::UnixTime,
     path_mtu::{self, Cause, Changed, PathMtu, Seen, Small, State},
     plan::{Backend, DontFragment, Observed, ROUTE_METRIC, RouteKind, TunnelState},
@@ -200,6 +201,10 @@ impl Running {
                 pad_follows: follows,
                 whole,
                 fragments: follows && endpoint.ip().to_canonical().is_ipv4(),
+                alive: self
+                    .node
+                    .liveness(&record.key)
+                    .is_some_and(|(liveness, _)| liveness == Liveness::Alive),
                 sent: peer.tx_bytes.saturating_sub(prober.sent(&address)),
             };
             seen.insert(record.key, path);

@@ -59,6 +59,8 @@ pub struct Seen {
     pub whole: bool,
     /// Routers fragment encrypted packets to this endpoint where they may: they can be sent without DF.
     pub fragments: bool,
+    /// Its daemon answers, as gossip has it.
+    pub alive: bool,
     /// Bytes sent to the peer that were neither probes nor answers to probes.
     pub sent: u64,
 }
@@ -108,7 +110,8 @@ pub(super) struct Path {
 impl Path {
     /// A path that was just seen. `held`: the MTU that its route has had since before this start.
     pub(super) fn new(seen: Seen, held: Option<u32>, now: Instant) -> Self {
-        let held = held.filter(|held| (BASE..=seen.largest).contains(held));
+        // The base itself says nothing: a route has it before anything is measured, too.
+        let held = held.filter(|held| *held > BASE && *held <= seen.largest);
         let base = sizes::base(seen.largest, seen.pad_follows);
         Self {
             seen,
@@ -171,10 +174,14 @@ impl Path {
         if (moved || seen.largest != before.largest) && self.state != State::Waiting {
             self.start_again(now);
         }
-        if seen.up && !before.up {
+        if (seen.up && !before.up) || (seen.alive && !before.alive) {
             self.confirm_at = now;
             self.pause = None;
             self.silence = 0;
+            // Nobody answered probes, and now there is somebody.
+            if self.state == State::Silent {
+                self.used_at = Some(now);
+            }
         }
         if !seen.up {
             self.trial = None;

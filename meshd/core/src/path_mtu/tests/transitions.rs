@@ -116,6 +116,25 @@ fn a_peer_that_never_answers_gets_the_base_in_fragments_if_need_be() {
 }
 
 #[test]
+fn a_peer_whose_daemon_comes_back_is_measured_though_nobody_sends() {
+    let mut world = World::one(Link { answers: false, ..Link::v4(1_440) });
+    world.until(120, |world| {
+        world.mtus.known(&PEER).is_some_and(|known| known.state == State::Silent)
+    });
+    world.run(Duration::from_secs(600));
+    world.link().answers = true;
+    world.until(30, World::is_settled);
+    assert_eq!(world.mtu(), 1_440);
+}
+
+#[test]
+fn the_base_of_a_route_is_no_measurement() {
+    let mut world = World::one(Link::v4(1_440));
+    world.held = Some(1_280);
+    world.until(30, |world| world.is_settled() && world.mtu() == 1_440);
+}
+
+#[test]
 fn a_small_path_that_grows_leaves_fragments_behind() {
     let mut world = World::one(Link { traffic: 10_000, ..Link::v4(1_240) });
     world.until(20, World::is_settled);

@@ -134,6 +134,7 @@ impl World {
             pad_follows: link.pad_follows,
             whole: link.v6 || !fragments,
             fragments: !link.v6,
+            alive: link.answers,
             sent: self.sent.get(key).copied().unwrap_or(0),
         }
     }

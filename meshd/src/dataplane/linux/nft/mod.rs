@@ -4,6 +4,7 @@ mod table;
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -115,13 +116,23 @@ fn apply(action: &'static str, script: &Value) -> Result<(), DataplaneError> {
 }
 
 fn start(arguments: &[&str]) -> io::Result<Child> {
-    Command::new("nft")
+    Command::new(program())
         .args(arguments)
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
+}
+
+/// Also where `PATH` leaves out the directories of the system's programs, as it does for some callers.
+fn program() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|directory| directory.join("nft"))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| "nft".into())
 }
 
 fn finish(mut child: Child, input: &str) -> io::Result<Output> {
