@@ -97,8 +97,8 @@ pub enum DataplaneError {
     },
     /// The nft program is not there.
     #[error(
-        "cannot {action}: the nft program is not installed; install nftables, or packets with this host's own \
-         address as source are not accepted by other members"
+        "cannot {action}: the nft program is in none of PATH, /usr/sbin, /sbin: there is no leak guard of nftables, and packets with \
+         this host's own address as source are not accepted by other members; install nftables"
     )]
     NftMissing {
         /// What was tried.
