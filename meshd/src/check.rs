@@ -114,7 +114,7 @@ fn issuers(sources: &Sources) -> Vec<(String, Result<String, String>)> {
     refused.chain(good).collect()
 }
 
-fn program(name: &str) -> Result<String, String> {
+pub(crate) fn program(name: &str) -> Result<String, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])

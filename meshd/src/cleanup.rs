@@ -31,7 +31,16 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     for _ in 0..ROUNDS {
         let changes = diff(&Desired::default(), &dataplane.observe(&scope)?);
         if changes.is_empty() {
-            println!("removed {removed} objects from the kernel; nothing of meshd is left in it");
+            match check::program("nft") {
+                Ok(_) => println!(
+                    "removed {removed} objects from the kernel; nothing of meshd is left in it"
+                ),
+                // Nobody can look, so nobody can promise.
+                Err(why) => println!(
+                    "removed {removed} objects from the kernel; a table inet meshd of nftables would still be there: {why} \
+                     and run this again"
+                ),
+            }
             return Ok(());
         }
         let errors = dataplane.apply(&changes);
