@@ -144,7 +144,8 @@ struct Worker {
     look: bool,
     /// When the next look is due in any case.
     due: Instant,
-    /// What was read last, for the parts that a glance leaves out.
+    /// What was read last, for the parts that a glance leaves out; `None` while something fails, whose turn the backoff
+    /// decides.
     last: Option<Observed>,
 }
 
@@ -240,7 +241,7 @@ impl Worker {
             self.retry = (self.retry * 2).min(RETRY_LAST);
             ended + wait
         };
-        self.last.clone_from(&report.observed);
+        self.last = report.observed.clone().filter(|_| report.errors.is_empty());
         // A full channel means that the loop is behind; it gets the next report.
         let _ = self.reports.try_send(report);
     }
@@ -354,6 +355,24 @@ mod tests {
         let report = reports.recv().await.unwrap();
         assert!(report.repaired && !report.contested, "{report:?}");
         assert!(matches!(report.applied[..], [Change::PutPeer { .. }]), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn what_fails_is_not_tried_at_every_glance() {
+        let fake = FakeDataplane::default();
+        let (reports, _inbox) = mpsc::channel(64);
+        let mut worker = Worker::new(Box::new(fake.clone()), reports);
+        let (desired, scope) = plan();
+        worker.want = Some((desired, scope, 1));
+        // The first call observes, the second makes the device, the third would configure it.
+        fake.kernel().fail_calls([3]);
+        worker.keep(Vec::new());
+        worker.glance();
+        assert!(!worker.look, "the backoff is passed by");
+        worker.keep(Vec::new());
+        remove_peer(&fake);
+        worker.glance();
+        assert!(worker.look, "a whole state is watched");
     }
 
     #[tokio::test]

@@ -113,8 +113,16 @@ fn a_narrow_path_is_measured_while_a_jumbo_pair_keeps_its_size() {
         ask(a, b)?;
         ask(a, c)?;
 
+        let sent = || -> Result<u64> {
+            Ok(a.run(&["cat", "/sys/class/net/mesh0/statistics/tx_bytes"])?.trim().parse()?)
+        };
+        let before = sent()?;
         let [client, server] = flow(a, b, if meshd_tests::harness::in_vm() { 40 } else { 25 })?;
-        std::thread::sleep(Duration::from_secs(6));
+        wait_for("the flow is under way", pace(20), || {
+            let now = sent()?;
+            ensure!(now > before + 5_000_000, "{} bytes", now - before);
+            Ok(())
+        })?;
         let since = Instant::now();
         router.narrow(1_360)?;
         wait_for("the smaller path is noticed", pace(30), || {
