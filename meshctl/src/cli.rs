@@ -1,6 +1,8 @@
 //! Verbs and flags: the definitions from which parsing, help and completion come.
 
 mod certificates;
+mod devices;
+mod reload;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use self::certificates::{
     Ca, CaExport, CaRotate, CaUnlock, Cert, CertIssue, Passphrase,
 };
+pub(crate) use self::devices::{DeviceAdd, DeviceConfig};
+pub(crate) use self::reload::Reload;
 use crate::output::Format;
 
 /// Where the daemon listens unless told otherwise.
@@ -72,7 +76,7 @@ pub(crate) enum Verb {
     Join(Join),
     /// This host: state, addresses, keys, peers, health
     Status(Status),
-    /// The other hosts of the mesh
+    /// The other hosts of the mesh, and devices behind this one that cannot run meshd
     #[command(subcommand)]
     Peers(Peers),
     /// Probe a peer through the tunnel: path, round trip, MTU
@@ -81,6 +85,10 @@ pub(crate) enum Verb {
     Mtu,
     /// What happened since the daemon's start: who did what to whom, and why
     Events(Events),
+    /// Read the daemon's configuration again, for good or on trial
+    Reload(Reload),
+    /// Keep the configuration that is on trial
+    Confirm,
     /// Leave the mesh and remove everything meshd made on this host
     Leave(Leave),
     /// Print a completion script for a shell
@@ -101,6 +109,9 @@ pub(crate) struct Init {
     /// Claim what is found on this host inside these limits
     #[arg(long = "allow", value_name = "CIDR")]
     pub(crate) allow: Vec<String>,
+    /// Announce single addresses inside this range: workloads of this host (route_source = "workloads")
+    #[arg(long = "workloads", value_name = "CIDR")]
+    pub(crate) workloads: Vec<String>,
     /// Pool of the mesh's IPv4 addresses [default: 100.112.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub(crate) ipv4_pool: Option<String>,
@@ -181,6 +192,9 @@ pub(crate) struct TokenCreate {
     /// Grant what the joiner finds on itself inside these limits
     #[arg(long = "allow", value_name = "CIDR")]
     pub(crate) allow: Vec<String>,
+    /// Let the joiner announce single addresses inside this range: its workloads (route_source = "workloads")
+    #[arg(long = "workloads", value_name = "CIDR")]
+    pub(crate) workloads: Vec<String>,
     /// Put the joiner into a group
     #[arg(long = "group", value_name = "NAME")]
     pub(crate) groups: Vec<String>,
@@ -194,7 +208,7 @@ pub(crate) struct TokenCreate {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub(crate) uses: Option<u32>,
     /// Admit by identity documents of this issuer only (issuers.d/ISSUER.toml); the token is no secret then
-    #[arg(long, value_name = "ISSUER", conflicts_with_all = ["prefixes", "allow", "groups"])]
+    #[arg(long, value_name = "ISSUER", conflicts_with_all = ["prefixes", "allow", "workloads", "groups"])]
     pub(crate) identity: Option<String>,
 }
 
@@ -235,6 +249,15 @@ pub(crate) enum Peers {
     /// Everything about one peer
     Show {
         /// The peer's name
+        name: String,
+    },
+    /// Take a device that cannot run meshd (a phone, a router) behind this host
+    Add(DeviceAdd),
+    /// Print the WireGuard configuration of a device of this host; it is secret
+    Config(DeviceConfig),
+    /// Take a device of this host away
+    Remove {
+        /// The device's name
         name: String,
     },
 }

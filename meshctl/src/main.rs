@@ -50,6 +50,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Ping(arguments) => commands::ping::run(&socket, output, arguments).await,
         Verb::Mtu => commands::mtu::run(&socket, output).await,
         Verb::Events(arguments) => commands::events::run(&socket, output, arguments).await,
+        Verb::Reload(arguments) => commands::reload::reload(&socket, output, arguments).await,
+        Verb::Confirm => commands::reload::confirm(&socket, output).await,
         Verb::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "meshctl", &mut script);

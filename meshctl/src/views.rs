@@ -2,8 +2,10 @@
 //! messages of the socket. Unknown is `null`. Every text from the daemon passes `safe` here.
 
 mod authority;
+mod devices;
 mod nodes;
 mod peers;
+mod reload;
 mod tokens;
 use std::collections::BTreeMap;
 
@@ -12,8 +14,10 @@ use serde::Serialize;
 
 pub(crate) use self::{
     authority::RootsView,
+    devices::{DeviceConfigView, DeviceRemovedView},
     nodes::{NodeView, RevokedSignerView, RevokedView, SignerView},
-    peers::{MtuView, PeerDetailView, PeerView},
+    peers::{DeviceView, MtuView, PeerDetailView, PeerView},
+    reload::{ChangeView, ConfirmView, ReloadView},
     tokens::{AudienceView, NewTokenView, TokenView},
 };
 
@@ -34,13 +38,17 @@ pub(crate) struct StatusView {
     pub(crate) mesh_addresses: Vec<String>,
     pub(crate) prefixes: Vec<String>,
     pub(crate) peers: PeerCountsView,
+    pub(crate) devices: PeerCountsView,
     pub(crate) health: Vec<HealthView>,
     pub(crate) version: String,
     pub(crate) signer: Option<bool>,
     pub(crate) zone: Option<String>,
+    /// The gateway by which other zones reach this host.
+    pub(crate) via: Option<String>,
     pub(crate) certificate_not_after: Option<String>,
     pub(crate) directory_hash: Option<String>,
     pub(crate) synced: bool,
+    pub(crate) trial_seconds_left: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -63,9 +71,14 @@ fn optional(text: Option<&String>) -> Option<String> {
     text.and_then(|text| known(text))
 }
 
+impl From<wire::PeerCounts> for PeerCountsView {
+    fn from(counts: wire::PeerCounts) -> Self {
+        Self { total: counts.total, up: counts.up, stale: counts.stale, down: counts.down }
+    }
+}
+
 impl From<wire::StatusReply> for StatusView {
     fn from(reply: wire::StatusReply) -> Self {
-        let peers = reply.peers.unwrap_or_default();
         let health = reply.health.into_iter().map(|line| HealthView {
             code: safe(&line.code),
             severity: safe(&line.severity),
@@ -84,19 +97,17 @@ impl From<wire::StatusReply> for StatusView {
             gossip_port: reply.gossip_port,
             mesh_addresses: safe_all(&reply.mesh_addresses),
             prefixes: safe_all(&reply.prefixes),
-            peers: PeerCountsView {
-                total: peers.total,
-                up: peers.up,
-                stale: peers.stale,
-                down: peers.down,
-            },
+            peers: reply.peers.unwrap_or_default().into(),
+            devices: reply.devices.unwrap_or_default().into(),
             health: health.collect(),
             version: safe(&reply.version),
             signer: reply.signer,
             zone: optional(reply.zone.as_ref()),
+            via: optional(reply.via.as_ref()),
             certificate_not_after: optional(reply.certificate_not_after.as_ref()),
             directory_hash: optional(reply.directory_hash.as_ref()),
             synced: reply.synced,
+            trial_seconds_left: reply.trial_seconds_left,
         }
     }
 }

@@ -9,12 +9,16 @@ use std::{
 };
 
 use anyhow::anyhow;
-use meshd_core::{now::UnixTime, trust::IssuedIdentity};
+use meshd_core::{now::UnixTime, plan, trust::IssuedIdentity};
 
 use crate::{
-    config::issuers::{self, IssuerFile},
-    daemon::Sources,
-    dataplane::{DataplaneError, LinuxDataplane},
+    chosen::{Chosen, chosen},
+    config::{
+        Sources,
+        issuers::{self, IssuerFile},
+    },
+    daemon::plan_config,
+    dataplane::{Dataplane, DataplaneError, LinuxDataplane, Scope},
     host, identity_dir, jwks, metrics,
     state::durable,
 };
@@ -30,6 +34,15 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     let config = sources.load()?;
     let absent = if sources.file.exists() { "" } else { " is not there: defaults" };
     println!("ok       configuration: {}{absent}", sources.file.display());
+    if let Ok(Chosen { trial: Some(trial), .. }) = chosen(sources) {
+        let how = match &trial.ended {
+            None => "is on trial".to_owned(),
+            Some(ended) => {
+                format!("is not in force, `meshctl reload` takes it: {}", ended.text())
+            }
+        };
+        println!("note     configuration: it {how}");
+    }
     let mut problems = 0;
     let mut tell = |what: &str, result: Result<String, String>| match result {
         Ok(found) => println!("ok       {what}: {found}"),
@@ -63,6 +76,9 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
             })
             .map_err(|error| error.to_string()),
     );
+    for problem in taken(&config) {
+        tell("routing", Err(problem));
+    }
     for (name, result) in issuers(sources) {
         tell(&name, result);
     }
@@ -97,6 +113,20 @@ fn wireguard(config: &crate::config::Config) -> Result<String, String> {
         .and_then(|dataplane| dataplane.probe())
         .map(|backend| backend.as_str().to_owned())
         .map_err(|error: DataplaneError| error.to_string())
+}
+
+/// What other programs have in our places.
+fn taken(config: &crate::config::Config) -> Vec<String> {
+    let plan_config = plan_config(config);
+    let observed = LinuxDataplane::new(crate::daemon::backend(config))
+        .and_then(|mut dataplane| dataplane.observe(&Scope::of(&plan_config)));
+    match observed {
+        Ok(observed) => plan::taken(&plan_config, &observed.foreign)
+            .into_iter()
+            .map(|taken| format!("{}; {}", taken.message, taken.fix))
+            .collect(),
+        Err(error) => vec![error.to_string()],
+    }
 }
 
 /// The issuers of identity documents, with the keys that each has now.

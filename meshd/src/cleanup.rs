@@ -5,9 +5,11 @@ use meshd_core::plan::{Desired, diff};
 
 use crate::{
     check,
-    daemon::{Sources, backend, plan_config},
+    chosen::chosen,
+    config::Sources,
+    daemon::{backend, plan_config},
     dataplane::{Dataplane, LinuxDataplane, Scope},
-    state::{StateDir, guard::SavedGuard},
+    state::{StateDir, guard::SavedGuard, trial::SavedTrial},
 };
 
 /// Looks for objects of ours and removes them, in as many rounds as it takes.
@@ -16,7 +18,8 @@ use crate::{
 /// When something is left.
 pub fn run(sources: &Sources) -> anyhow::Result<()> {
     const ROUNDS: usize = 3;
-    let config = sources.load()?;
+    // What ran here, which is not always what the files say.
+    let config = chosen(sources)?.config;
     check::privileges().map_err(|why| anyhow!("cannot clean up; {why}"))?;
     // A daemon that runs would make everything again.
     let _lock = match config.node.state_dir.exists() {
@@ -25,6 +28,7 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     };
     // Nor must the next boot bring the guard back.
     SavedGuard::forget(&config.node.state_dir)?;
+    SavedTrial::forget(&config.node.state_dir)?;
     let scope = Scope::of(&plan_config(&config));
     let mut dataplane = LinuxDataplane::new(backend(&config))?;
     let mut removed = 0;

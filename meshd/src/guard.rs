@@ -7,8 +7,9 @@ use meshd_core::plan::{Change, PlanConfig};
 
 use crate::{
     check,
-    config::{Config, LeakProtection},
-    daemon::{Sources, backend, plan_config},
+    chosen::chosen,
+    config::{Config, LeakProtection, Sources},
+    daemon::{backend, plan_config},
     dataplane::{Dataplane, LinuxDataplane, Scope},
     state::guard::SavedGuard,
 };
@@ -18,8 +19,9 @@ use crate::{
 /// # Errors
 /// When the guard does not stand afterwards, although it should.
 pub fn run(sources: &Sources) -> anyhow::Result<()> {
-    let config = match sources.load() {
-        Ok(config) => config,
+    // What the daemon will run: not what is on disk, where a trial of that has ended.
+    let config = match chosen(sources) {
+        Ok(chosen) => chosen.config,
         Err(errors) => return without_config(&errors.to_string()),
     };
     if config.network.leak_protection != LeakProtection::Strict {

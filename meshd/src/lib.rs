@@ -1,6 +1,7 @@
 //! The daemon's parts, as a library so that tests can drive each against a real kernel.
 
 pub mod check;
+pub mod chosen;
 pub mod cleanup;
 pub mod config;
 pub mod control;

@@ -3,11 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use meshd::{
-    check, cleanup,
-    daemon::{self, Sources},
-    guard, logging,
-};
+use meshd::{check, cleanup, config::Sources, daemon, guard, logging};
 
 /// The daemon of an encrypted mesh of Kubernetes nodes and plain VMs.
 #[derive(Parser)]
@@ -57,7 +53,7 @@ fn main() -> ExitCode {
     let result = match cli.command.unwrap_or(Command::Run) {
         Command::Run => {
             logging::start();
-            daemon::run(sources)
+            daemon::run(&sources)
         }
         Command::Check => check::run(&sources),
         Command::Cleanup => cleanup::run(&sources),

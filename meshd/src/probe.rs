@@ -5,6 +5,8 @@
 //! packet, so that it measures one direction. The other sends those probes whole, larger than the route's MTU.
 //! A task reads each; both end when the [`Prober`] is dropped.
 
+mod inside;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -16,8 +18,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use meshd_core::accord::Statement;
 use meshd_proto::NodeKey;
-use nix::sys::socket::{setsockopt, sockopt::Ipv6DontFrag};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{Ipv6DontFrag, Ipv6RecvPacketInfo},
+};
 use rustix::net::sockopt::{Ipv6PathMtuDiscovery, set_ipv6_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -25,6 +31,8 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
+
+use self::inside::Received;
 
 /// UDP port of the echo, on mesh addresses only.
 pub const PORT: u16 = 51_801;
@@ -37,6 +45,9 @@ const REPLY: u8 = 2;
 /// Of any size, answered by [`MEASURED`] without filling.
 const MEASURE: u8 = 3;
 const MEASURED: u8 = 4;
+/// A statement of `meshd_core::accord`, and the answer to one. Taken only out of the tunnel itself.
+const STATEMENT: u8 = 5;
+const ANSWER: u8 = 6;
 /// IPv6 and UDP headers.
 const HEADERS: u32 = 48;
 /// What WireGuard adds to a packet as it counts bytes (WireGuard, 5.4.6).
@@ -50,7 +61,7 @@ const PENDING: usize = 1_024;
 pub type Members = Arc<RwLock<BTreeMap<Ipv6Addr, NodeKey>>>;
 
 /// What came in from a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     /// The answer to [`Prober::measure`].
     Answer {
@@ -58,6 +69,17 @@ pub enum Heard {
         from: NodeKey,
         /// What it was given.
         id: u64,
+    },
+    /// What of our node addresses it takes from the tunnel.
+    Statement {
+        /// Who says so.
+        from: NodeKey,
+        /// Of the question.
+        id: u64,
+        /// It answers one of ours.
+        is_answer: bool,
+        /// What it says.
+        statement: Statement,
     },
     /// Something: the tunnel works.
     Anything {
@@ -89,10 +111,17 @@ impl Drop for Prober {
 }
 
 impl Prober {
-    /// Opens the sockets on `ula`, which need not be on a device yet, and starts to answer `members`. What is heard
-    /// goes to `heard`; where that is full, it is lost.
-    pub fn start(ula: Ipv6Addr, members: Members, heard: mpsc::Sender<Heard>) -> io::Result<Self> {
-        let socket = Arc::new(UdpSocket::from_std(bound(ula, PORT)?.into())?);
+    /// Opens the sockets on `ula`, which need not be on a device yet, and starts to answer `members`. Statements count
+    /// only when they come out of `interface`. What is heard goes to `heard`; where that is full, it is lost.
+    pub fn start(
+        ula: Ipv6Addr,
+        interface: String,
+        members: Members,
+        heard: mpsc::Sender<Heard>,
+    ) -> io::Result<Self> {
+        let answering = bound(ula, PORT)?;
+        setsockopt(&answering, Ipv6RecvPacketInfo, &true)?;
+        let socket = Arc::new(UdpSocket::from_std(answering.into())?);
         let measuring = bound(ula, 0)?;
         // Sizes above the route's MTU go out whole; what the device does not take is an error, and no fragments.
         set_ipv6_mtu_discover(&measuring, Ipv6PathMtuDiscovery::PROBE)?;
@@ -102,6 +131,7 @@ impl Prober {
         let (pending, sent) = (Pending::default(), Sent::default());
         let answering = Answering {
             socket: socket.clone(),
+            interface,
             members: members.clone(),
             pending: pending.clone(),
             heard: heard.clone(),
@@ -145,6 +175,21 @@ impl Prober {
             // Not `try_send_to`: on a new socket that fails until the runtime has seen it writable.
             if let Err(error) = socket.send_to(&packet(REQUEST, nonce, HEADER), to(peer)).await {
                 tracing::debug!(%peer, %error, "poke not sent");
+            }
+        });
+    }
+
+    /// Sends `statement` to `peer`, as the answer to its statement `id` or as the one of ours with that number.
+    pub fn state(&self, peer: Ipv6Addr, id: u64, is_answer: bool, statement: &Statement) {
+        let kind = if is_answer { ANSWER } else { STATEMENT };
+        let mut packet = packet(kind, id, HEADER);
+        packet.extend(statement.encode());
+        let (socket, sent) = (self.socket.clone(), self.sent.clone());
+        tokio::spawn(async move {
+            match socket.send_to(&packet, to(peer)).await {
+                Ok(length) => count(&sent, peer, length),
+                // It is said again.
+                Err(error) => tracing::debug!(%peer, %error, "statement not sent"),
             }
         });
     }
@@ -219,6 +264,7 @@ fn count(sent: &Sent, peer: Ipv6Addr, payload: usize) {
 /// The answering socket's reader.
 struct Answering {
     socket: Arc<UdpSocket>,
+    interface: String,
     members: Members,
     pending: Pending,
     heard: mpsc::Sender<Heard>,
@@ -231,16 +277,16 @@ impl Answering {
     async fn read(mut self) {
         let mut buffer = vec![0; usize::from(u16::MAX)];
         loop {
-            match self.socket.recv_from(&mut buffer).await {
-                Ok((length, SocketAddr::V6(from))) => self.take(&buffer[..length], from),
-                Ok(_) => {}
+            match inside::receive(&self.socket, &mut buffer).await {
+                Ok(received) => self.take(&buffer[..received.length], &received),
                 // ICMP errors of what was sent before come up here.
                 Err(error) => tracing::debug!(%error, "probe socket"),
             }
         }
     }
 
-    fn take(&mut self, packet: &[u8], from: SocketAddrV6) {
+    fn take(&mut self, packet: &[u8], received: &Received) {
+        let from = received.from;
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
         let Some(member) = members.get(from.ip()).copied() else { return };
         drop(members);
@@ -256,6 +302,11 @@ impl Answering {
                 {
                     let _ = answered.send(Instant::now());
                 }
+            }
+            STATEMENT | ANSWER if received.is_from(&self.interface) => {
+                let Some(statement) = Statement::decode(&packet[HEADER..]) else { return };
+                let (from, id, is_answer) = (member, nonce, kind == ANSWER);
+                let _ = self.heard.try_send(Heard::Statement { from, id, is_answer, statement });
             }
             _ => {}
         }
@@ -308,7 +359,7 @@ mod tests {
         let own = Ipv6Addr::LOCALHOST;
         let members = Members::default();
         let (heard, mut hears) = mpsc::channel(16);
-        let prober = Prober::start(own, members.clone(), heard).unwrap();
+        let prober = Prober::start(own, "lo".to_owned(), members.clone(), heard).unwrap();
         let wait = Duration::from_millis(200);
         assert_eq!(prober.ping(own, 100, wait).await.unwrap(), None);
         let from = NodeKey([1; 32]);

@@ -1,12 +1,14 @@
 //! The thread that keeps the kernel as planned.
 //!
 //! Responsible for: observe → diff → apply, again when netlink, a glance at the peers or a timer says so, with backoff
-//! when something fails or others fight for the same objects. Not for: what is planned. One thread, since netlink and `nft` block; it takes
+//! when something fails or others fight for the same objects. A new plan is compared with what was read last and what
+//! was changed since, so that one changed record costs as much among ten thousand members as among ten. Not for: what is
+//! planned. One thread, since netlink and `nft` block; it takes
 //! commands from a channel of which only the newest plan counts, and sends a [`Report`] after each
 //! round. It ends when the [`Reconciler`] is dropped, leaving the kernel as it is.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -15,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshd_core::plan::{Change, Desired, Observed, RepairPace, diff, renewals};
+use meshd_core::plan::{Change, Desired, Observed, ObservedPeer, RepairPace, diff, renewals};
 use meshd_proto::WgPublicKey;
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,6 +29,10 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 /// Rounds of observe, diff, apply before waiting: what one change makes possible, the next may need.
 const ROUNDS: usize = 3;
+/// More changes than these are worth reading the kernel for.
+const FEW: usize = 256;
+/// An endpoint is set on a peer that is there only if its handshake was read this lately: it may have roamed.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// What one round did.
 #[derive(Debug)]
@@ -45,13 +51,19 @@ pub struct Report {
     pub plan: u64,
     /// When the kernel was read.
     pub at: Instant,
+    /// When the changes were made.
+    pub applied_at: Instant,
 }
+
+/// Who wants to know what the kernel holds, and when that was.
+type Asked = oneshot::Sender<Option<(Observed, Instant)>>;
 
 enum Command {
     Want { desired: Arc<Desired>, scope: Scope, plan: u64 },
     Look,
+    Glance,
     Renew(Vec<WgPublicKey>),
-    LookNow(oneshot::Sender<Option<(Observed, Instant)>>),
+    LookNow(Asked),
     Peek { scope: Scope, answer: Sender<Option<Observed>> },
     TearDown { scope: Scope, done: oneshot::Sender<Report> },
 }
@@ -93,6 +105,11 @@ impl Reconciler {
     /// Something may have changed: look, and repair.
     pub fn look(&self) {
         self.send(Command::Look);
+    }
+
+    /// A tunnel may have come up: look at the peers, and tell.
+    pub fn glance(&self) {
+        self.send(Command::Glance);
     }
 
     /// Takes those of `peers` that never had a handshake away and adds them again, which makes WireGuard
@@ -144,9 +161,9 @@ struct Worker {
     look: bool,
     /// When the next look is due in any case.
     due: Instant,
-    /// What was read last, for the parts that a glance leaves out; `None` while something fails, whose turn the backoff
-    /// decides.
-    last: Option<Observed>,
+    /// What was read last, and when: the peers by a glance, the rest by a look, with what was changed since. `None` while
+    /// something fails, whose turn the backoff decides.
+    last: Option<(Observed, Instant)>,
 }
 
 impl Worker {
@@ -177,16 +194,25 @@ impl Worker {
             // Only the newest plan counts; a burst of changes costs one round.
             let mut asked = Vec::new();
             let mut tear_downs = Vec::new();
-            let mut now = false;
+            let (mut planned, mut peek, mut now) = (false, false, false);
             for command in first.into_iter().chain(inbox.try_iter()) {
-                now |= !matches!(command, Command::Look);
                 match command {
                     Command::Want { desired, scope, plan } => {
+                        // Another scope was never read.
+                        now |= self.want.as_ref().is_none_or(|(_, held, _)| *held != scope);
+                        planned = true;
                         self.want = Some((desired, scope, plan));
                     }
                     Command::Look => self.look = true,
-                    Command::Renew(peers) => self.renew.extend(peers),
-                    Command::LookNow(answer) => asked.push(answer),
+                    Command::Glance => peek = true,
+                    Command::Renew(peers) => {
+                        now = true;
+                        self.renew.extend(peers);
+                    }
+                    Command::LookNow(answer) => {
+                        now |= self.last.as_ref().is_none_or(|(last, _)| last.device.is_none());
+                        asked.push(answer);
+                    }
                     Command::Peek { scope, answer } => {
                         // Who asked may not wait any more.
                         let _ = answer.send(self.dataplane.observe(&scope).ok());
@@ -202,10 +228,11 @@ impl Worker {
                 let _ = done.send(report);
             }
             let at = Instant::now();
-            if now || self.due <= at || (self.look && self.pace.look_from() <= at) {
+            let whole = now || self.due <= at || (self.look && self.pace.look_from() <= at);
+            if whole || (planned && !self.advance()) {
                 self.keep(asked);
-            } else if self.pace.glance_from() <= at {
-                self.glance();
+            } else if peek || !asked.is_empty() || self.pace.glance_from() <= at {
+                self.glance(peek, asked);
             }
         }
     }
@@ -217,7 +244,7 @@ impl Worker {
     }
 
     /// One round for the plan in force.
-    fn keep(&mut self, asked: Vec<oneshot::Sender<Option<(Observed, Instant)>>>) {
+    fn keep(&mut self, asked: Vec<Asked>) {
         self.look = false;
         let Some((desired, scope, plan)) = self.want.clone() else {
             self.due = Instant::now() + PERIOD;
@@ -241,28 +268,86 @@ impl Worker {
             self.retry = (self.retry * 2).min(RETRY_LAST);
             ended + wait
         };
-        self.last = report.observed.clone().filter(|_| report.errors.is_empty());
+        let read = report.observed.clone().filter(|_| report.errors.is_empty());
+        self.last = read.map(|observed| (observed, report.at));
         // A full channel means that the loop is behind; it gets the next report.
         let _ = self.reports.try_send(report);
     }
 
-    /// Looks at the device and its peers, and asks for a round when they are not as planned.
-    fn glance(&mut self) {
+    /// Makes the changes of a new plan without reading the kernel, when few are to be made and what stands there is
+    /// known. `false`: a round is needed.
+    fn advance(&mut self) -> bool {
+        let (Some((desired, _, plan)), Some((last, read))) = (&self.want, &mut self.last) else {
+            return false;
+        };
+        if self.look || last.device.is_none() {
+            return false;
+        }
+        let changes = diff(desired, last);
+        let is_fresh = read.elapsed() < FRESH;
+        let simple = changes.iter().all(|change| {
+            let roamed = matches!(change, Change::PutPeer { new: false, endpoint: Some(_), .. });
+            change.can_be_followed() && (is_fresh || !roamed)
+        });
+        if changes.len() > FEW || !simple || !self.dataplane.apply(&changes).is_empty() {
+            return false;
+        }
+        for change in &changes {
+            last.follow(change);
+        }
+        self.settled = *plan;
+        self.tell(changes);
+        true
+    }
+
+    /// Looks at the device and its peers, and asks for a round when they are not as planned. Tells when tunnels came up,
+    /// or somebody wants to know.
+    fn glance(&mut self, wanted: bool, asked: Vec<Asked>) {
         let started = Instant::now();
-        if let (Some((desired, scope, _)), Some(last)) = (&self.want, &mut self.last)
+        let mut news = false;
+        if let (Some((desired, scope, _)), Some((last, read))) = (&self.want, &mut self.last)
             && last.device.is_some()
         {
             match self.dataplane.glance(scope) {
                 Ok(Some((device, peers))) => {
+                    let met = |peers: &BTreeMap<WgPublicKey, ObservedPeer>| {
+                        peers.values().filter(|peer| peer.last_handshake.is_some()).count()
+                    };
+                    news = wanted || met(&peers) != met(&last.peers);
                     (last.device, last.peers) = (Some(device), peers);
-                    self.look = !diff(desired, last).is_empty();
+                    *read = started;
+                    self.look |= !diff(desired, last).is_empty();
+                    for answer in asked {
+                        // As in `keep`.
+                        let _ = answer.send(Some((last.clone(), started)));
+                    }
                 }
                 // Gone, or another's: a round finds out.
                 Ok(None) | Err(_) => self.look = true,
             }
         }
+        if news && !self.look {
+            self.tell(Vec::new());
+        }
         let ended = Instant::now();
         self.pace.glanced(ended, ended - started);
+    }
+
+    /// Reports what is known without a round.
+    fn tell(&self, applied: Vec<Change>) {
+        let (Some((_, _, plan)), Some((last, read))) = (&self.want, &self.last) else { return };
+        let report = Report {
+            observed: Some(last.clone()),
+            applied,
+            errors: Vec::new(),
+            repaired: false,
+            contested: self.pace.is_contested(),
+            plan: *plan,
+            at: *read,
+            applied_at: Instant::now(),
+        };
+        // As in `keep`.
+        let _ = self.reports.try_send(report);
     }
 
     fn round(&mut self, desired: &Desired, scope: &Scope, plan: u64) -> Report {
@@ -274,6 +359,7 @@ impl Worker {
             contested: false,
             plan,
             at: Instant::now(),
+            applied_at: Instant::now(),
         };
         let mut renew = std::mem::take(&mut self.renew);
         for _ in 0..ROUNDS {
@@ -294,6 +380,7 @@ impl Worker {
                 return report;
             }
             let failed = self.dataplane.apply(&changes);
+            report.applied_at = Instant::now();
             let (bad, errors): (Vec<usize>, Vec<_>) = failed.into_iter().unzip();
             let done = changes.into_iter().enumerate().filter(|(n, _)| !bad.contains(n));
             report.applied.extend(done.map(|(_, change)| change));
@@ -358,6 +445,64 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_small_change_of_the_plan_reads_nothing() {
+        let fake = FakeDataplane::default();
+        let (reports, mut inbox) = mpsc::channel(64);
+        let mut worker = Worker::new(Box::new(fake.clone()), reports);
+        let (desired, scope) = plan();
+        worker.want = Some((desired.clone(), scope.clone(), 1));
+        assert!(!worker.advance(), "nothing was read yet");
+        worker.keep(Vec::new());
+        inbox.recv().await.unwrap();
+
+        let mut more = Desired::clone(&desired);
+        more.peers.insert(WgPublicKey([8; 32]), meshd_core::plan::Peer::default());
+        worker.want = Some((Arc::new(more.clone()), scope.clone(), 2));
+        let before = fake.kernel().calls();
+        assert!(worker.advance());
+        assert_eq!(fake.kernel().calls() - before, 1, "one change, and nothing else");
+        let report = inbox.recv().await.unwrap();
+        assert_eq!((report.plan, report.applied.len(), report.errors.len()), (2, 1, 0));
+        assert_eq!(report.observed, Some(fake.kernel().state()));
+        assert_eq!(diff(&more, &fake.kernel().state()), []);
+
+        // What fails is looked into, and so is what a notification is still to be followed up for.
+        more.peers.insert(WgPublicKey([7; 32]), meshd_core::plan::Peer::default());
+        worker.want = Some((Arc::new(more.clone()), scope.clone(), 3));
+        fake.kernel().fail_calls([1]);
+        assert!(!worker.advance());
+        worker.look = true;
+        assert!(!worker.advance());
+        worker.keep(Vec::new());
+        assert_eq!(inbox.recv().await.unwrap().errors.len(), 0);
+        assert_eq!(diff(&more, &fake.kernel().state()), []);
+
+        // What changes the device has consequences that only the kernel knows.
+        let mut other = more.clone();
+        other.device.as_mut().unwrap().mtu = 1300;
+        worker.want = Some((Arc::new(other), scope, 4));
+        assert!(!worker.advance());
+    }
+
+    #[tokio::test]
+    async fn who_asks_gets_the_peers_of_now() {
+        let fake = FakeDataplane::default();
+        let (mut reconciler, mut reports) = Reconciler::start(Box::new(fake.clone())).unwrap();
+        let (desired, scope) = plan();
+        reconciler.want(desired, scope);
+        reports.recv().await.unwrap();
+        let key = WgPublicKey([9; 32]);
+        fake.kernel().peer_mut("mesh0", &key).unwrap().rx_bytes = 77;
+        let (seen, _) = reconciler.look_now().await.unwrap().unwrap();
+        assert_eq!(seen.peers[&key].rx_bytes, 77);
+        // A tunnel that came up is told, whoever sees it.
+        fake.kernel().peer_mut("mesh0", &key).unwrap().last_handshake = Some(Duration::ZERO);
+        let report = reports.recv().await.unwrap();
+        assert!(report.observed.unwrap().peers[&key].last_handshake.is_some());
+        assert!(report.applied.is_empty());
+    }
+
+    #[tokio::test]
     async fn what_fails_is_not_tried_at_every_glance() {
         let fake = FakeDataplane::default();
         let (reports, _inbox) = mpsc::channel(64);
@@ -367,11 +512,11 @@ mod tests {
         // The first call observes, the second makes the device, the third would configure it.
         fake.kernel().fail_calls([3]);
         worker.keep(Vec::new());
-        worker.glance();
+        worker.glance(false, Vec::new());
         assert!(!worker.look, "the backoff is passed by");
         worker.keep(Vec::new());
         remove_peer(&fake);
-        worker.glance();
+        worker.glance(false, Vec::new());
         assert!(worker.look, "a whole state is watched");
     }
 

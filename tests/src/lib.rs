@@ -2,4 +2,6 @@
 
 pub mod adversary;
 pub mod harness;
+pub mod many;
+pub mod matrix;
 pub mod sim;

@@ -97,6 +97,28 @@ fn a_stopped_and_restarted_daemon_loses_no_packet() {
     });
 }
 
+/// The last bytes of the file that the daemon of `host` runs from.
+fn running_mark(host: &Host, bytes: usize) -> Result<String> {
+    let pid = host.with_daemon(|daemon| Ok(daemon.pid()))?;
+    host.sh(&format!("tail -c {bytes} /proc/{pid}/exe"))
+}
+
+#[test]
+fn an_upgrade_loses_no_packet() {
+    undisturbed("upgrade", |host| {
+        // Two restarts do not fit into the flow on an emulated processor.
+        let marks = if in_vm() { &["other"][..] } else { &["first", "other"] };
+        for mark in marks {
+            host.install_daemon(mark)?;
+            host.stop_daemon()?;
+            host.start_daemon()?;
+            ensure!(running_mark(host, mark.len())? == *mark, "the old file still runs");
+            host.wait_up(2, pace(10))?;
+        }
+        Ok(())
+    });
+}
+
 /// From the start of the daemon until its peers and routes are back, with its device gone and nobody to ask.
 fn back_from_the_store(
     host: &Host,

@@ -31,11 +31,14 @@ pub(crate) struct CertIssue {
     /// Grant what the node finds on itself inside these limits, when a signer renews its certificate
     #[arg(long = "allow", value_name = "CIDR")]
     pub(crate) allow: Vec<String>,
+    /// Let the node announce single addresses inside this range: its workloads (route_source = "workloads")
+    #[arg(long = "workloads", value_name = "CIDR")]
+    pub(crate) workloads: Vec<String>,
     /// Put the node into a group
     #[arg(long = "group", value_name = "NAME")]
     pub(crate) groups: Vec<String>,
     /// Issue the next certificate for the key, name and rights of this one, without a new key
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "prefixes", "allow", "groups"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "prefixes", "allow", "workloads", "groups"])]
     pub(crate) certificate: Option<PathBuf>,
     /// Where the node asks first: a member's HOST:PORT [default: this host's addresses]
     #[arg(long = "seed", value_name = "ADDR")]

@@ -28,6 +28,7 @@ pub(crate) async fn init(socket: &Path, output: Output, arguments: Init) -> Resu
         mesh: arguments.mesh,
         prefixes: arguments.prefixes,
         allow: arguments.allow,
+        workloads: arguments.workloads,
         ipv4_pool: arguments.ipv4_pool.unwrap_or_default(),
     };
     let member = MemberView::from(client.init(request).await?.into_inner());

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 
 pub(crate) mod authority;
 pub(crate) mod certificate;
+pub(crate) mod devices;
 pub(crate) mod events;
 pub(crate) mod identity;
 pub(crate) mod membership;
@@ -14,6 +15,8 @@ pub(crate) mod nodes;
 mod passphrase;
 pub(crate) mod peers;
 pub(crate) mod ping;
+mod qr;
+pub(crate) mod reload;
 pub(crate) mod signers;
 pub(crate) mod status;
 pub(crate) mod tokens;

@@ -7,7 +7,7 @@ use std::{
 
 use meshd_proto::control::{ListPeersRequest, Peer, ShowPeerRequest};
 
-use super::{list, short_list, status};
+use super::{devices, list, short_list, status};
 use crate::{
     cli::{Peers, PeersList},
     connection::{LOOK, connect},
@@ -15,7 +15,7 @@ use crate::{
     output::{Output, remark},
     table::{Cell, Paint, Table, Tone, tone_of},
     text::{age, round_trip, size},
-    views::{PeerDetailView, PeerView},
+    views::{DeviceView, PeerDetailView, PeerView},
 };
 
 pub(crate) async fn run(socket: &Path, output: Output, verb: Peers) -> Result<(), Failure> {
@@ -23,6 +23,9 @@ pub(crate) async fn run(socket: &Path, output: Output, verb: Peers) -> Result<()
         Peers::List(arguments) if arguments.watch => watch(socket, output, arguments).await,
         Peers::List(arguments) => show_list(socket, output, arguments).await,
         Peers::Show { name } => show(socket, output, name).await,
+        Peers::Add(arguments) => devices::add(socket, output, arguments).await,
+        Peers::Config(arguments) => devices::config(socket, output, arguments).await,
+        Peers::Remove { name } => devices::remove(socket, output, name).await,
     }
 }
 
@@ -108,7 +111,10 @@ fn table(peers: &[PeerView], wide: bool) -> Table {
         let handshake = peer.last_handshake_seconds.map_or_else(|| "-".to_owned(), age);
         let mut row = vec![
             Cell::text(&*peer.name),
-            Cell::state(&peer.gossip),
+            match &peer.gossip {
+                Some(gossip) => Cell::state(gossip),
+                None => Cell::state("device"),
+            },
             Cell::state(&peer.tunnel),
             Cell::text(or_dash(&peer.endpoint)),
             Cell::number(handshake),
@@ -120,7 +126,10 @@ fn table(peers: &[PeerView], wide: bool) -> Table {
         if wide {
             let mtu = peer.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string());
             row.extend([
-                Cell::text(&*peer.path),
+                Cell::text(match &peer.via {
+                    Some(gateway) => format!("via {gateway}"),
+                    None => peer.path.clone(),
+                }),
                 Cell::number(peer.rtt_ms.map_or_else(|| "-".to_owned(), round_trip)),
                 Cell::number(size(peer.rx_bytes)),
                 Cell::number(size(peer.tx_bytes)),
@@ -154,12 +163,23 @@ fn print(detail: &PeerDetailView, paint: Paint, to: &mut impl Write) -> io::Resu
     let mut line = |label: &str, text: &str| {
         writeln!(to, "  {} {text}", paint.apply(Tone::Strong, &format!("{label}:")))
     };
-    line("id", &peer.id)?;
+    if let Some(id) = &peer.id {
+        line("id", id)?;
+    }
+    if let Some(device) = &peer.device {
+        line("device of", &device.gateway)?;
+    }
     if let Some(zone) = &peer.zone {
         line("zone", zone)?;
     }
-    line("gossip", &state(&peer.gossip))?;
-    let path = if peer.path == "none" { String::new() } else { format!(", {}", peer.path) };
+    if let Some(gossip) = &peer.gossip {
+        line("gossip", &state(gossip))?;
+    }
+    let path = match &peer.via {
+        Some(gateway) => format!(", via {gateway}"),
+        None if peer.path == "none" => String::new(),
+        None => format!(", {}", peer.path),
+    };
     line("tunnel", &format!("{}{path}", state(&peer.tunnel)))?;
     if let Some(reason) = &peer.reason {
         line("reason", reason)?;
@@ -177,12 +197,17 @@ fn print(detail: &PeerDetailView, paint: Paint, to: &mut impl Write) -> io::Resu
     if let Some(rtt) = peer.rtt_ms {
         line("round trip", &round_trip(rtt))?;
     }
-    line("mesh addresses", &list(&peer.mesh_addresses))?;
-    line("node addresses", &list(&peer.node_addresses))?;
+    if peer.device.is_none() {
+        line("mesh addresses", &list(&peer.mesh_addresses))?;
+        line("node addresses", &list(&peer.node_addresses))?;
+    }
     line("prefixes", &list(&peer.prefixes))?;
     for blocked in &detail.blocked {
         let text = format!("{} ({}): {}", blocked.prefix, blocked.reason, blocked.message);
         line("not routed", &paint.apply(Tone::Bad, &text))?;
+    }
+    if let Some(device) = &peer.device {
+        return print_device(device, paint, to);
     }
     line("published endpoints", &list(&detail.endpoints))?;
     line("groups", &list(&peer.groups))?;
@@ -192,6 +217,26 @@ fn print(detail: &PeerDetailView, paint: Paint, to: &mut impl Write) -> io::Resu
         line("certificate", &format!("until {date}"))?;
     }
     line("version", peer.version.as_deref().unwrap_or("unknown"))
+}
+
+fn print_device(device: &DeviceView, paint: Paint, to: &mut impl Write) -> io::Result<()> {
+    let mut line = |label: &str, text: &str| {
+        writeln!(to, "  {} {text}", paint.apply(Tone::Strong, &format!("{label}:")))
+    };
+    line("added", device.added_at.as_deref().unwrap_or("unknown"))?;
+    line("pre-shared key", if device.preshared_key { "yes" } else { "no" })?;
+    let kept = "kept on this host; `meshctl peers config NAME --forget-key` throws it away";
+    line("private key", if device.private_key_kept { kept } else { "not on this host" })?;
+    let stale =
+        "the gateway's key or addresses, or the mesh's prefixes, are others now: print it again";
+    match (&device.config_shown_at, device.config_stale) {
+        (None, _) => line("configuration", "never printed"),
+        (Some(at), false) => line("configuration", &format!("printed {at}, still right")),
+        (Some(at), true) => {
+            let text = format!("printed {at}, stale: {stale}");
+            line("configuration", &paint.apply(Tone::Doubtful, &text))
+        }
+    }
 }
 
 fn known_how(detail: &PeerDetailView) -> String {

@@ -68,6 +68,9 @@ fn print(status: &StatusView, paint: Paint, to: &mut impl Write) -> io::Result<(
         let zone = status.zone.as_ref().map(|zone| format!(", zone {zone}")).unwrap_or_default();
         let signer = if status.signer == Some(true) { ", signer" } else { "" };
         line(to, "node", &format!("{node}{zone}{signer}"))?;
+        if let Some(gateway) = &status.via {
+            line(to, "gateway", gateway)?;
+        }
     }
     if let Some(id) = &status.id {
         line(to, "id", id)?;
@@ -91,6 +94,10 @@ fn print(status: &StatusView, paint: Paint, to: &mut impl Write) -> io::Result<(
     }
     if status.mesh.is_some() {
         line(to, "peers", &peers(status, paint))?;
+        if status.devices.total > 0 {
+            let (devices, up) = (status.devices.total, status.devices.up);
+            line(to, "devices", &format!("{devices} behind this host, {up} up"))?;
+        }
     }
     print_health(status, paint, to)
 }

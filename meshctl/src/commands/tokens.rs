@@ -48,6 +48,7 @@ async fn create(socket: &Path, output: Output, arguments: TokenCreate) -> Result
         node_name: arguments.node.unwrap_or_default(),
         prefixes: arguments.prefixes,
         allow: arguments.allow,
+        workloads: arguments.workloads,
         groups: arguments.groups,
         seeds: arguments.seeds,
         ttl_seconds: ttl.as_secs(),
@@ -68,7 +69,11 @@ async fn create(socket: &Path, output: Output, arguments: TokenCreate) -> Result
             age(ttl.as_secs()),
             info.expires_at,
         ));
-        let granted = [("grants", &info.prefixes), ("grants what is found inside", &info.allow)];
+        let granted = [
+            ("grants", &info.prefixes),
+            ("grants what is found inside", &info.allow),
+            ("grants single addresses of workloads inside", &info.workloads),
+        ];
         for (what, prefixes) in granted.into_iter().filter(|(_, prefixes)| !prefixes.is_empty()) {
             remark(&format!("  it {what} {}", list(prefixes)));
         }
@@ -85,7 +90,7 @@ async fn create(socket: &Path, output: Output, arguments: TokenCreate) -> Result
             );
             return print(output, &token);
         }
-        if info.prefixes.is_empty() && info.allow.is_empty() {
+        if info.prefixes.is_empty() && info.allow.is_empty() && info.workloads.is_empty() {
             remark(
                 "  it grants no prefixes: for a host with pods, give --allow CIDR or --prefix CIDR",
             );
@@ -124,7 +129,7 @@ async fn show_list(socket: &Path, output: Output) -> Result<(), Failure> {
 fn table(tokens: &[TokenView], wide: bool) -> Table {
     let mut header = vec!["ID", "STATE", "USED", "EXPIRES", "NODE", "GRANTS"];
     if wide {
-        header.extend(["ALLOWS", "GROUPS", "IDENTITY"]);
+        header.extend(["ALLOWS", "WORKLOADS", "GROUPS", "IDENTITY"]);
     }
     let mut table = Table::new(header);
     for token in tokens {
@@ -141,6 +146,7 @@ fn table(tokens: &[TokenView], wide: bool) -> Table {
         if wide {
             row.extend([
                 Cell::text(short_list(&token.allow, true)),
+                Cell::text(short_list(&token.workloads, true)),
                 Cell::text(short_list(&token.groups, true)),
                 Cell::text(token.identity.clone().unwrap_or_else(|| "-".to_owned())),
             ]);
@@ -154,7 +160,8 @@ fn table(tokens: &[TokenView], wide: bool) -> Table {
 fn grants(token: &TokenView) -> String {
     match (&token.prefixes[..], &token.allow[..], &token.identity) {
         ([], [], Some(issuer)) => format!("by {issuer}"),
-        ([], [], None) => "-".to_owned(),
+        ([], [], None) if token.workloads.is_empty() => "-".to_owned(),
+        ([], [], None) => format!("each in {}", short_list(&token.workloads, false)),
         ([], allow, _) => format!("in {}", short_list(allow, false)),
         (prefixes, _, _) => short_list(prefixes, false),
     }

@@ -12,11 +12,14 @@ use crate::text::{known, safe, safe_all};
 #[derive(Debug, Serialize)]
 pub(crate) struct PeerView {
     pub(crate) name: String,
-    pub(crate) id: String,
+    /// `None`: a device, as is what else only members have.
+    pub(crate) id: Option<String>,
     pub(crate) zone: Option<String>,
-    pub(crate) gossip: String,
+    pub(crate) gossip: Option<String>,
     pub(crate) tunnel: String,
     pub(crate) path: String,
+    /// The gateway that carries what is for it.
+    pub(crate) via: Option<String>,
     pub(crate) endpoint: Option<String>,
     pub(crate) rtt_ms: Option<f64>,
     pub(crate) last_handshake_seconds: Option<u64>,
@@ -30,6 +33,36 @@ pub(crate) struct PeerView {
     pub(crate) groups: Vec<String>,
     pub(crate) reason: Option<String>,
     pub(crate) version: Option<String>,
+    /// What is known of a device that cannot run meshd; `None` of a member.
+    pub(crate) device: Option<DeviceView>,
+}
+
+/// What only a device has.
+#[derive(Debug, Serialize)]
+pub(crate) struct DeviceView {
+    pub(crate) gateway: String,
+    pub(crate) added_at: Option<String>,
+    pub(crate) private_key_kept: bool,
+    pub(crate) preshared_key: bool,
+    pub(crate) config_shown_at: Option<String>,
+    pub(crate) config_stale: bool,
+    pub(crate) keepalive: u32,
+    pub(crate) dns: Vec<String>,
+}
+
+impl From<wire::Device> for DeviceView {
+    fn from(device: wire::Device) -> Self {
+        Self {
+            gateway: safe(&device.gateway),
+            added_at: known(&device.added_at),
+            private_key_kept: device.private_key_kept,
+            preshared_key: device.preshared_key,
+            config_shown_at: optional(device.config_shown_at.as_ref()),
+            config_stale: device.config_stale,
+            keepalive: device.keepalive,
+            dns: safe_all(&device.dns),
+        }
+    }
 }
 
 /// `meshctl peers show`: the same and more.
@@ -101,11 +134,12 @@ impl From<wire::Peer> for PeerDetailView {
             mtu_since: optional(peer.mtu_since.as_ref()),
             peer: PeerView {
                 name: safe(&peer.name),
-                id: safe(&peer.id),
+                id: known(&peer.id),
                 zone: known(&peer.zone),
-                gossip: safe(&peer.gossip),
+                gossip: known(&peer.gossip),
                 tunnel: safe(&peer.tunnel),
                 path: safe(&peer.path),
+                via: optional(peer.via.as_ref()),
                 endpoint: optional(peer.endpoint.as_ref()),
                 rtt_ms: peer.rtt_ms,
                 last_handshake_seconds: peer.last_handshake_seconds,
@@ -119,6 +153,7 @@ impl From<wire::Peer> for PeerDetailView {
                 groups: safe_all(&peer.groups),
                 reason: optional(peer.reason.as_ref()),
                 version: known(&peer.version),
+                device: peer.device.map(DeviceView::from),
             },
         }
     }

@@ -30,6 +30,25 @@ fn token_create_prints_the_token_alone_on_stdout() {
 }
 
 #[test]
+fn a_token_for_workloads_says_of_which_range_and_to_how_many() {
+    let range = || vec!["10.240.0.0/16".to_owned()];
+    let several = TokenInfo { allow: Vec::new(), workloads: range(), uses: 9, ..token() };
+    let daemon = Daemon::start(Script { tokens: vec![several], ..Script::default() });
+    let asked = ["token", "create", "--workloads", "10.240.0.0/16", "--uses", "9"];
+    let output = daemon.meshctl(&asked);
+    assert_eq!(stdout(&output), "meshd-token\n");
+    let said = stderr(&output);
+    assert!(said.contains("grants single addresses of workloads inside 10.240.0.0/16"), "{said}");
+    assert!(!said.contains("grants no prefixes"), "{said}");
+    let asked = daemon.asked().join("\n");
+    assert!(asked.contains("workloads: [\"10.240.0.0/16\"]"), "{asked}");
+    let list = daemon.meshctl(&["token", "list"]);
+    assert!(stdout(&list).contains("each in 10.240.0.0/16"), "{}", stdout(&list));
+    let json = parsed(&daemon.meshctl(&["token", "list", "-o", "json"]));
+    assert_eq!(json[0]["workloads"][0], "10.240.0.0/16");
+}
+
+#[test]
 fn a_token_for_identity_documents_says_that_it_is_no_secret() {
     let identity = TokenInfo { identity: Some("idp".into()), uses: 10_000, ..token() };
     let identity = TokenInfo { allow: Vec::new(), ..identity };

@@ -30,6 +30,9 @@ pub(crate) struct Script {
     pub(crate) events: Vec<EventsReply>,
     /// The signer repeats the certificate that is held.
     pub(crate) renewed_before: bool,
+    pub(crate) not_granted: Vec<String>,
+    pub(crate) config: DeviceConfigReply,
+    pub(crate) reload: ReloadReply,
     pub(crate) error: Option<ControlError>,
     pub(crate) asked: Vec<String>,
     /// Who changed something, or was refused.
@@ -234,6 +237,36 @@ impl ControlBackend for Fake {
         request: IssueCertificateRequest,
     ) -> Reply<'_, IssueCertificateReply> {
         self.answer(format!("{request:?}"), move |_| crate::certificates::issue(&request))
+    }
+    fn add_device(&self, request: AddDeviceRequest) -> Reply<'_, AddDeviceReply> {
+        self.answer(format!("{request:?}"), |s| AddDeviceReply {
+            peer: s.peers.first().cloned(),
+            not_granted: s.not_granted.clone(),
+        })
+    }
+    fn device_config(&self, request: DeviceConfigRequest) -> Reply<'_, DeviceConfigReply> {
+        self.answer(format!("{request:?}"), |s| s.config.clone())
+    }
+    fn forget_device_key(
+        &self,
+        request: ForgetDeviceKeyRequest,
+    ) -> Reply<'_, ForgetDeviceKeyReply> {
+        self.answer(format!("{request:?}"), |_| ForgetDeviceKeyReply { forgotten: true })
+    }
+    fn remove_device(&self, request: RemoveDeviceRequest) -> Reply<'_, RemoveDeviceReply> {
+        self.answer(format!("{request:?}"), |_| RemoveDeviceReply {
+            name: "phone".into(),
+            public_key: "KEY3=".into(),
+            prefixes: vec!["10.99.0.1/32".into()],
+        })
+    }
+    fn reload(&self, request: ReloadRequest) -> Reply<'_, ReloadReply> {
+        self.answer(format!("{request:?}"), |s| s.reload.clone())
+    }
+    fn confirm(&self) -> Reply<'_, ConfirmReply> {
+        self.answer("confirm".into(), |s| ConfirmReply {
+            needs_restart: s.reload.needs_restart.clone(),
+        })
     }
     fn certificates(&self) -> Reply<'_, ShowCertificatesReply> {
         self.answer("certificates".into(), |_| crate::certificates::own())

@@ -14,8 +14,10 @@ fn status_has_the_documented_fields_with_null_for_unknown() {
             "backend": null, "public_key": null, "listen_port": null, "gossip_port": null,
             "mesh_addresses": [], "prefixes": [],
             "peers": {"total": 0, "up": 0, "stale": 0, "down": 0},
-            "health": [], "version": "0.1.0", "signer": null, "zone": null,
+            "devices": {"total": 0, "up": 0, "stale": 0, "down": 0},
+            "health": [], "version": "0.1.0", "signer": null, "zone": null, "via": null,
             "certificate_not_after": null, "directory_hash": null, "synced": false,
+            "trial_seconds_left": null,
         })
     );
     let daemon = with_peers(Vec::new());
@@ -82,6 +84,7 @@ fn peers_list_has_exactly_the_documented_fields() {
         "gossip",
         "tunnel",
         "path",
+        "via",
         "endpoint",
         "rtt_ms",
         "last_handshake_seconds",
@@ -95,15 +98,31 @@ fn peers_list_has_exactly_the_documented_fields() {
         "groups",
         "reason",
         "version",
+        "device",
     ];
     want.sort_unstable();
     assert_eq!(keys(&peers[0]), want);
     assert_eq!(peers[0]["rtt_ms"], 0.625);
     assert_eq!(peers[0]["reason"], Value::Null);
-    for field in ["zone", "endpoint", "rtt_ms", "last_handshake_seconds", "mtu", "public_key"] {
+    for field in
+        ["zone", "via", "endpoint", "rtt_ms", "last_handshake_seconds", "mtu", "public_key"]
+    {
         assert_eq!(peers[1][field], Value::Null, "{field}");
     }
     assert_eq!(peers[1]["groups"], json!([]));
+}
+
+#[test]
+fn a_peer_behind_a_gateway_shows_it() {
+    let hidden =
+        Peer { via: Some("gw-1".into()), path: "relay".into(), endpoint: None, ..peer("db-2") };
+    let daemon = with_peers(vec![hidden]);
+    let peers = parsed(&daemon.meshctl(&["peers", "list", "-o", "json"]));
+    assert_eq!((&peers[0]["via"], &peers[0]["path"]), (&json!("gw-1"), &json!("relay")));
+    let wide = stdout(&daemon.meshctl(&["peers", "list", "-o", "wide"]));
+    assert!(wide.contains("via gw-1"), "{wide}");
+    let one = stdout(&daemon.meshctl(&["peers", "show", "db-2"]));
+    assert!(one.contains("tunnel: up, via gw-1"), "{one}");
 }
 
 #[test]

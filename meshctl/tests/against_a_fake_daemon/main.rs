@@ -4,9 +4,11 @@
 
 mod certificates;
 mod changing;
+mod devices;
 mod events;
 mod fake;
 mod looking;
+mod reloading;
 mod serving;
 
 use std::{

@@ -10,15 +10,22 @@
 //! | [`node`] | what to tell whom and when: SWIM, dissemination, anti-entropy |
 //! | [`event`] | what is worth a line in the log, and how often |
 //! | [`plan`] | what the kernel should hold, and the changes that lead there |
+//! | [`devices`] | what devices that cannot run meshd may have on this host |
+//! | [`trial`] | which configuration runs while a new one is on trial |
+//! | [`gateway`] | hosts that other zones reach through a gateway: the next hop, and which gateway |
 //! | [`path_mtu`] | how large a packet each peer's path carries, and what to probe for it |
 
+pub mod accord;
 pub mod address;
+pub mod devices;
 pub mod directory;
 pub mod event;
+pub mod gateway;
 pub mod limits;
 pub mod node;
 pub mod now;
 pub mod path_mtu;
 pub mod plan;
 pub mod refusal;
+pub mod trial;
 pub mod trust;

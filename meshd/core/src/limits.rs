@@ -14,6 +14,8 @@ pub const RECORD_PREFIXES: usize = 1_024;
 pub const RECORD_ENDPOINTS: usize = 8;
 /// Node addresses that one record may name.
 pub const RECORD_NODE_ADDRESSES: usize = 32;
+/// UDP port of QUIC on a node's ULA, inside the tunnel: for members between which a gateway carries.
+pub const INSIDE_PORT: u16 = 51_802;
 /// Lanes of one record: mesh0 and, during a rotation, mesh1.
 pub const RECORD_LANES: usize = 2;
 /// Capabilities of one record, each of at most [`CAPABILITY`] bytes.
@@ -128,5 +130,9 @@ pub const IDENTITY_KEYS_HOLD_SECONDS: i64 = 24 * 3600;
 pub const IDENTITY_LEEWAY_SECONDS: i64 = 60;
 /// Length of an audience that an issuer's file names.
 pub const IDENTITY_AUDIENCE: usize = 512;
+/// Devices that cannot run meshd, on one host.
+pub const DEVICES: usize = 256;
+/// Prefixes of one of them.
+pub const DEVICE_PREFIXES: usize = 16;
 /// Longest life of a token.
 pub const TOKEN_SECONDS: i64 = 365 * 24 * 3600;

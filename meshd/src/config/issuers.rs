@@ -178,6 +178,8 @@ struct GivenRule {
     #[serde(default)]
     allow: Vec<String>,
     #[serde(default)]
+    workloads: Vec<String>,
+    #[serde(default)]
     groups: Vec<String>,
     #[serde(default)]
     claims: BTreeMap<String, GivenClaim>,

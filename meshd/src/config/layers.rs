@@ -20,7 +20,7 @@ pub(super) const LARGEST_FILE: u64 = 1 << 20;
 const MOST_DROP_INS: usize = 1_000;
 /// Errors shown per layer.
 const MOST_ERRORS: usize = 20;
-const PREFIX: &str = "MESHD_";
+pub(super) const PREFIX: &str = "MESHD_";
 
 /// What one file or the environment says: only known sections and keys.
 #[derive(Debug, Clone)]
@@ -46,28 +46,26 @@ impl Source for Layer {
     }
 }
 
-/// The file and its drop-ins.
-pub(super) fn from_files(
+/// The file and its drop-ins: the place of each, and its text.
+pub(super) fn texts_of(
     file: &Path,
     drop_ins: &Path,
     errors: &mut Vec<ConfigError>,
-) -> Vec<Layer> {
+) -> Vec<(String, String)> {
     let mut paths = vec![file.to_owned()];
     match drop_in_files(drop_ins) {
         Ok(found) => paths.extend(found),
         Err(error) => errors.push(unreadable(drop_ins, &error)),
     }
-    let mut layers = Vec::new();
+    let mut texts = Vec::new();
     for path in paths {
         match read_bounded(&path) {
-            Ok(Some(text)) => {
-                layers.extend(from_text(&path.display().to_string(), &text, errors));
-            }
+            Ok(Some(text)) => texts.push((path.display().to_string(), text)),
             Ok(None) => {}
             Err(error) => errors.push(unreadable(&path, &error)),
         }
     }
-    layers
+    texts
 }
 
 pub(super) fn unreadable(path: &Path, error: &io::Error) -> ConfigError {

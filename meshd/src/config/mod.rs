@@ -14,6 +14,8 @@ pub mod issuers;
 mod layers;
 mod parse;
 mod schema;
+mod sources;
+mod texts;
 mod types;
 
 use std::{ffi::OsString, path::Path};
@@ -24,6 +26,8 @@ pub use error::{ConfigError, ConfigErrors};
 pub use schema::{
     Config, Control, Dns, Gossip, Metrics, Network, Node, Trust, WireGuard, documented_keys,
 };
+pub use sources::Sources;
+pub use texts::{Origin, Texts};
 pub use types::{
     Automatic, Backend, Encrypt, Expiry, InterfaceName, LeakProtection, Profile, Psk, RouteSource,
     Seed,
@@ -74,10 +78,7 @@ impl Config {
         drop_ins: &Path,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigErrors> {
-        let mut errors = Vec::new();
-        let mut found = layers::from_files(file, drop_ins, &mut errors);
-        found.extend(layers::from_environment(environment, &mut errors));
-        Self::from_layers(&found, errors)
+        Texts::read(file, drop_ins, environment).1
     }
 
     /// Reads one text as if it were the only file, named `name` in errors.
@@ -140,6 +141,33 @@ impl Config {
                 ),
                 fix: "give gossip.listen or wireguard.port another port".to_owned(),
             });
+        }
+        self.check_gateways(errors);
+    }
+
+    fn check_gateways(&self, errors: &mut Vec<ConfigError>) {
+        let node = &self.node;
+        let names: Vec<&str> = node.gateways.iter().map(NodeName::as_str).collect();
+        let mut conflict = |key: &'static str, value: String, why: &str, fix: &str| {
+            let (why, fix) = (why.to_owned(), fix.to_owned());
+            errors.push(ConfigError::Conflict { key, value, why, fix });
+        };
+        let zoned = !node.zone.as_str().is_empty();
+        if !names.is_empty() && !zoned {
+            let why = "gateways are of the same zone, and node.zone is empty";
+            conflict("node.gateways", names.join(", "), why, "set node.zone, here and at them");
+        }
+        if node.gateway && !zoned {
+            let why = "a gateway carries for its zone, and node.zone is empty";
+            conflict("node.gateway", "true".to_owned(), why, "set node.zone, here and behind it");
+        }
+        if node.gateway && !names.is_empty() {
+            let why = "a gateway is reached directly: node.gateway is true";
+            conflict("node.gateways", names.join(", "), why, "take one of the two out");
+        }
+        if node.name.as_ref().is_some_and(|own| node.gateways.contains(own)) {
+            let why = "it names this host itself";
+            conflict("node.gateways", names.join(", "), why, "name other members");
         }
     }
 

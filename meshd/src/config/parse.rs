@@ -31,6 +31,19 @@ pub(super) fn zone(given: &Given<'_>) -> Reading<Zone> {
     given.text(ALLOWED)?.parse().or_else(|_| bad("it has a character that is not allowed", ALLOWED))
 }
 
+pub(super) fn gateways(given: &Given<'_>) -> Reading<Vec<NodeName>> {
+    const ALLOWED: &str = "a list of at most 4 names of members, such as [\"gw-1\", \"gw-2\"]";
+    let names = each(given, meshd_core::gateway::MOST, ALLOWED, str::parse::<NodeName>)?;
+    match (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
+        Some(i) => bad(format!("{} stands in it twice", names[i]), ALLOWED),
+        None => Ok(names),
+    }
+}
+
+pub(super) fn gateway(given: &Given<'_>) -> Reading<bool> {
+    given.switch("true or false")
+}
+
 pub(super) fn absolute_path(given: &Given<'_>) -> Reading<PathBuf> {
     const ALLOWED: &str = "an absolute path";
     let text = given.text(ALLOWED)?;
@@ -179,11 +192,16 @@ pub(super) fn node_addresses(given: &Given<'_>) -> Reading<Automatic<Vec<IpAddr>
 }
 
 pub(super) fn encrypt(given: &Given<'_>) -> Reading<Encrypt> {
-    given.word(&[("pods", Encrypt::Pods)], &["pods+nodes"], "\"pods\"")
+    given.word(
+        &[("pods", Encrypt::Pods), ("pods+nodes", Encrypt::PodsAndNodes)],
+        &[],
+        "\"pods\" or \"pods+nodes\"",
+    )
 }
 
 pub(super) fn route_source(given: &Given<'_>) -> Reading<RouteSource> {
-    given.word(&[("prefixes", RouteSource::Prefixes)], &["workloads"], "\"prefixes\"")
+    let words = [("prefixes", RouteSource::Prefixes), ("workloads", RouteSource::Workloads)];
+    given.word(&words, &[], "\"prefixes\" or \"workloads\"")
 }
 
 pub(super) fn default_workload_interfaces() -> Vec<String> {
@@ -191,12 +209,20 @@ pub(super) fn default_workload_interfaces() -> Vec<String> {
 }
 
 pub(super) fn workload_interfaces(given: &Given<'_>) -> Reading<Vec<String>> {
-    const ALLOWED: &str = "the default [\"cali*\", \"azv*\", \"lxc*\", \"veth*\"], or leave it out";
-    let list = given.list(ALLOWED)?;
-    if list == default_workload_interfaces() {
-        return Ok(list);
-    }
-    Err(Refused::NotBuilt { allowed: ALLOWED })
+    const ALLOWED: &str =
+        "a list of names of interfaces, in which * stands for any letters, such as [\"eni*\"]";
+    let read = |text: &str| {
+        // Of one letter at least, or it would be every interface of the host.
+        if !text.bytes().any(|b| b.is_ascii_alphanumeric()) {
+            return Err("it says nothing of the name");
+        }
+        let letters = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"*_-.".contains(&b));
+        match letters && text.len() <= 32 {
+            true => Ok(text.to_owned()),
+            false => Err("it is not a name of letters, digits and any of _ - . *"),
+        }
+    };
+    each(given, 64, ALLOWED, read)
 }
 
 pub(super) fn leak_protection(given: &Given<'_>) -> Reading<LeakProtection> {

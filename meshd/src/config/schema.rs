@@ -145,6 +145,10 @@ schema! {
         name: Option<NodeName> = None, restart, parse::node_name;
         /// Free text; nearer endpoints and relays are preferred within a zone.
         zone: Zone = Zone::default(), live, parse::zone;
+        /// Members of the zone by which other zones reach this host, the preferred first; none: it is reached directly.
+        gateways: Vec<NodeName> = Vec::new(), live, parse::gateways;
+        /// Carries for hosts of the zone that name this one.
+        gateway: bool = false, live, parse::gateway;
         /// Keys, certificates and the record store.
         state_dir: PathBuf = "/var/lib/meshd".into(), restart, parse::absolute_path;
     }
@@ -188,7 +192,7 @@ schema! {
         /// This host's own addresses.
         node_addresses: Automatic<Vec<IpAddr>> = Automatic::Auto, live, parse::node_addresses;
         /// Whether node addresses are carried too.
-        encrypt: Encrypt = Encrypt::Pods, restart, parse::encrypt;
+        encrypt: Encrypt = Encrypt::Pods, live, parse::encrypt;
         /// Prefixes or single workloads.
         route_source: RouteSource = RouteSource::Prefixes, restart, parse::route_source;
         /// Patterns of the interfaces that lead to workloads.

@@ -135,9 +135,6 @@ fn what_is_planned_but_not_built_says_so() {
         ("[wireguard]\npsk = \"preferred\"", "\"off\""),
         ("[wireguard]\npsk = \"required\"", "\"off\""),
         ("[wireguard]\nrotate_keys_every = \"24h\"", "\"0\""),
-        ("[network]\nencrypt = \"pods+nodes\"", "\"pods\""),
-        ("[network]\nroute_source = \"workloads\"", "\"prefixes\""),
-        ("[network]\nworkload_interfaces = [\"eth*\"]", "leave it out"),
         ("[metrics]\nui = true", "false"),
         ("[dns]\nenabled = true", "false"),
     ] {
@@ -261,6 +258,27 @@ fn ports_of_gossip_and_wireguard_cannot_collide() {
 }
 
 #[test]
+fn gateways_need_a_zone_and_are_not_behind_others() {
+    for (text, part) in [
+        ("gateways = [\"gw\"]", "node.zone is empty"),
+        ("gateway = true", "node.zone is empty"),
+        ("zone = \"z\"\ngateway = true\ngateways = [\"gw\"]", "node.gateway is true"),
+        ("zone = \"z\"\nname = \"gw\"\ngateways = [\"gw\"]", "names this host itself"),
+        ("zone = \"z\"\ngateways = [\"a\", \"a\"]", "twice"),
+        ("zone = \"z\"\ngateways = [\"a\", \"b\", \"c\", \"d\", \"e\"]", "longer than 4"),
+        ("zone = \"z\"\ngateways = [\"A b\"]", "names of members"),
+    ] {
+        let found = errors(&format!("[node]\n{text}\n"));
+        assert!(found.len() == 1 && found[0].contains(part), "{text}: {found:?}");
+    }
+    let text = "[node]\nzone = \"z\"\ngateways = [\"gw-1\", \"gw-2\"]\n";
+    let config = Config::from_text("zones", text).unwrap();
+    assert_eq!(config.node.gateways.len(), 2);
+    let changes = Config::default().changes(&config);
+    assert!(changes.restart.is_empty(), "all of it is live: {:?}", changes.restart);
+}
+
+#[test]
 fn a_reload_tells_what_it_can_apply_from_what_needs_a_restart() {
     let old = Config::default();
     assert!(old.changes(&old.clone()).is_empty());
@@ -280,6 +298,20 @@ fn a_reload_tells_what_it_can_apply_from_what_needs_a_restart() {
         (changes.restart[0].old.as_str(), changes.restart[0].new.as_str()),
         ("51820", "5000")
     );
+}
+
+#[test]
+fn workloads_and_the_names_of_their_interfaces_are_read() {
+    let text =
+        "[network]\nroute_source = \"workloads\"\nworkload_interfaces = [\"eni*\", \"gke*-1\"]\n";
+    let network = Config::from_text("meshd.toml", text).unwrap().network;
+    assert_eq!(network.route_source, RouteSource::Workloads);
+    assert_eq!(network.workload_interfaces, ["eni*", "gke*-1"]);
+    for bad in ["*", "", "e th", "eth0/1", "a-name-that-is-far-too-long-for-an-interface"] {
+        let found = errors(&format!("[network]\nworkload_interfaces = [\"{bad}\"]"));
+        assert_eq!(found.len(), 1, "{bad}: {found:?}");
+        assert!(found[0].contains("such as [\"eni*\"]"), "{found:?}");
+    }
 }
 
 #[test]

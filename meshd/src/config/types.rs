@@ -59,6 +59,9 @@ pub enum Psk {
 pub enum Encrypt {
     /// Pod prefixes and mesh addresses.
     Pods,
+    /// Those, and the hosts' own addresses.
+    #[serde(rename = "pods+nodes")]
+    PodsAndNodes,
 }
 
 /// What is routed.
@@ -67,6 +70,8 @@ pub enum Encrypt {
 pub enum RouteSource {
     /// Whole prefixes.
     Prefixes,
+    /// Whole prefixes, and each workload that has a route of its own on this host.
+    Workloads,
 }
 
 /// Whether mesh prefixes may ever leave in the clear.

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use meshd_proto::control::{
-    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, EncryptRootRequest,
-    EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, IdentityAudienceReply,
-    IdentityAudienceRequest, InitReply, InitRequest, IssueCertificateReply,
-    IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply,
-    ListSignersReply, ListTokensReply, PingReply, PingRequest, RemoveRootKeyRequest,
-    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowCertificatesReply,
-    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
+    AddDeviceReply, AddDeviceRequest, AddSignerRequest, ConfirmReply, CountersReply,
+    CreateTokenReply, CreateTokenRequest, DeviceConfigReply, DeviceConfigRequest,
+    EncryptRootRequest, EventsReply, EventsRequest, ExportRootReply, ExportRootRequest,
+    ForgetDeviceKeyReply, ForgetDeviceKeyRequest, IdentityAudienceReply, IdentityAudienceRequest,
+    InitReply, InitRequest, IssueCertificateReply, IssueCertificateRequest, JoinProgress,
+    JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply,
+    PingReply, PingRequest, ReloadReply, ReloadRequest, RemoveDeviceReply, RemoveDeviceRequest,
+    RemoveRootKeyRequest, RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest,
+    RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply,
+    ShowCertificatesReply, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    UnlockRootRequest,
 };
 
 use super::{Caller, ControlError};
@@ -122,4 +125,23 @@ pub trait ControlBackend: Send + Sync + 'static {
 
     /// This node's certificate and those above it.
     fn certificates(&self) -> Reply<'_, ShowCertificatesReply>;
+
+    /// Takes a device that cannot run meshd behind this host.
+    fn add_device(&self, request: AddDeviceRequest) -> Reply<'_, AddDeviceReply>;
+
+    /// What a device's own configuration must say, with its secrets.
+    fn device_config(&self, request: DeviceConfigRequest) -> Reply<'_, DeviceConfigReply>;
+
+    /// Throws a device's private key away.
+    fn forget_device_key(&self, request: ForgetDeviceKeyRequest)
+    -> Reply<'_, ForgetDeviceKeyReply>;
+
+    /// Takes a device away.
+    fn remove_device(&self, request: RemoveDeviceRequest) -> Reply<'_, RemoveDeviceReply>;
+
+    /// Reads the configuration again, for good or on trial.
+    fn reload(&self, request: ReloadRequest) -> Reply<'_, ReloadReply>;
+
+    /// Keeps the configuration that is on trial.
+    fn confirm(&self) -> Reply<'_, ConfirmReply>;
 }

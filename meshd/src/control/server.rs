@@ -9,17 +9,19 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, future::ready};
 use meshd_proto::control::{
-    AddSignerRequest, CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest,
-    EncryptRootRequest, EventsReply, EventsRequest, ExportRootReply, ExportRootRequest,
-    IdentityAudienceReply, IdentityAudienceRequest, InitReply, InitRequest, IssueCertificateReply,
+    AddDeviceReply, AddDeviceRequest, AddSignerRequest, ConfirmReply, ConfirmRequest,
+    CountersReply, CountersRequest, CreateTokenReply, CreateTokenRequest, DeviceConfigReply,
+    DeviceConfigRequest, EncryptRootRequest, EventsReply, EventsRequest, ExportRootReply,
+    ExportRootRequest, ForgetDeviceKeyReply, ForgetDeviceKeyRequest, IdentityAudienceReply,
+    IdentityAudienceRequest, InitReply, InitRequest, IssueCertificateReply,
     IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, LeaveRequest, ListNodesReply,
     ListNodesRequest, ListPeersReply, ListPeersRequest, ListRootsRequest, ListSignersReply,
-    ListSignersRequest, ListTokensReply, ListTokensRequest, PingReply, PingRequest,
-    RemoveRootKeyRequest, RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply,
-    RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply,
-    RevokeTokenRequest, RootsReply, RotateRootRequest, ShowCertificatesReply,
-    ShowCertificatesRequest, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
-    StatusRequest, UnlockRootRequest,
+    ListSignersRequest, ListTokensReply, ListTokensRequest, PingReply, PingRequest, ReloadReply,
+    ReloadRequest, RemoveDeviceReply, RemoveDeviceRequest, RemoveRootKeyRequest,
+    RenewCertificateReply, RenewCertificateRequest, RevokeNodeReply, RevokeNodeRequest,
+    RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply,
+    RotateRootRequest, ShowCertificatesReply, ShowCertificatesRequest, ShowPeerReply,
+    ShowPeerRequest, SignerInfo, StatusReply, StatusRequest, UnlockRootRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::sync::watch;
@@ -341,5 +343,54 @@ impl Control for Service {
     ) -> Result<Response<ShowCertificatesReply>, Status> {
         self.look(request)?;
         Ok(Response::new(self.backend.certificates().await?))
+    }
+
+    async fn add_device(
+        &self,
+        request: Request<AddDeviceRequest>,
+    ) -> Result<Response<AddDeviceReply>, Status> {
+        let (backend, request) = self.change(request, "add a device")?;
+        Ok(Response::new(backend.add_device(request).await?))
+    }
+
+    async fn device_config(
+        &self,
+        request: Request<DeviceConfigRequest>,
+    ) -> Result<Response<DeviceConfigReply>, Status> {
+        // It holds secrets.
+        let (backend, request) = self.change(request, "show a device's configuration")?;
+        Ok(Response::new(backend.device_config(request).await?))
+    }
+
+    async fn forget_device_key(
+        &self,
+        request: Request<ForgetDeviceKeyRequest>,
+    ) -> Result<Response<ForgetDeviceKeyReply>, Status> {
+        let (backend, request) = self.change(request, "throw a device's key away")?;
+        Ok(Response::new(backend.forget_device_key(request).await?))
+    }
+
+    async fn remove_device(
+        &self,
+        request: Request<RemoveDeviceRequest>,
+    ) -> Result<Response<RemoveDeviceReply>, Status> {
+        let (backend, request) = self.change(request, "remove a device")?;
+        Ok(Response::new(backend.remove_device(request).await?))
+    }
+
+    async fn reload(
+        &self,
+        request: Request<ReloadRequest>,
+    ) -> Result<Response<ReloadReply>, Status> {
+        let (backend, request) = self.change(request, "reload the configuration")?;
+        Ok(Response::new(backend.reload(request).await?))
+    }
+
+    async fn confirm(
+        &self,
+        request: Request<ConfirmRequest>,
+    ) -> Result<Response<ConfirmReply>, Status> {
+        let (backend, _) = self.change(request, "confirm the configuration")?;
+        Ok(Response::new(backend.confirm().await?))
     }
 }

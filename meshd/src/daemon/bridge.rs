@@ -5,14 +5,17 @@ use std::{sync::Arc, time::Duration};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use meshd_core::event::Actor;
 use meshd_proto::control::{
-    AddSignerRequest, CountersReply, CreateTokenReply, CreateTokenRequest, EncryptRootRequest,
-    EventsReply, EventsRequest, ExportRootReply, ExportRootRequest, IdentityAudienceReply,
-    IdentityAudienceRequest, InitReply, InitRequest, IssueCertificateReply,
-    IssueCertificateRequest, JoinProgress, JoinRequest, LeaveReply, ListNodesReply, ListPeersReply,
-    ListSignersReply, ListTokensReply, PingReply, PingRequest, RemoveRootKeyRequest,
-    RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply,
-    RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply, ShowCertificatesReply,
-    ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply, UnlockRootRequest,
+    AddDeviceReply, AddDeviceRequest, AddSignerRequest, ConfirmReply, CountersReply,
+    CreateTokenReply, CreateTokenRequest, DeviceConfigReply, DeviceConfigRequest,
+    EncryptRootRequest, EventsReply, EventsRequest, ExportRootReply, ExportRootRequest,
+    ForgetDeviceKeyReply, ForgetDeviceKeyRequest, IdentityAudienceReply, IdentityAudienceRequest,
+    InitReply, InitRequest, IssueCertificateReply, IssueCertificateRequest, JoinProgress,
+    JoinRequest, LeaveReply, ListNodesReply, ListPeersReply, ListSignersReply, ListTokensReply,
+    PingReply, PingRequest, ReloadReply, ReloadRequest, RemoveDeviceReply, RemoveDeviceRequest,
+    RemoveRootKeyRequest, RenewCertificateReply, RevokeNodeReply, RevokeNodeRequest,
+    RevokeSignerReply, RevokeSignerRequest, RevokeTokenReply, RevokeTokenRequest, RootsReply,
+    ShowCertificatesReply, ShowPeerReply, ShowPeerRequest, SignerInfo, StatusReply,
+    UnlockRootRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -57,6 +60,12 @@ pub(super) enum Request {
     Issue(IssueCertificateRequest, Answer<IssueCertificateReply>),
     Certificates(Answer<ShowCertificatesReply>),
     IdentityAudience(IdentityAudienceRequest, Answer<IdentityAudienceReply>),
+    AddDevice(AddDeviceRequest, Answer<AddDeviceReply>),
+    DeviceConfig(DeviceConfigRequest, Answer<DeviceConfigReply>),
+    ForgetDeviceKey(ForgetDeviceKeyRequest, Answer<ForgetDeviceKeyReply>),
+    RemoveDevice(RemoveDeviceRequest, Answer<RemoveDeviceReply>),
+    Reload(ReloadRequest, Answer<ReloadReply>),
+    Confirm(Answer<ConfirmReply>),
 }
 
 /// A call, and who made it.
@@ -255,5 +264,32 @@ impl ControlBackend for Bridge {
 
     fn certificates(&self) -> Reply<'_, ShowCertificatesReply> {
         self.ask(Request::Certificates)
+    }
+
+    fn add_device(&self, request: AddDeviceRequest) -> Reply<'_, AddDeviceReply> {
+        self.ask(|answer| Request::AddDevice(request, answer))
+    }
+
+    fn device_config(&self, request: DeviceConfigRequest) -> Reply<'_, DeviceConfigReply> {
+        self.ask(|answer| Request::DeviceConfig(request, answer))
+    }
+
+    fn forget_device_key(
+        &self,
+        request: ForgetDeviceKeyRequest,
+    ) -> Reply<'_, ForgetDeviceKeyReply> {
+        self.ask(|answer| Request::ForgetDeviceKey(request, answer))
+    }
+
+    fn remove_device(&self, request: RemoveDeviceRequest) -> Reply<'_, RemoveDeviceReply> {
+        self.ask(|answer| Request::RemoveDevice(request, answer))
+    }
+
+    fn reload(&self, request: ReloadRequest) -> Reply<'_, ReloadReply> {
+        self.ask(move |answer| Request::Reload(request, answer))
+    }
+
+    fn confirm(&self) -> Reply<'_, ConfirmReply> {
+        self.ask(Request::Confirm)
     }
 }

@@ -10,13 +10,13 @@ use meshd_core::{
 use meshd_proto::{
     NodeKey,
     control::{
-        InitReply, IssueCertificateReply, LeaveReply, RevokeNodeReply, RevokeNodeRequest,
-        RevokeSignerReply, RevokeSignerRequest, TokenInfo,
+        DeviceConfigReply, InitReply, IssueCertificateReply, LeaveReply, RemoveDeviceReply,
+        RevokeNodeReply, RevokeNodeRequest, RevokeSignerReply, RevokeSignerRequest, TokenInfo,
     },
 };
 
 use super::Daemon;
-use crate::{config::issuers::IssuerFile, control::ControlError};
+use crate::{config::issuers::IssuerFile, control::ControlError, state::devices::SavedDevice};
 
 impl Daemon {
     /// Tells what a call did, or that it was refused.
@@ -38,6 +38,11 @@ impl Daemon {
 pub(super) fn refused(error: &ControlError) -> Event {
     let text = format!("{}: {}", error.what, error.why);
     Event::warning("control_refused", text).because(error.code.clone())
+}
+
+/// `confirm`.
+pub(super) fn config_confirmed() -> Event {
+    Event::info("config_confirmed", "the configuration on trial was confirmed")
 }
 
 /// `init`.
@@ -140,6 +145,37 @@ pub(super) fn signer_revoked(request: &RevokeSignerRequest, reply: &RevokeSigner
 pub(super) fn signer_invited(key: NodeKey, name: impl Display) -> Event {
     let text = format!("{name} was asked to become a signer");
     Event::info("signer_invited", text).about(key, name)
+}
+
+/// `peers add`.
+pub(super) fn device_added(device: &SavedDevice) -> Event {
+    let text = format!("the device {} was added behind this host", device.name);
+    let prefixes: Vec<String> = device.prefixes.iter().map(ToString::to_string).collect();
+    named(Event::info("device_added", text), device.name.as_str())
+        .with("prefixes", prefixes.join(","))
+        .with("public_key", device.public_key)
+}
+
+/// `peers remove`.
+pub(super) fn device_removed(reply: &RemoveDeviceReply) -> Event {
+    let text = format!("the device {} was removed from this host", reply.name);
+    named(Event::warning("device_removed", text), &reply.name)
+        .with("prefixes", reply.prefixes.join(","))
+        .with("public_key", &reply.public_key)
+}
+
+/// `peers config`: whoever has it can be the device.
+pub(super) fn device_config_shown(reply: &DeviceConfigReply) -> Event {
+    let with = if reply.private_key.is_some() { "with" } else { "without" };
+    let text =
+        format!("the configuration of the device {} was shown, {with} its private key", reply.name);
+    named(Event::info("device_config_shown", text), &reply.name)
+}
+
+/// `peers config --forget-key`.
+pub(super) fn device_key_forgotten(name: &str) -> Event {
+    let text = format!("the private key of the device {name} was thrown away");
+    named(Event::info("device_key_forgotten", text), name)
 }
 
 /// `leave`.

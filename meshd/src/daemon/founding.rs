@@ -111,7 +111,8 @@ impl Daemon {
             identity,
             prefixes: granted,
             allow,
-            wanted: self.own.prefixes.iter().copied().collect(),
+            pools: prefixes(&request.workloads, "--workloads")?,
+            wanted: self.own.wanted(&self.config),
             ipv4_pool,
         })
     }
@@ -127,7 +128,7 @@ impl Daemon {
             )
         })?;
         let pool = pool.trunc();
-        let local = self.own.local_network(None);
+        let local = self.own.local_network(&self.config, None);
         let taken = local
             .addresses
             .iter()

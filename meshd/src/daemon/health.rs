@@ -3,16 +3,19 @@
 use meshd_core::{
     limits::{DAY_SECONDS, SIGNER_TIME_EVERY_SECONDS},
     node::Liveness,
+    plan::{self, BlockReason},
     refusal::Code,
 };
 use meshd_proto::control::HealthLine;
 
-use super::{Daemon, clock, running::Running, status::rfc3339};
+use super::{Daemon, clock, planning::plan_config, running::Running, status::rfc3339};
 
 /// A renewal that is due for so long is worth a warning.
 const RENEWAL_GRACE_SECONDS: i64 = DAY_SECONDS;
 /// A certificate that ends this soon is an error.
 const SOON_SECONDS: i64 = 3 * DAY_SECONDS;
+/// Lines about what others have in our places: a host may have a thousand rules.
+const TAKEN: usize = 4;
 /// Signers speak every hour.
 const SIGNERS_SILENT_SECONDS: i64 = 3 * SIGNER_TIME_EVERY_SECONDS;
 
@@ -67,6 +70,7 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
             "correct it and run `systemctl reload meshd`",
         ));
     }
+    lines.extend(daemon.trial_line());
     for (name, errors) in &daemon.issuers.refused {
         lines.push(line(
             "issuers_refused",
@@ -100,6 +104,15 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
     lines
 }
 
+/// What other programs have in our places.
+fn taken(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
+    let foreign = running.observed.as_ref().map(|observed| &observed.foreign);
+    let found = foreign.map(|foreign| plan::taken(&plan_config(&daemon.config), foreign));
+    for taken in found.into_iter().flatten().take(TAKEN) {
+        lines.push(line(taken.code, "warning", taken.message, taken.fix));
+    }
+}
+
 fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
     for (code, text) in &running.dataplane_errors {
         // The error's last part is what to do.
@@ -120,6 +133,7 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
         };
         lines.push(line(refusal.code.as_str(), "warning", refusal.detail.clone(), fix));
     }
+    lines.extend(super::workloads::lines(daemon, running));
     if running.contested {
         lines.push(line(
             "drift_contested",
@@ -159,6 +173,8 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
         ));
     }
     lines.extend(super::measuring::small_paths(running));
+    lines.extend(running.uncarried(&daemon.config));
+    running.device_lines(lines);
     if running.node.is_revoked() {
         lines.push(line(
             "revoked",
@@ -174,6 +190,7 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             "`meshctl leave` clears what remains here; then join with a new token",
         ));
     }
+    taken(daemon, running, lines);
     contact(daemon, running, lines);
     forwarding(daemon, running, lines);
     expiry(running, lines);
@@ -192,7 +209,9 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
         ));
     }
     let own_key = running.node.key();
-    for blocked in running.plan.blocked.get(&own_key).into_iter().flatten() {
+    super::zones::lines(daemon, running, lines);
+    let own = running.plan.blocked.get(&own_key).into_iter().flatten();
+    for blocked in own.filter(|blocked| blocked.reason != BlockReason::GatewayOdd) {
         lines.push(line(
             blocked.reason.as_str(),
             "warning",
@@ -248,7 +267,8 @@ fn newcomer(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
 fn forwarding(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
     let Some(own) = running.own_record() else { return };
     let facts = &daemon.own.facts;
-    let has = |v6: bool| own.prefixes.iter().any(|prefix| prefix.addr().is_ipv6() == v6);
+    let gateway = daemon.config.node.gateway;
+    let has = |v6| gateway || own.prefixes.iter().any(|prefix| prefix.addr().is_ipv6() == v6);
     for (off, family, sysctl) in [
         (has(false) && !facts.forwarding_v4, "IPv4", "net.ipv4.ip_forward=1"),
         (has(true) && !facts.forwarding_v6, "IPv6", "net.ipv6.conf.all.forwarding=1"),
@@ -257,7 +277,14 @@ fn forwarding(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
             lines.push(line(
                 "forwarding_off",
                 "warning",
-                format!("this host announces {family} prefixes but does not forward {family}"),
+                match gateway {
+                    true => format!("this host is a gateway but does not forward {family}"),
+                    false => {
+                        format!(
+                            "this host announces {family} prefixes but does not forward {family}"
+                        )
+                    }
+                },
                 format!("sysctl -w {sysctl}, and keep it in /etc/sysctl.d"),
             ));
         }

@@ -72,6 +72,7 @@ impl Running {
         let terms = IssueTerms {
             prefixes: prefixes(&request.prefixes, "--prefix")?,
             allow: prefixes(&request.allow, "--allow")?,
+            pools: prefixes(&request.workloads, "--workloads")?,
             groups: request.groups.clone(),
             seeds: seeds.clone(),
             ttl_seconds: match request.ttl_seconds {

@@ -171,7 +171,7 @@ impl Daemon {
             lane: self.state.lane(&rand::random()).map_err(state)?,
             token,
             name,
-            wanted: self.own.prefixes.iter().copied().collect(),
+            wanted: self.own.wanted(&self.config),
             client: self.transport.enrol_client(),
             config_seeds: self.config.gossip.seeds.iter().map(ToString::to_string).collect(),
             document,

@@ -21,16 +21,23 @@ impl Daemon {
             return Err(super::requests::not_a_member("leave"));
         };
         let certificate = running.identity.certificate.clone();
-        running.node.leave(super::clock::now());
+        // While the others still take our node addresses.
+        let encrypt = self.stop_carrying().await;
+        if let Some(running) = &mut self.running {
+            running.node.leave(super::clock::now());
+        }
         self.pump();
         let to = self.running.as_mut().and_then(|r| r.left.take()).unwrap_or_default();
         let told = self.transport.flush(&to, TELL).await;
 
         let scope = scope(&self.config, &Desired::default());
         let report = timeout(TEAR_DOWN, self.reconciler.tear_down(scope)).await;
+        self.config.network.encrypt = encrypt;
         self.transport.stop_member();
         let emptied = self.empty_store();
         self.resolve_due = None;
+        // What was on trial here is nobody's concern any more.
+        let trial = self.forget_trial();
         let mut noted = self.note_left(certificate.key);
         let forgotten = self.state.forget_membership();
         if noted.is_err() {
@@ -66,6 +73,7 @@ impl Daemon {
         };
         let aside = forgotten.map_err(|error| remains(error.to_string()))?;
         emptied.map_err(remains)?;
+        trial.map_err(|error| remains(error.to_string()))?;
         noted?;
         Ok(LeaveReply {
             told: u32::try_from(told).unwrap_or(u32::MAX),
@@ -96,6 +104,8 @@ fn summary(applied: &[Change]) -> Vec<String> {
                 Some(format!("interface {name} with its peers and addresses"))
             }
             Change::RemoveFirewall => Some("nftables table inet meshd".to_owned()),
+            Change::RemoveArp => Some("nftables table arp meshd".to_owned()),
+            Change::RestoreSysctl { path } => Some(format!("sysctl {path}, which is as before")),
             _ => None,
         })
         .collect();

@@ -38,10 +38,16 @@ impl Daemon {
     /// Something came in through the tunnel.
     pub(super) fn on_heard(&mut self, heard: Heard) {
         let Some(running) = &mut self.running else { return };
+        let (Heard::Answer { from, .. } | Heard::Statement { from, .. } | Heard::Anything { from }) =
+            heard;
+        running.note_heard(from);
         match heard {
             Heard::Answer { from, id } => {
                 running.mtus.handle_answer(&from, id, Instant::now());
                 self.follow_paths();
+            }
+            Heard::Statement { from, id, is_answer, statement } => {
+                self.on_statement(from, id, is_answer, statement);
             }
             // The kernel tells nobody of a first handshake: whoever is heard has had it.
             Heard::Anything { from } => {
@@ -50,7 +56,7 @@ impl Daemon {
                 if known.is_none_or(|known| known.state == State::Waiting) && self.heard_due <= now
                 {
                     self.heard_due = now + HEARD_EVERY;
-                    self.reconciler.look();
+                    self.reconciler.glance();
                 }
             }
         }
@@ -105,15 +111,17 @@ impl Daemon {
         }
     }
 
+    /// What the kernel holds before anything is planned.
+    pub(super) fn peek_kernel(&self) -> Option<Observed> {
+        self.reconciler.peek(Scope::of(&plan_config(&self.config)), PEEK)
+    }
+
     /// The MTUs of the routes to mesh addresses that an earlier process of this host left in the kernel.
-    pub(super) fn held_mtus(&self) -> BTreeMap<IpNet, u32> {
+    pub(super) fn held_mtus(&self, observed: Option<&Observed>) -> BTreeMap<IpNet, u32> {
         if !matches!(self.config.network.mtu, Automatic::Auto) {
             return BTreeMap::new();
         }
-        let observed = self.reconciler.peek(Scope::of(&plan_config(&self.config)), PEEK);
-        observed
-            .map(|observed| route_mtus(&observed, self.config.network.table))
-            .unwrap_or_default()
+        observed.map(|observed| route_mtus(observed, self.config.network.table)).unwrap_or_default()
     }
 }
 
@@ -174,7 +182,8 @@ impl Running {
         let kept = firewall.and_then(|firewall| firewall.rules.as_ref()?.dont_fragment);
         let mut seen = BTreeMap::new();
         for record in self.node.directory().iter() {
-            let Some(lane) = record.lanes.first() else { continue };
+            let Some(lane) = self.hop(record).and_then(|hop| hop.lanes.first()) else { continue };
+            let carried = self.plan.carried.contains_key(&record.key);
             let Some(peer) = observed.peers.get(&lane.public_key) else { continue };
             let address = ula(&mesh, &record.key);
             let (Some(endpoint), Some(pad)) =
@@ -205,7 +214,12 @@ impl Running {
                     .node
                     .liveness(&record.key)
                     .is_some_and(|(liveness, _)| liveness == Liveness::Alive),
-                sent: peer.tx_bytes.saturating_sub(prober.sent(&address)),
+                // What a gateway is sent is not for one of those behind it alone. It measures its own paths, and says
+                // in the tunnel when one of them shrank.
+                sent: match carried {
+                    true => 0,
+                    false => peer.tx_bytes.saturating_sub(prober.sent(&address)),
+                },
             };
             seen.insert(record.key, path);
         }

@@ -9,14 +9,19 @@
 //! | data plane thread | 64 reports | health, pokes, replanning |
 //! | control server, metrics | 64 calls | `requests` |
 //! | netlink watch | coalesced | data plane, own facts |
+//! | CNI's files (inotify) | coalesced | own facts |
+//! | workloads' thread | the newest | own record |
 //! | tasks of the loop (resolver, join) | 16 | `Done` |
 //! | prober | 256, what is beyond is lost | path MTUs |
 //! | signals, ticks | – | reload, stop, housekeeping |
 
 mod bridge;
+mod carrying;
 mod clock;
 mod counters;
 mod deeds;
+mod device_config;
+mod devices;
 mod document;
 mod done;
 mod enrolment;
@@ -27,6 +32,7 @@ mod guard;
 mod handed;
 mod health;
 mod identities;
+mod inboxes;
 mod issuing;
 mod joining;
 mod leaving;
@@ -34,6 +40,7 @@ mod measuring;
 mod nodes;
 mod own;
 mod planning;
+mod reloading;
 mod renewing;
 mod requests;
 mod resolve;
@@ -47,11 +54,10 @@ mod systemd;
 mod tokens;
 mod unattended;
 mod upkeep;
+mod workloads;
+mod zones;
 
-use std::{
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use meshd_core::{
@@ -60,18 +66,18 @@ use meshd_core::{
 };
 use meshd_proto::control::HealthLine;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
 use self::{
-    bridge::{Bridge, Call},
+    bridge::Bridge,
     counters::Counters,
     done::Done,
     events::EventLog,
     handed::Handed,
     identities::{Pending, Requester},
+    inboxes::{Inboxes, changed, newest},
     joining::Joining,
     own::{Found, Own},
     renewing::Waiter,
@@ -84,60 +90,27 @@ use self::{
 pub(crate) use self::{planning::plan_config, start::backend};
 use crate::{
     check,
-    config::{Config, DEFAULT_DROP_INS, issuers::Loaded},
+    chosen::chosen,
+    config::{Config, Origin, Sources, issuers::Loaded},
     control::ControlError,
-    dataplane::watch::Watch,
     metrics::Metrics,
     privileges,
     probe::Heard,
     reconcile::{Reconciler, Report},
-    state::StateDir,
+    state::{StateDir, trial::SavedTrial},
     transport::{Event, Target, Transport},
 };
-
-/// Where the configuration comes from.
-#[derive(Debug, Clone)]
-pub struct Sources {
-    /// The main file.
-    pub file: PathBuf,
-    /// The directory of drop-ins.
-    pub drop_ins: PathBuf,
-}
-
-impl Sources {
-    /// `file`, and `conf.d` beside it.
-    #[must_use]
-    pub fn of(file: PathBuf) -> Self {
-        let drop_ins =
-            file.parent().map_or_else(|| PathBuf::from(DEFAULT_DROP_INS), |dir| dir.join("conf.d"));
-        Self { file, drop_ins }
-    }
-
-    /// The directory of an identity that was issued off-line: `identity`, beside the main file.
-    #[must_use]
-    pub fn identity(&self) -> PathBuf {
-        self.file.parent().unwrap_or(Path::new(".")).join("identity")
-    }
-
-    /// The directory of issuers of identity documents.
-    #[must_use]
-    pub fn issuers(&self) -> PathBuf {
-        self.drop_ins.with_file_name("issuers.d")
-    }
-
-    /// Reads all layers.
-    ///
-    /// # Errors
-    /// Everything that is wrong with them.
-    pub fn load(&self) -> Result<Config, crate::config::ConfigErrors> {
-        Config::load(&self.file, &self.drop_ins, std::env::vars_os())
-    }
-}
 
 /// All state of the daemon.
 struct Daemon {
     sources: Sources,
     config: Config,
+    /// From what `config` was read.
+    origin: Origin,
+    /// A configuration on trial, or one that was and is not in force.
+    trial: Option<SavedTrial>,
+    /// The loop ends, and the program begins anew.
+    restarting: bool,
     state: StateDir,
     transport: Transport,
     reconciler: Reconciler,
@@ -191,46 +164,39 @@ struct Daemon {
     look_due: Option<Instant>,
 }
 
-/// What wakes the loop beside the transport.
-struct Inboxes {
-    reports: mpsc::Receiver<Report>,
-    requests: mpsc::Receiver<Call>,
-    done: mpsc::Receiver<Done>,
-    hears: mpsc::Receiver<Heard>,
-    watch: Watch,
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    stop_control: watch::Sender<bool>,
-}
-
 /// Runs until SIGTERM. The data plane stays up.
 ///
 /// # Errors
 /// When the daemon cannot start.
-pub fn run(sources: Sources) -> anyhow::Result<()> {
+pub fn run(sources: &Sources) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
-    let config = sources.load()?;
+    let chosen = chosen(sources)?;
     check::privileges().map_err(|why| anyhow!("cannot start the daemon; {why}"))?;
     // Before there is another thread.
-    privileges::give_up(&config)?;
+    privileges::give_up(&chosen.config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let started = reloading::Started::of(&chosen);
     let result = runtime.block_on(async {
-        let (daemon, inboxes) = Daemon::start(sources, config)?;
-        daemon.run(inboxes).await;
-        Ok(())
+        let (daemon, inboxes) = Daemon::start(sources.clone(), chosen)?;
+        Ok(daemon.run(inboxes).await)
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
-    result
+    match result {
+        Ok(After::Stop) => Ok(()),
+        Ok(After::Restart) => Err(reloading::begin_anew()),
+        Err(error) if started.reject(sources, &error) => {
+            tracing::error!("{error}; the configuration that ran before is taken again");
+            Err(reloading::begin_anew())
+        }
+        Err(error) => Err(error),
+    }
 }
 
-fn signals() -> std::io::Result<(Signal, Signal, Signal)> {
-    Ok((
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::hangup())?,
-    ))
+/// What comes after the loop.
+enum After {
+    Stop,
+    Restart,
 }
 
 /// For timers that nothing asked for.
@@ -242,17 +208,22 @@ const FLUSH_DELAY: Duration = Duration::from_millis(100);
 const SYNC_DELAY: Duration = Duration::from_secs(60);
 /// Connections are checked so often, beside every change of what they rest on.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// For answers that are on their way when the program begins anew.
+const ANSWERS: Duration = Duration::from_secs(3);
 /// Interfaces change in bursts.
 const LOOK_DELAY: Duration = Duration::from_millis(200);
 /// CNI files and whatever netlink does not tell.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 impl Daemon {
-    async fn run(mut self, mut inboxes: Inboxes) {
+    async fn run(mut self, mut inboxes: Inboxes) -> After {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.pump();
+            if self.restarting {
+                break;
+            }
             let wake = self.next_wake();
             tokio::select! {
                 event = self.transport.recv() => self.on_transport(event),
@@ -269,18 +240,24 @@ impl Daemon {
                 Some(heard) = inboxes.hears.recv() => self.on_heard(heard),
                 () = inboxes.watch.changed() => {
                     self.reconciler.look();
-                    let soon = Instant::now() + LOOK_DELAY;
-                    self.look_due = Some(self.look_due.map_or(soon, |due| due.min(soon)));
+                    self.look_soon();
                 }
+                Some(workloads) = newest(&mut inboxes.workloads) => self.see_workloads(workloads),
+                () = changed(&mut inboxes.files) => self.look_soon(),
                 () = sleep_until(wake.into()) => self.on_wake(),
                 _ = tick.tick() => self.on_tick(),
-                _ = inboxes.hangup.recv() => self.reload(),
+                _ = inboxes.hangup.recv() => self.on_hangup(),
                 _ = inboxes.terminate.recv() => break,
                 _ = inboxes.interrupt.recv() => break,
             }
         }
         self.stopping = true;
-        self.notifier.stopping();
+        if self.restarting {
+            // To systemd this is a reload: what it is told to be stopping it would end.
+            self.notifier.reloading();
+        } else {
+            self.notifier.stopping();
+        }
         self.events.emit(Happened::info("stopping", "stopping; the data plane stays up"));
         let _ = inboxes.stop_control.send(true);
         if let Some(running) = &self.running
@@ -290,6 +267,19 @@ impl Daemon {
         }
         self.transport.stop_member();
         self.transport.wait_closed(Duration::from_millis(500)).await;
+        if !self.restarting {
+            return After::Stop;
+        }
+        // Whoever asked for it has an answer before the socket goes.
+        if tokio::time::timeout(ANSWERS, inboxes.served).await.is_err() {
+            tracing::warn!("a call was not answered before the restart");
+        }
+        After::Restart
+    }
+
+    fn look_soon(&mut self) {
+        let soon = Instant::now() + LOOK_DELAY;
+        self.look_due = Some(self.look_due.map_or(soon, |due| due.min(soon)));
     }
 
     /// Carries out what the node wants, and plans when that is due.
@@ -358,12 +348,16 @@ impl Daemon {
         let plan = self.running.as_ref().and_then(|running| running.plan_due);
         let first = self.running.as_ref().and_then(|running| running.first.next());
         let mtus = self.running.as_ref().and_then(|running| running.mtus.poll_timeout());
+        let gateways = self.next_gateway_look();
+        let words = self.running.as_ref().and_then(Running::next_statement);
         let ready = self.running.as_ref().is_some_and(|running| running.identities.is_ready());
         [
             node,
             plan,
             first,
             mtus,
+            words,
+            gateways,
             ready.then(Instant::now),
             self.resolve_due,
             self.look_due,
@@ -392,6 +386,10 @@ impl Daemon {
             }
         }
         self.probe_paths(now);
+        self.make_statements(now);
+        if self.next_gateway_look().is_some_and(|due| due <= now) {
+            self.tend_gateways(now);
+        }
         if self.resolve_due.is_some_and(|due| due <= now) {
             self.resolve_seeds();
         }
@@ -417,8 +415,14 @@ impl Daemon {
                 running.node.handle_connected(peer, remote, outgoing, now);
             }
             Event::Disconnected { peer } => running.node.handle_disconnected(peer, now),
-            Event::Datagram { peer, bytes } => running.node.handle_datagram(peer, &bytes, now),
-            Event::Frame { peer, bytes } => running.node.handle_frame(peer, &bytes, now),
+            Event::Datagram { peer, bytes } => {
+                running.note_quic(peer, &self.transport);
+                running.node.handle_datagram(peer, &bytes, now);
+            }
+            Event::Frame { peer, bytes } => {
+                running.note_quic(peer, &self.transport);
+                running.node.handle_frame(peer, &bytes, now);
+            }
             Event::Unreachable { target, tried, why } => {
                 tracing::debug!(%why, "not reached");
                 for address in tried {
@@ -441,7 +445,12 @@ impl Daemon {
     fn on_report(&mut self, report: Report) {
         let Some(running) = &mut self.running else { return };
         running.take_report(report, &mut self.counters);
+        if let Some(device) = &running.plan.desired.device {
+            self.transport.keep_inside(running.own_ula(), &device.name);
+        }
         self.watch_paths();
+        self.withdraw_nodes();
+        self.answer_devices();
         let Some(running) = &mut self.running else { return };
         if running.programmed || !running.dataplane_errors.is_empty() {
             self.notifier.ready();
@@ -458,7 +467,10 @@ impl Daemon {
             running.note_departures(&self.state);
             running.plan_when_complete(Instant::now());
         }
+        self.end_trial_in_time();
+        self.tend_gateways(Instant::now());
         self.tend_signers();
+        self.answer_devices();
         self.look_at_handed();
         if self.check_due <= Instant::now() {
             self.check_connections();

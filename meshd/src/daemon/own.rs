@@ -3,20 +3,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 use meshd_core::{
-    address::{is_forbidden_prefix, is_routable_unicast},
+    address::{host_prefix, is_forbidden_prefix, is_routable_unicast},
     limits::{RECORD_ENDPOINTS, RECORD_NODE_ADDRESSES},
     plan::LocalNetwork,
 };
 
 use crate::{
-    config::{Automatic, Config},
+    config::{Automatic, Config, Encrypt},
     dataplane::DataplaneError,
-    host::{self, Facts, cni},
+    host::{self, Facts, cni, workloads::Workloads},
 };
 
 /// What was found on this host at one moment.
@@ -24,17 +25,19 @@ use crate::{
 pub(super) struct Own {
     /// Interfaces, addresses, routes.
     pub(super) facts: Facts,
-    /// Prefixes that this host routes for: configured, or found in the CNI's files.
+    /// Prefixes that this host routes for: configured, or the CNI's.
     pub(super) prefixes: BTreeSet<IpNet>,
+    /// Single workloads on this host, where it is their routes that count.
+    pub(super) workloads: Arc<Workloads>,
     /// What could not be used, for a person.
     pub(super) warnings: Vec<String>,
 }
 
-/// A prefix that is gone from the CNI's files is announced for this long all the same: a file may be
+/// A prefix that is gone from the CNI's files or routes is announced for this long all the same: a file may be
 /// half-written, or missing while the CNI is upgraded, and its pods go on.
 const WITHDRAW_AFTER: Duration = Duration::from_secs(60);
 
-/// When each prefix was last found in the CNI's files.
+/// When each of the CNI's prefixes was last found.
 #[derive(Debug, Default)]
 pub(super) struct Found(BTreeMap<IpNet, Instant>);
 
@@ -63,10 +66,11 @@ impl Found {
 }
 
 impl Own {
-    /// Looks at the host. Blocks for some milliseconds.
+    /// Looks at the host, all but its `workloads`. Blocks for some milliseconds.
     pub(super) fn look(
         config: &Config,
         found: &mut Found,
+        workloads: Arc<Workloads>,
         now: Instant,
     ) -> Result<Self, DataplaneError> {
         let facts = host::read()?;
@@ -83,11 +87,11 @@ impl Own {
                     found.refresh(now);
                 }
                 warnings.extend(files.warnings);
-                let (held, missing) = found.update(&files.prefixes, now);
+                let mut known = files.prefixes;
+                known.extend(host::pod_networks(&facts, files.plugins));
+                let (held, missing) = found.update(&known, now);
                 warnings.extend(missing.iter().map(|prefix| {
-                    format!(
-                        "pod prefix {prefix} is no longer in the CNI's files and will be withdrawn"
-                    )
+                    format!("pod prefix {prefix} is no longer the CNI's and will be withdrawn")
                 }));
                 held
             }
@@ -97,7 +101,7 @@ impl Own {
         warnings.extend(forbidden.iter().map(|prefix| {
             format!("pod prefix {prefix} is not announced: it holds reserved addresses")
         }));
-        Ok(Self { facts, prefixes, warnings })
+        Ok(Self { facts, prefixes, workloads, warnings })
     }
 
     /// Where others may reach this host's gossip port, best first.
@@ -133,8 +137,31 @@ impl Own {
         addresses
     }
 
+    /// What a certificate of this host should grant.
+    pub(super) fn wanted(&self, config: &Config) -> Vec<IpNet> {
+        let nodes = match config.network.encrypt {
+            Encrypt::Pods => Vec::new(),
+            Encrypt::PodsAndNodes => self.claimed_addresses(config),
+        };
+        nodes.into_iter().map(host_prefix).chain(self.prefixes.iter().copied()).collect()
+    }
+
+    /// Those of them that traffic inside the mesh can have as its source: on an interface of this host.
+    pub(super) fn claimed_addresses(&self, config: &Config) -> Vec<IpAddr> {
+        let mut addresses = self.node_addresses(config);
+        let interfaces = || self.facts.interfaces.iter().filter(|i| !i.is_ours() && !i.loopback);
+        addresses.retain(|address| {
+            interfaces().any(|i| i.addresses.iter().any(|net| net.addr() == *address))
+        });
+        addresses
+    }
+
     /// What the planner must not cut off.
-    pub(super) fn local_network(&self, observed: Option<SocketAddr>) -> LocalNetwork {
+    pub(super) fn local_network(
+        &self,
+        config: &Config,
+        observed: Option<SocketAddr>,
+    ) -> LocalNetwork {
         let ours = |interface: &&host::Interface| !interface.is_ours();
         let addresses: BTreeSet<IpNet> = self
             .facts
@@ -154,6 +181,9 @@ impl Own {
             underlay_mtu: Some(self.facts.underlay_mtu()),
             behind_nat,
             addresses,
+            workloads: self.workloads.addresses.clone(),
+            node_addresses: self.claimed_addresses(config),
+            underlay: self.facts.underlay(&self.node_addresses(config)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{Arc, PoisonError},
     time::Instant,
 };
@@ -21,7 +22,7 @@ use super::{
     running::{PLAN_INTERVAL, Running},
 };
 use crate::{
-    config::{Automatic, Config, LeakProtection},
+    config::{Automatic, Config, Encrypt, LeakProtection, RouteSource},
     dataplane::Scope,
     reconcile::Report,
 };
@@ -33,18 +34,20 @@ impl Running {
         self.planned_at = Some(Instant::now());
         let own_record = self.own_record()?;
         let now = Instant::now();
+        let local = own.local_network(config, self.node.observed());
         let members: Vec<Member> = self
             .node
             .directory()
             .iter()
             .filter(|record| record.key != own_record.key)
-            .map(|record| self.member(record, now))
+            .map(|record| self.member(record, &local.node_addresses, now))
             .collect();
         let barred: Vec<_> = self.node.barred().cloned().collect();
+        let certificate = &self.identity.certificate;
+        let externals = self.devices.externals(certificate, &own.prefixes, &self.tracker);
         let plan_config = plan_config(config);
         let lane =
             LaneKeys { private_key: self.lane.private_key(), public_key: self.lane.public_key() };
-        let local = own.local_network(self.node.observed());
         let planned = plan(&PlanInput {
             own: &own_record,
             lane: &lane,
@@ -52,7 +55,9 @@ impl Running {
             local: &local,
             members: &members,
             barred: &barred,
+            externals: &externals,
             complete: self.knows_all(now),
+            steering: self.carrying.seen(),
         });
         self.publish_members();
         self.node.set_routed(planned.routed.values().flatten().copied().collect());
@@ -62,6 +67,7 @@ impl Running {
         let changes = of_blocked(&self.plan.blocked, &planned.blocked, name);
         changes.into_iter().for_each(|event| self.events.emit(event));
         self.plan = planned;
+        self.tell_carried();
         Some((desired, scope))
     }
 
@@ -72,7 +78,7 @@ impl Running {
         }
     }
 
-    fn member(&self, record: &Arc<Record>, now: Instant) -> Member {
+    fn member(&self, record: &Arc<Record>, own: &[IpAddr], now: Instant) -> Member {
         let (liveness, since) = self.node.liveness(&record.key).unwrap_or((Liveness::Suspect, now));
         let tunnel = record.lanes.first().and_then(|lane| self.tracker.health(&lane.public_key));
         Member {
@@ -82,6 +88,7 @@ impl Running {
             path: self.paths.get(&record.key).copied(),
             tunnel,
             path_mtu: self.path_mtu(&record.key),
+            accepts: self.carrying.accepts(record, own),
         }
     }
 
@@ -128,7 +135,7 @@ impl Running {
                 && new.contains(&lane.public_key)
             {
                 let leads = self.node.key() < record.key;
-                self.first.programmed(lane.public_key, leads, report.at);
+                self.first.programmed(lane.public_key, leads, report.applied_at);
             }
         }
         // It answers others as soon as there is a device, whether or not this side has anything to ask.
@@ -143,9 +150,11 @@ impl Running {
         }
         self.observed_at = Some(at);
         self.first.observe(&observed.peers);
-        let before = self.tunnel_states();
+        let states =
+            |running: &Self| (running.tunnel_states(), running.devices.places(&running.tracker));
+        let before = states(self);
         self.tracker.observe(&observed.peers, at);
-        if self.tunnel_states() != before {
+        if self.see_nodes(&observed, at) | (states(self) != before) {
             self.plan_due.get_or_insert_with(|| Instant::now() + PLAN_INTERVAL);
         }
         self.observed = Some(observed);
@@ -212,12 +221,17 @@ pub(crate) fn plan_config(config: &Config) -> PlanConfig {
         keepalive: config.wireguard.persistent_keepalive,
         strict: config.network.leak_protection == LeakProtection::Strict,
         clamp_mss: config.network.mss_clamp,
+        workloads: config.network.route_source == RouteSource::Workloads,
+        nodes: config.network.encrypt == Encrypt::PodsAndNodes,
+        gossip_port: config.gossip.listen.port(),
     }
 }
 
 /// What the data plane is to look at for `desired`.
 pub(super) fn scope(config: &Config, desired: &Desired) -> Scope {
     Scope {
+        underlay_sysctls: desired.underlay_sysctls.keys().cloned().collect(),
+        arp: desired.arp.is_some(),
         sysctls: desired.device.iter().flat_map(|device| device.sysctls.keys().cloned()).collect(),
         ..Scope::of(&plan_config(config))
     }

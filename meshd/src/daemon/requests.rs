@@ -118,6 +118,27 @@ impl Daemon {
                 let audience = self.identity_audience(&request);
                 answer(to, audience);
             }
+            Request::AddDevice(request, to) => self.add_device(&request, by, to),
+            Request::RemoveDevice(request, to) => self.remove_device(&request.name, by, to),
+            Request::DeviceConfig(request, to) => {
+                let config = self.device_config(&request.name);
+                self.note(by, &config, deeds::device_config_shown);
+                answer(to, config);
+            }
+            Request::ForgetDeviceKey(request, to) => {
+                let forgotten = self.forget_device_key(&request.name);
+                self.note(by, &forgotten, |_| deeds::device_key_forgotten(&request.name));
+                answer(to, forgotten);
+            }
+            Request::Reload(request, to) => {
+                let reloaded = self.reload_by(&request, by);
+                answer(to, reloaded);
+            }
+            Request::Confirm(to) => {
+                let confirmed = self.confirm();
+                self.note(by, &confirmed, |_| deeds::config_confirmed());
+                answer(to, confirmed);
+            }
             Request::Leave(to) => {
                 let left = self.leave().await;
                 self.note(by, &left, deeds::left);
@@ -142,7 +163,12 @@ impl Daemon {
     /// Answers what asks for peers.
     pub(super) fn answer_peers(&self, request: Request) {
         let peers = || match &self.running {
-            Some(running) => status::peers(running, running.observed.as_ref(), &self.transport),
+            Some(running) => {
+                let observed = running.observed.as_ref();
+                let mut peers = status::peers(running, observed, &self.transport);
+                peers.extend(status::devices(running, observed, self.side().as_ref()));
+                peers
+            }
             None => Vec::new(),
         };
         match request {

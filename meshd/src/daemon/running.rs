@@ -24,8 +24,8 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc;
 
 use super::{
-    clock, counters::Counters, enrolment::Forwarded, events::EventLog, identities::Identities,
-    own::Own,
+    carrying::Carrying, clock, counters::Counters, devices::Devices, enrolment::Forwarded,
+    events::EventLog, identities::Identities, own::Own, zones::Zones,
 };
 use crate::{
     config::Config,
@@ -55,6 +55,10 @@ pub(super) struct Running {
     pub(super) mtus: PathMtus,
     /// MTUs that the routes to mesh addresses had before this start.
     pub(super) held: BTreeMap<IpNet, u32>,
+    /// Node addresses: what was said and heard.
+    pub(super) carrying: Carrying,
+    /// Gateways, and who is heard through them.
+    pub(super) zones: Zones,
     /// What the prober hears goes there.
     pub(super) heard: mpsc::Sender<Heard>,
     pub(super) observed: Option<Observed>,
@@ -74,6 +78,7 @@ pub(super) struct Running {
     pub(super) damage: Vec<String>,
     pub(super) forwarded: Forwarded,
     pub(super) identities: Identities,
+    pub(super) devices: Devices,
     /// Set when the node has said whom its leave was sent to.
     pub(super) left: Option<Vec<NodeKey>>,
     /// Every record that was stored is known again; otherwise the kernel may hold members that we do not.
@@ -155,15 +160,19 @@ impl Running {
 
     fn draft(&self, own: &Own, config: &Config, gossip_port: u16) -> RecordDraft {
         let certificate = &self.identity.certificate;
+        let ranges = self.devices.ranges(certificate, &own.prefixes);
         let lane =
             self.lane.to_wire(&certificate.mesh_id, &certificate.key, config.wireguard.port, 0);
         RecordDraft {
             lanes: vec![lane],
             mesh_addresses: certificate.mesh_addresses(),
-            prefixes: own.prefixes.iter().copied().collect(),
+            prefixes: own.prefixes.union(&ranges).copied().collect(),
+            workloads: own.workloads.addresses.iter().copied().collect(),
+            node_claims: self.node_claims(own, config),
             endpoints: own.endpoints(config, gossip_port),
             zone: config.node.zone.clone(),
-            capabilities: Vec::new(),
+            capabilities: Self::capabilities(config),
+            via: self.via(config),
             left: false,
             node_addresses: own.node_addresses(config),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -336,7 +345,9 @@ impl Running {
         if self.prober.is_some() || self.prober_failed {
             return;
         }
-        match Prober::start(self.own_ula(), self.members.clone(), self.heard.clone()) {
+        let Some(device) = &self.plan.desired.device else { return };
+        let (members, heard) = (self.members.clone(), self.heard.clone());
+        match Prober::start(self.own_ula(), device.name.clone(), members, heard) {
             Ok(prober) => self.prober = Some(Arc::new(prober)),
             Err(error) => {
                 self.prober_failed = true;
@@ -346,11 +357,15 @@ impl Running {
     }
 
     /// Remembers where `peer` was reached. An address inside the mesh proves nothing of the underlay: a
-    /// member that connects through the tunnel must not name what its prefix may cover.
+    /// member that connects through the tunnel must not name what its prefix may cover. From its own node address
+    /// it comes past the tunnel, or names what is its own.
     pub(super) fn note_path(&mut self, peer: NodeKey, remote: IpAddr) {
         let mesh = address::ula_prefix(&self.identity.certificate.mesh_id);
         let inside = IpNet::V6(mesh).contains(&remote)
-            || self.plan.routed.values().flatten().any(|prefix| prefix.contains(&remote));
+            || self.plan.routed.values().flatten().any(|prefix| prefix.contains(&remote))
+            || self.plan.nodes.routed.iter().any(|(key, prefixes)| {
+                *key != peer && prefixes.iter().any(|prefix| prefix.contains(&remote))
+            });
         if !inside {
             self.paths.insert(peer, remote);
         }

@@ -1,6 +1,7 @@
 //! Bringing the daemon up: everything opened in the order in which it is safe.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, PoisonError},
     time::Instant,
 };
@@ -19,24 +20,29 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Daemon, Inboxes, Sources,
+    Daemon,
     bridge::Bridge,
+    carrying::Carrying,
     clock,
     counters::Counters,
+    devices::Devices,
     enrolment::Forwarded,
     events::EventLog,
     handed::Handed,
     health,
     identities::Identities,
+    inboxes::{Inboxes, signals},
     own::{Found, Own},
     running::{Running, SharedAnchors},
-    signals,
     systemd::Notifier,
+    zones::Zones,
 };
 use crate::{
-    config::{self, Config, issuers::Loaded},
+    chosen::Chosen,
+    config::{self, Config, RouteSource, Sources, issuers::Loaded},
     control::{self, ControlSocket},
     dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
+    host::{cni, watch_files::FileWatch, workloads},
     metrics::Metrics,
     reconcile::Reconciler,
     state::{
@@ -66,7 +72,8 @@ pub(crate) fn backend(config: &Config) -> BackendChoice {
 
 impl Daemon {
     /// Opens everything. Must run inside the runtime.
-    pub(super) fn start(sources: Sources, config: Config) -> anyhow::Result<(Self, Inboxes)> {
+    pub(super) fn start(sources: Sources, chosen: Chosen) -> anyhow::Result<(Self, Inboxes)> {
+        let Chosen { config, origin, trial, changed, damage } = chosen;
         let (terminate, interrupt, hangup) = signals().context("cannot catch signals")?;
         let state = StateDir::open(&config.node.state_dir)?;
         // What takes longest goes on beside the rest: a host that was switched on is back that much sooner.
@@ -81,13 +88,21 @@ impl Daemon {
         if opening.is_some() {
             dataplane.look_ahead();
         }
+        let watch = Watch::new(dataplane.ours())?;
         let (reconciler, reports) = Reconciler::start(Box::new(dataplane))
             .map_err(|error| anyhow!("cannot start the data plane's thread; {error}"))?;
-        let watch = Watch::new()?;
         let mut found = Found::default();
-        let own = Own::look(&config, &mut found, Instant::now())?;
+        let follow = match config.network.route_source {
+            RouteSource::Prefixes => None,
+            RouteSource::Workloads => {
+                Some(workloads::follow(config.network.workload_interfaces.clone())?)
+            }
+        };
+        let first = follow.as_ref().map(|told| told.borrow().clone()).unwrap_or_default();
+        let own = Own::look(&config, &mut found, first, Instant::now())?;
+        let files = watch_files();
 
-        let notices = socket
+        let mut notices: Vec<_> = socket
             .warning()
             .map(|warning| {
                 // The warning's last part is what to do.
@@ -96,6 +111,13 @@ impl Daemon {
             })
             .into_iter()
             .collect();
+        if let Some(why) = damage {
+            notices.push(health::notice(
+                "trial_damaged",
+                &why,
+                "see that the configuration's files are right",
+            ));
+        }
         let (calls, requests) = mpsc::channel(64);
         let (done, done_inbox) = mpsc::channel(16);
         let (heard, hears) = mpsc::channel(256);
@@ -103,7 +125,7 @@ impl Daemon {
         let events = EventLog::default();
         let bridge = Bridge::new(calls, events.clone());
         let server = control::serve(socket, Arc::new(bridge.clone()), stopped);
-        tokio::spawn(async move {
+        let served = tokio::spawn(async move {
             if let Err(error) = server.await {
                 tracing::error!(%error, "the control socket is closed; restart meshd");
             }
@@ -116,6 +138,9 @@ impl Daemon {
             handed: Handed::new(sources.identity()),
             sources,
             config,
+            origin,
+            trial,
+            restarting: false,
             state,
             transport,
             reconciler,
@@ -151,6 +176,7 @@ impl Daemon {
             look_due: Some(Instant::now() + super::LOOK_EVERY),
         };
         daemon.load_issuers();
+        daemon.note_trial(changed);
         match daemon.state.membership()? {
             Some(membership) => {
                 let opened = match opening.map(std::thread::JoinHandle::join) {
@@ -172,10 +198,13 @@ impl Daemon {
             done: done_inbox,
             hears,
             watch,
+            workloads: follow,
+            files,
             terminate,
             interrupt,
             hangup,
             stop_control,
+            served,
         };
         Ok((daemon, inboxes))
     }
@@ -225,6 +254,7 @@ impl Daemon {
             Since::Now => None,
             Since::Before => self.state.revocations_lost(&membership.anchors),
         };
+        let before = self.peek_kernel();
         let identities = Identities::new(&self.issuers.files, membership.anchors.mesh_id());
         let mut running = Running {
             node,
@@ -241,7 +271,9 @@ impl Daemon {
             tracker: TunnelTracker::default(),
             first: FirstHandshakes::default(),
             mtus: PathMtus::new(rand::random()),
-            held: self.held_mtus(),
+            held: self.held_mtus(before.as_ref()),
+            carrying: Carrying::new(rand::random(), before.as_ref()),
+            zones: Zones::default(),
             heard: self.heard.clone(),
             observed: None,
             observed_at: None,
@@ -256,6 +288,7 @@ impl Daemon {
             damage,
             forwarded: Forwarded::default(),
             identities,
+            devices: Devices::default(),
             left: None,
             store_whole,
             revocations_lost,
@@ -292,7 +325,19 @@ impl Daemon {
         let name = running.anchors.get().server_name();
         let certificate = running.identity.certificate.clone();
         self.transport.become_member(&tls, name, Arc::new(running.anchors.clone()))?;
-        let announced = running.own_record().map(|own| own.prefixes.clone()).unwrap_or_default();
+        let own = running.own_record();
+        running.zones = Zones::new(own.as_ref().and_then(|own| own.via));
+        let announced = own.as_ref().map(|own| own.prefixes.clone()).unwrap_or_default();
+        running.load_devices(&self.state, &announced, before.as_ref());
+        // Not single workloads, whose routes say at once whether they are still there.
+        let announced = own.map(|own| own.whole_prefixes()).unwrap_or_default();
+        let ranges = running.devices.ranges(&certificate, &BTreeSet::new());
+        // What was announced for devices is not looked for in the CNI's files, also where the last was just removed.
+        let devices = &running.devices;
+        let announced: Vec<_> = announced
+            .into_iter()
+            .filter(|prefix| !ranges.contains(prefix) && !devices.was_range(prefix))
+            .collect();
         self.running = Some(running);
         self.handed.judge_again();
         self.join_error = None;
@@ -328,6 +373,13 @@ impl Daemon {
             .map_err(|error| anyhow!("cannot act as signer; {error}"))?;
         Ok(Some(signer))
     }
+}
+
+/// Without it the files are looked at now and then all the same.
+fn watch_files() -> Option<FileWatch> {
+    FileWatch::new(cni::CniPaths::default().places())
+        .inspect_err(|error| tracing::warn!(%error, "changes of the CNI's files are seen late"))
+        .ok()
 }
 
 pub(super) fn tls_identity(running: &Running) -> anyhow::Result<TlsIdentity> {

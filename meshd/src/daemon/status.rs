@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use meshd_core::{
+    limits::HANDSHAKE_FRESH,
     node::Liveness,
     now::UnixTime,
-    plan::{Blocked, Observed, TunnelState},
+    path_mtu,
+    plan::{Blocked, Observed, ObservedPeer, TunnelState},
     trust::Record,
 };
-use meshd_proto::control::{BlockedPrefix, HealthLine, Peer, PeerCounts, StatusReply};
+use meshd_proto::control::{BlockedPrefix, Device, HealthLine, Peer, PeerCounts, StatusReply};
 
-use super::{Daemon, health, running::Running};
-use crate::{metrics::PeerFigures, transport::Transport};
+use super::{Daemon, device_config::Side, health, running::Running};
+use crate::{metrics::PeerFigures, state::devices::SavedDevice, transport::Transport};
 
 /// RFC 3339 in UTC.
 pub(super) fn rfc3339(at: UnixTime) -> Option<String> {
@@ -24,9 +26,16 @@ pub(super) fn status(daemon: &Daemon) -> StatusReply {
     let health: Vec<HealthLine> = health::lines(daemon);
     let broken = health.iter().any(|line| line.severity == "error");
     let version = env!("CARGO_PKG_VERSION").to_owned();
+    let trial_seconds_left = daemon.trial_seconds_left();
     let Some(running) = &daemon.running else {
         let state = if daemon.joining.is_some() { "joining" } else { "waiting" };
-        return StatusReply { state: state.to_owned(), health, version, ..StatusReply::default() };
+        return StatusReply {
+            state: state.to_owned(),
+            health,
+            version,
+            trial_seconds_left,
+            ..StatusReply::default()
+        };
     };
     let certificate = &running.identity.certificate;
     let own = running.own_record();
@@ -52,10 +61,13 @@ pub(super) fn status(daemon: &Daemon) -> StatusReply {
         health,
         version,
         signer: Some(running.signer.is_some()),
-        zone: own.map(|own| own.zone.to_string()),
+        zone: own.as_ref().map(|own| own.zone.to_string()),
         certificate_not_after: rfc3339(certificate.not_after),
         directory_hash: Some(HEXLOWER.encode(&running.node.directory().root_hash())),
         synced: running.node.is_synced(),
+        devices: Some(device_counts(running)),
+        trial_seconds_left,
+        via: own.and_then(|own| own.via).map(|key| running.node.directory().display_name(&key)),
     }
 }
 
@@ -105,6 +117,9 @@ fn liveness(running: &Running, record: &Record) -> Liveness {
 
 fn tunnel(running: &Running, record: &Record) -> &'static str {
     let Some(lane) = record.lanes.first() else { return "blocked" };
+    if let Some(gateway) = running.plan.carried.get(&record.key) {
+        return running.carried_state(&record.key, gateway).as_str();
+    }
     match running.tracker.health(&lane.public_key) {
         Some(health) => health.state.as_str(),
         None if whole_member_blocked(running, record).is_some() => "blocked",
@@ -158,6 +173,7 @@ fn peer(
     let lane = record.lanes.first();
     let kernel = lane.and_then(|lane| observed?.peers.get(&lane.public_key));
     let tunnel = tunnel(running, record);
+    let via = running.plan.carried.get(&record.key);
     let blocked = running.plan.blocked.get(&record.key).map(Vec::as_slice).unwrap_or_default();
     let liveness = liveness(running, record);
     let mtu = running.shown_mtu(&record.key);
@@ -168,7 +184,13 @@ fn peer(
         zone: record.zone.to_string(),
         gossip: liveness.as_str().to_owned(),
         tunnel: tunnel.to_owned(),
-        path: if tunnel == "up" { "direct" } else { "none" }.to_owned(),
+        path: match via {
+            _ if tunnel != "up" => "none",
+            Some(_) => "relay",
+            None => "direct",
+        }
+        .to_owned(),
+        via: via.map(|gateway| running.node.directory().display_name(gateway)),
         endpoint: kernel.and_then(|peer| peer.endpoint).map(|endpoint| endpoint.to_string()),
         rtt_ms: transport.rtt(&record.key).map(|rtt| round_ms(rtt.as_secs_f64())),
         last_handshake_seconds: kernel.and_then(|p| p.last_handshake).map(|age| age.as_secs()),
@@ -192,7 +214,87 @@ fn peer(
         allowed_ips: kernel
             .map(|peer| peer.allowed_ips.iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
+        device: None,
     }
+}
+
+/// The devices behind this host, by name. `side`: what they are told of it.
+pub(super) fn devices(
+    running: &Running,
+    observed: Option<&Observed>,
+    side: Option<&Side>,
+) -> Vec<Peer> {
+    running.devices.iter().map(|one| device(running, observed, one, side)).collect()
+}
+
+/// A device. It says nothing of itself: what is there is what this host knows and sees.
+pub(super) fn device(
+    running: &Running,
+    observed: Option<&Observed>,
+    device: &SavedDevice,
+    side: Option<&Side>,
+) -> Peer {
+    let kernel = observed.and_then(|observed| observed.peers.get(&device.public_key));
+    let blocked = running.plan.externals.get(&device.name).map(Vec::as_slice).unwrap_or_default();
+    let tunnel = device_tunnel(kernel, blocked);
+    let (config_shown_at, config_stale) = side.map_or((None, false), |side| side.judge(device));
+    Peer {
+        name: device.name.to_string(),
+        tunnel: tunnel.to_owned(),
+        path: if tunnel == "up" { "direct" } else { "none" }.to_owned(),
+        endpoint: kernel.and_then(|peer| peer.endpoint).map(|endpoint| endpoint.to_string()),
+        last_handshake_seconds: kernel.and_then(|p| p.last_handshake).map(|age| age.as_secs()),
+        rx_bytes: kernel.map_or(0, |peer| peer.rx_bytes),
+        tx_bytes: kernel.map_or(0, |peer| peer.tx_bytes),
+        mtu: kernel.map(|_| path_mtu::BASE),
+        mtu_state: kernel.map(|_| "fixed".to_owned()),
+        public_key: Some(device.public_key.to_string()),
+        prefixes: device.prefixes.iter().map(ToString::to_string).collect(),
+        reason: blocked.first().map(|blocked| blocked.reason.as_str().to_owned()),
+        blocked: blocked.iter().filter_map(blocked_prefix).collect(),
+        allowed_ips: kernel
+            .map(|peer| peer.allowed_ips.iter().map(ToString::to_string).collect())
+            .unwrap_or_default(),
+        device: Some(Device {
+            gateway: running.identity.certificate.name.to_string(),
+            added_at: rfc3339(UnixTime(device.added_at)).unwrap_or_default(),
+            private_key_kept: device.private_key.is_some(),
+            preshared_key: device.preshared_key.is_some(),
+            config_shown_at,
+            config_stale,
+            keepalive: u32::from(device.keepalive),
+            dns: device.dns.clone(),
+        }),
+        ..Peer::default()
+    }
+}
+
+/// A device that was not heard of for three minutes is away, or idle without keepalives: who it is has not been proved since.
+fn device_tunnel(kernel: Option<&ObservedPeer>, blocked: &[Blocked]) -> &'static str {
+    match kernel {
+        None if !blocked.is_empty() => "blocked",
+        Some(peer) if peer.allowed_ips.is_empty() => "blocked",
+        None => TunnelState::Never.as_str(),
+        Some(peer) => match peer.last_handshake {
+            None => TunnelState::Never.as_str(),
+            Some(age) if age < HANDSHAKE_FRESH => TunnelState::Up.as_str(),
+            Some(_) => TunnelState::Stale.as_str(),
+        },
+    }
+}
+
+/// How many devices there are, by state.
+pub(super) fn device_counts(running: &Running) -> PeerCounts {
+    let mut counts = PeerCounts::default();
+    for device in devices(running, running.observed.as_ref(), None) {
+        counts.total += 1;
+        match device.tunnel.as_str() {
+            "up" => counts.up += 1,
+            "stale" => counts.stale += 1,
+            _ => {}
+        }
+    }
+    counts
 }
 
 fn blocked_prefix(blocked: &Blocked) -> Option<BlockedPrefix> {

@@ -1,11 +1,12 @@
-//! What the loop does now and then: looking at the host, looking up seeds, flushing, reloading.
+//! What the loop does now and then: looking at the host, looking up seeds, flushing.
 
-use std::time::{Duration, Instant};
-
-use meshd_core::event::Event;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{Daemon, Done, LOOK_EVERY, clock, own::Own, resolve};
-use crate::config::{self, Config};
+use crate::{config::Config, host::workloads::Workloads};
 
 /// What the records are to survive.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +57,8 @@ impl Daemon {
     /// Looks at this host again and tells the mesh what changed.
     pub(super) fn look_at_host(&mut self) {
         self.look_due = Some(Instant::now() + LOOK_EVERY);
-        match Own::look(&self.config, &mut self.found, Instant::now()) {
+        let workloads = self.own.workloads.clone();
+        match Own::look(&self.config, &mut self.found, workloads, Instant::now()) {
             Ok(own) if own == self.own => {}
             Ok(own) => {
                 self.own = own;
@@ -64,6 +66,12 @@ impl Daemon {
             }
             Err(error) => tracing::warn!(%error, "cannot look at this host"),
         }
+    }
+
+    /// Pods came or went: the mesh is told in this turn of the loop.
+    pub(super) fn see_workloads(&mut self, workloads: Arc<Workloads>) {
+        self.own.workloads = workloads;
+        self.announce();
     }
 
     pub(super) fn announce(&mut self) {
@@ -98,47 +106,14 @@ impl Daemon {
         });
     }
 
-    /// SIGHUP: applies what can change at run time, and says what cannot.
-    pub(super) fn reload(&mut self) {
-        self.notifier.reloading();
-        match self.sources.load() {
-            Ok(new) => {
-                let changes = self.config.changes(&new);
-                for change in &changes.restart {
-                    tracing::warn!(key = change.key, old = %change.old, new = %change.new,
-                        "this needs a restart: systemctl restart meshd");
-                }
-                for change in &changes.live {
-                    tracing::info!(key = change.key, old = %change.old, new = %change.new, "applied");
-                }
-                let keys = |changes: &[config::Difference]| {
-                    changes.iter().map(|change| change.key).collect::<Vec<_>>().join(",")
-                };
-                let event = Event::info("config_reloaded", "the configuration was read again")
-                    .with("applied", keys(&changes.live))
-                    .with("needs_restart", keys(&changes.restart));
-                self.events.emit(event);
-                self.reload_error = None;
-                self.apply_live(new);
-            }
-            Err(errors) => {
-                let text = format!("the configuration in force stays: {errors}");
-                self.events.emit(Event::error("config_refused", text).because("config_refused"));
-                self.reload_error = Some(errors.to_string());
-            }
-        }
-        self.look_at_handed_again();
-        self.load_issuers();
-        self.notifier.reloaded();
-    }
-
     /// Takes over what may change at run time and leaves the rest as it is.
     pub(super) fn apply_live(&mut self, new: Config) {
         self.config.apply_live(new);
         if let Some(running) = &mut self.running {
             running.node.set_forget_after(self.config.network.forget_after);
         }
-        match Own::look(&self.config, &mut self.found, Instant::now()) {
+        let workloads = self.own.workloads.clone();
+        match Own::look(&self.config, &mut self.found, workloads, Instant::now()) {
             Ok(own) => self.own = own,
             Err(error) => tracing::warn!(%error, "cannot look at this host"),
         }

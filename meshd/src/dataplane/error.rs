@@ -114,6 +114,15 @@ pub enum DataplaneError {
         /// What to do.
         fix: &'static str,
     },
+    /// There is no mark for ARP.
+    #[error(
+        "cannot mark ARP messages: nft says {reason}: traffic between node addresses over IPv4 stays in the clear, or \
+         unreachable with strict leak protection; use a kernel with nftables for ARP (nf_tables, CONFIG_NF_TABLES_ARP)"
+    )]
+    ArpMark {
+        /// First line of its stderr.
+        reason: String,
+    },
     /// A helper program did not end in time.
     #[error("cannot {action}: {program} did not answer within {within:?}; look at what holds it")]
     Timeout {
@@ -161,6 +170,7 @@ impl DataplaneError {
             Self::Uapi { .. } => "userspace_refused",
             Self::NftMissing { .. } => "nft_missing",
             Self::Nft { .. } => "nft_refused",
+            Self::ArpMark { .. } => "arp_not_marked",
             Self::Timeout { .. } => "helper_timeout",
             Self::Sysctl { .. } => "sysctl_refused",
             Self::Netlink { .. } => "netlink_broken",

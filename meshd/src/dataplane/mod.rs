@@ -10,11 +10,13 @@
 //! | WireGuard device | kind and alias `meshd` |
 //! | route | protocol 109 in the configured table |
 //! | rule | protocol 109, at our priority or towards our table |
-//! | nftables | table `inet meshd` |
+//! | nftables | tables `inet meshd` and `arp meshd` |
+//! | sysctl of another's interface | its former value is noted in `/run/meshd` |
 
 mod error;
 pub mod fake;
 pub mod linux;
+mod ours;
 pub mod userspace;
 pub mod watch;
 
@@ -25,6 +27,7 @@ pub use fake::FakeDataplane;
 pub use linux::LinuxDataplane;
 use meshd_core::plan::{Change, Observed, ObservedDevice, ObservedPeer, PlanConfig, Rule};
 use meshd_proto::WgPublicKey;
+pub use ours::Ours;
 
 /// Which implementation of WireGuard may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,6 +53,10 @@ pub struct Scope {
     /// Priority of our rules. Rules are ours when they carry our protocol number and either look up one of our tables
     /// or stand at this priority, so that what an older configuration made is found too.
     pub rule_priority: u32,
+    /// Sysctls of others' interfaces to read, the same way.
+    pub underlay_sysctls: BTreeSet<String>,
+    /// Our table for ARP may be there. Where nobody knows it is looked for once.
+    pub arp: bool,
     /// Sysctls to read, as paths below `/proc/sys`. Those that do not exist are left out of the answer.
     pub sysctls: BTreeSet<String>,
 }
@@ -63,6 +70,8 @@ impl Scope {
             table: config.table,
             second_table: config.second_table(),
             rule_priority: config.rule_priority,
+            underlay_sysctls: BTreeSet::new(),
+            arp: config.nodes,
             sysctls: BTreeSet::new(),
         }
     }

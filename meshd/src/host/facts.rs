@@ -19,8 +19,10 @@ pub struct Facts {
     pub interfaces: Vec<Interface>,
     /// Default routes of the main table; the preferred one of each family first.
     pub default_routes: Vec<DefaultRoute>,
-    /// Prefixes that are on-link by the main table.
+    /// Prefixes that are on-link by the main table, those of single pods left out.
     pub networks: Vec<ConnectedNetwork>,
+    /// Routes of the main table by which a CNI keeps what is its own.
+    pub inner_routes: Vec<InnerRoute>,
     /// `net.ipv4.ip_forward`.
     pub forwarding_v4: bool,
     /// `net.ipv6.conf.all.forwarding`; also true where IPv6 is switched off, since there is nothing to forward.
@@ -72,6 +74,31 @@ pub struct ConnectedNetwork {
     pub prefix: IpNet,
     /// Interface name.
     pub interface: String,
+}
+
+/// A route of the main table that stays on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InnerRoute {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+    /// Where to.
+    pub to: InnerTarget,
+}
+
+/// Where such a route leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InnerTarget {
+    /// Nowhere: what no longer prefix takes is dropped.
+    Blackhole,
+    /// To this address, which is one of this very interface.
+    OwnAddress {
+        /// The address.
+        gateway: IpAddr,
+        /// Interface name.
+        interface: String,
+    },
 }
 
 impl Facts {
@@ -160,6 +187,21 @@ impl Facts {
         addresses
     }
 
+    /// Interfaces that packets of other hosts come in by: those with a default route or one of `node_addresses`, and all
+    /// that are neither loopback nor lead inward.
+    #[must_use]
+    pub fn underlay(&self, node_addresses: &[IpAddr]) -> BTreeSet<String> {
+        let is_underlay = |interface: &&Interface| {
+            let routed = self.default_routes.iter().any(|r| r.interface == interface.name);
+            let holds = interface.addresses.iter().any(|n| node_addresses.contains(&n.addr()));
+            interface.up
+                && !interface.loopback
+                && !interface.is_ours()
+                && (routed || holds || !interface.is_inward())
+        };
+        self.interfaces.iter().filter(is_underlay).map(|i| i.name.clone()).collect()
+    }
+
     fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.name == name)
     }
@@ -174,7 +216,7 @@ impl Interface {
     }
 
     /// Leads into this host (containers) or through a tunnel, not to the network that others share with it.
-    fn is_inward(&self) -> bool {
+    pub(super) fn is_inward(&self) -> bool {
         self.is_ours()
             || matches!(
                 self.kind.as_deref(),

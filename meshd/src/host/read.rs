@@ -13,9 +13,9 @@ use netlink_packet_route::{
 };
 use nix::errno::Errno;
 
-use super::facts::{ConnectedNetwork, DefaultRoute, Facts, Interface};
+use super::facts::{ConnectedNetwork, DefaultRoute, Facts, InnerRoute, InnerTarget, Interface};
 use crate::dataplane::{
-    DataplaneError,
+    DataplaneError, Ours,
     linux::{netlink::Netlink, sysctl},
 };
 
@@ -28,7 +28,7 @@ pub fn read() -> Result<Facts, DataplaneError> {
     // The connection brings a runtime of its own, which a runtime's worker may not enter: a thread of
     // its own may, and it inherits the network namespace.
     thread::scope(|scope| {
-        scope.spawn(|| read_with(&Netlink::open()?)).join().unwrap_or_else(|_| {
+        scope.spawn(|| read_with(&Netlink::open(&Ours::default())?)).join().unwrap_or_else(|_| {
             Err(DataplaneError::Netlink { reason: "the reading thread ended early".to_owned() })
         })
     })
@@ -37,19 +37,23 @@ pub fn read() -> Result<Facts, DataplaneError> {
 fn read_with(netlink: &Netlink) -> Result<Facts, DataplaneError> {
     let mut interfaces = interfaces(netlink)?;
     addresses(netlink, &mut interfaces)?;
-    let (default_routes, networks) = routes(netlink, &interfaces)?;
+    let routes = routes(netlink, &interfaces)?;
     let is_on = |path| sysctl::read(path).map(|value| value == "1");
     Ok(Facts {
         name: nix::unistd::gethostname()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default(),
         interfaces: interfaces.into_values().collect(),
-        default_routes,
-        networks,
+        default_routes: routes.defaults,
+        networks: routes.networks,
+        inner_routes: routes.inner,
         forwarding_v4: is_on("net/ipv4/ip_forward").unwrap_or(false),
         forwarding_v6: is_on("net/ipv6/conf/all/forwarding").unwrap_or(true),
     })
 }
+
+/// Such routes that are looked at: a node has a few.
+const INNER_ROUTES: usize = 1_024;
 
 fn dump(
     netlink: &Netlink,
@@ -122,23 +126,32 @@ fn addresses(
     Ok(())
 }
 
+/// What the main table tells.
+#[derive(Default)]
+struct MainTable {
+    defaults: Vec<DefaultRoute>,
+    networks: Vec<ConnectedNetwork>,
+    inner: Vec<InnerRoute>,
+}
+
 fn routes(
     netlink: &Netlink,
     interfaces: &BTreeMap<u32, Interface>,
-) -> Result<(Vec<DefaultRoute>, Vec<ConnectedNetwork>), DataplaneError> {
-    let (mut defaults, mut networks) = (Vec::new(), Vec::new());
+) -> Result<MainTable, DataplaneError> {
+    let MainTable { mut defaults, mut networks, mut inner } = MainTable::default();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
         request.header.table = RouteHeader::RT_TABLE_MAIN;
-        request.header.kind = RouteType::Unicast;
         for answer in
             dump(netlink, "the main routing table", &RouteNetlinkMessage::GetRoute(request))?
         {
             let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
-            if route.header.table != RouteHeader::RT_TABLE_MAIN
-                || route.header.kind != RouteType::Unicast
-            {
+            if route.header.table != RouteHeader::RT_TABLE_MAIN {
+                continue;
+            }
+            inner.extend(inner_route(&route, interfaces).filter(|_| inner.len() < INNER_ROUTES));
+            if route.header.kind != RouteType::Unicast {
                 continue;
             }
             let read = MainRoute::read(&route);
@@ -156,16 +169,40 @@ fn routes(
                         mtu: read.mtu,
                     });
                 }
-            } else if let (Some(destination), [(None, index)]) = (read.destination, &read.hops[..])
+            } else if let (Some(destination), &[(None, index)]) = (read.destination, &read.hops[..])
                 && let Ok(prefix) = IpNet::new(destination, route.header.destination_prefix_length)
-                && let Some(interface) = name(*index)
+                && let Some(through) = index.and_then(|index| interfaces.get(&index))
+                // One for each pod, perhaps.
+                && (prefix.prefix_len() < prefix.max_prefix_len() || !through.is_inward())
             {
+                let interface = through.name.clone();
                 networks.push(ConnectedNetwork { prefix: prefix.trunc(), interface });
             }
         }
     }
     defaults.sort_by_key(|route: &DefaultRoute| (route.v6, route.metric));
-    Ok((defaults, networks))
+    Ok(MainTable { defaults, networks, inner })
+}
+
+/// A blackhole, or a network over an address of the very interface that it leads to. Single addresses are left out:
+/// there may be one for each pod.
+fn inner_route(route: &RouteMessage, interfaces: &BTreeMap<u32, Interface>) -> Option<InnerRoute> {
+    let read = MainRoute::read(route);
+    let prefix = IpNet::new(read.destination?, route.header.destination_prefix_length).ok()?;
+    if prefix.prefix_len() == prefix.max_prefix_len() {
+        return None;
+    }
+    let to = match (route.header.kind, &read.hops[..]) {
+        (RouteType::BlackHole, _) => InnerTarget::Blackhole,
+        (RouteType::Unicast, [(Some(gateway), Some(index))]) => {
+            let interface = interfaces.get(index)?;
+            let own = interface.addresses.iter().any(|net| net.addr() == *gateway);
+            let (gateway, interface) = (*gateway, interface.name.clone());
+            own.then_some(InnerTarget::OwnAddress { gateway, interface })?
+        }
+        _ => return None,
+    };
+    Some(InnerRoute { prefix: prefix.trunc(), protocol: route.header.protocol.into(), to })
 }
 
 /// What we need of a route.

@@ -153,6 +153,17 @@ impl Page {
                     .map(|tunnel| ([("gossip", gossip), ("tunnel", tunnel)], count(gossip, tunnel)))
             }),
         )?;
+        let devices = self.snapshot.status.devices.unwrap_or_default();
+        let others = devices.total.saturating_sub(devices.up).saturating_sub(devices.stale);
+        let devices = [("up", devices.up), ("stale", devices.stale), ("never", others)];
+        families.gauge(
+            "meshd_devices",
+            "Devices behind this host that cannot run meshd, by their tunnel; absent: there are none.",
+            devices
+                .into_iter()
+                .filter(|_| devices.iter().any(|(_, count)| *count > 0))
+                .map(|(tunnel, count)| ([("tunnel", tunnel)], u64::from(count))),
+        )?;
         let of = |peer: &PeerFigures| [("peer", plain(&peer.name))];
         families.gauge(
             "meshd_peer_tunnel_up",

@@ -40,6 +40,7 @@ fn snapshot() -> Snapshot {
                 line("forwarding_off", "warning"),
                 line("forwarding_off", "warning"),
             ],
+            devices: Some(meshd_proto::control::PeerCounts { total: 4, up: 2, stale: 1, down: 0 }),
             ..StatusReply::default()
         },
         peers: vec![

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -31,6 +32,9 @@ pub struct SavedGuard {
     clamp_mss: bool,
     /// Elements of the nftables sets.
     guarded: BTreeSet<IpNet>,
+    /// Node addresses, which our own marked packets may reach.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    nodes: BTreeSet<IpAddr>,
     /// Routes of the second table.
     unreachable: BTreeSet<IpNet>,
     /// Routes of the second table.
@@ -58,6 +62,7 @@ impl SavedGuard {
             own: own.collect(),
             clamp_mss: rules.clamp_mss,
             guarded: sets.guarded.clone(),
+            nodes: sets.guarded_nodes.clone(),
             unreachable: of_kind(&RouteKind::Unreachable),
             throw: of_kind(&RouteKind::Throw),
         })
@@ -75,6 +80,7 @@ impl SavedGuard {
             .copied()
             .collect();
         self.guarded.extend(lost);
+        self.nodes.extend(&former.nodes);
         self.unreachable.extend(former.unreachable.difference(&self.throw));
         self
     }
@@ -89,9 +95,18 @@ impl SavedGuard {
                 IpNet::V6(net) => drop(nat.own_v6.insert(*net)),
             }
         }
-        let rules =
-            FirewallRules { nat, clamp_mss: self.clamp_mss, dont_fragment: None, guard: true };
-        let sets = FirewallSets { guarded: self.guarded.clone(), fragmented: BTreeSet::new() };
+        let rules = FirewallRules {
+            nat,
+            clamp_mss: self.clamp_mss,
+            guard: true,
+            steering: (!self.nodes.is_empty()).then_some(config.steering()),
+            ..FirewallRules::default()
+        };
+        let sets = FirewallSets {
+            guarded: self.guarded.clone(),
+            guarded_nodes: self.nodes.clone(),
+            ..FirewallSets::default()
+        };
         let route = |destination: &IpNet, metric: u32, kind: RouteKind| {
             let table = config.second_table();
             Change::PutRoute(Route { destination: *destination, table, metric, kind })
@@ -117,7 +132,7 @@ impl SavedGuard {
     /// How many prefixes it keeps out of the clear.
     #[must_use]
     pub fn prefixes(&self) -> usize {
-        self.guarded.len()
+        self.guarded.len() + self.nodes.len()
     }
 
     /// Reads what a state directory keeps, without holding it; `None` where there is nothing.
@@ -170,6 +185,7 @@ mod tests {
             own: nets(&["10.1.0.0/24", "fd01::/64"]),
             clamp_mss: true,
             guarded: nets(&["10.2.0.0/24", "fd02::/64"]),
+            nodes: BTreeSet::new(),
             unreachable: nets(&["10.2.0.0/24", "fd02::/64"]),
             throw: nets(&["10.1.0.0/24"]),
         }
@@ -191,6 +207,27 @@ mod tests {
         assert!(SavedGuard::read(dir.path()).unwrap_err().to_string().contains("version 2"));
         SavedGuard::forget(dir.path()).unwrap();
         assert_eq!(SavedGuard::read(dir.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn node_addresses_come_with_the_way_past_them_for_our_own_packets() {
+        let text = serde_json::to_string(&guard()).unwrap();
+        assert!(!text.contains("nodes"), "who has none writes what older versions read");
+        let config = PlanConfig { strict: true, ..PlanConfig::default() };
+        let firewall = |guard: &SavedGuard| match guard.changes(&config, true).remove(0) {
+            Change::PutFirewall(firewall) => firewall,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(firewall(&guard()).rules.steering, None);
+        let nodes: BTreeSet<IpAddr> =
+            ["192.0.2.2", "2001:db8::2"].map(|ip| ip.parse().unwrap()).into();
+        let with_nodes = SavedGuard { nodes: nodes.clone(), ..guard() };
+        let Firewall { rules, sets } = firewall(&with_nodes);
+        assert_eq!((rules.steering, sets.guarded_nodes), (Some(config.steering()), nodes));
+        assert_eq!(with_nodes.prefixes(), guard().prefixes() + 2);
+        let read = serde_json::from_str(&serde_json::to_string(&with_nodes).unwrap()).unwrap();
+        assert_eq!(with_nodes, read);
+        assert_eq!(guard().and_what_was(&with_nodes).nodes, with_nodes.nodes);
     }
 
     #[test]

@@ -247,8 +247,10 @@ impl StateDir {
             all
         };
         let removed = remove(others);
+        let devices = self.forget_devices();
         let aside = self.set_authority_aside()?;
         removed.and_then(|()| remove(root))?;
+        devices?;
         Ok(aside)
     }
 

@@ -6,6 +6,7 @@
 //! keys/identity      Ed25519 seed of this node's identity (hex)
 //! keys/reset         key of QUIC's stateless resets
 //! keys/lane0         seed of the WireGuard key
+//! keys/devices/      devices that cannot run meshd, a file each (JSON) with their keys
 //! pki/root.crt       the mesh's root certificate (PEM), pki/node.crt this node's
 //! pki/bundle         the intermediates in force, as the root signed them
 //! pki/revocations    whose membership was ended
@@ -15,12 +16,14 @@
 //! pki/intermediate.{crt,key}, pki/ledger      on a signer
 //! pki/pending.{key,pool}      on a host that is becoming one
 //! guard              what strict leak protection holds, for the next boot
+//! trial              a configuration on trial, and the one that ran before it
 //! left               identities that have left from here, which no file brings back
 //! db/                sled: the records of all members, a cache
 //! ```
 //!
 //! Responsible for reading and writing these whole and durably. Not for what they mean.
 
+pub mod devices;
 pub mod durable;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
@@ -31,6 +34,7 @@ mod membership;
 mod root_key;
 mod signership;
 pub mod store;
+pub mod trial;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

@@ -26,17 +26,18 @@ pub enum Target {
 
 pub(super) struct Plan {
     pub(super) target: Target,
-    pub(super) addresses: Vec<SocketAddr>,
+    /// Each with the endpoint that reaches it.
+    pub(super) addresses: Vec<(SocketAddr, Endpoint)>,
     pub(super) client: quinn::ClientConfig,
     pub(super) server_name: String,
     pub(super) check: Arc<dyn ChainCheck>,
 }
 
 /// Tries the addresses in turn and reports the first that is the target, or that none is.
-pub(super) async fn dial(endpoint: Endpoint, plan: Plan, reports: mpsc::Sender<Report>) {
+pub(super) async fn dial(plan: Plan, reports: mpsc::Sender<Report>) {
     let mut why = Vec::new();
-    for address in &plan.addresses {
-        let attempt = connect(&endpoint, &plan, *address, &reports);
+    for (address, endpoint) in &plan.addresses {
+        let attempt = connect(endpoint, &plan, *address, &reports);
         let outcome = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, attempt).await;
         match outcome.unwrap_or_else(|_| Err("no answer".to_owned())) {
             Ok((live, hello)) => {
@@ -49,8 +50,8 @@ pub(super) async fn dial(endpoint: Endpoint, plan: Plan, reports: mpsc::Sender<R
             Err(error) => why.push(format!("{address}: {error}")),
         }
     }
-    let failed =
-        Report::DialFailed { target: plan.target, tried: plan.addresses, why: why.join(", ") };
+    let tried = plan.addresses.into_iter().map(|(address, _)| address).collect();
+    let failed = Report::DialFailed { target: plan.target, tried, why: why.join(", ") };
     let _ = reports.send(failed).await;
 }
 

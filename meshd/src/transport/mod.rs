@@ -18,6 +18,7 @@ mod dates;
 mod dial;
 mod enrol;
 mod event;
+mod inside;
 mod limits;
 mod server;
 mod socket;
@@ -38,7 +39,7 @@ use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use tokio::{sync::mpsc, task::JoinSet};
 
 pub(crate) use self::event::Report;
-use self::{connection::Live, server::Gate};
+use self::{connection::Live, inside::Inside, server::Gate};
 pub use self::{
     dial::Target,
     enrol::{EnrolClient, EnrolClientError, EnrolTicket},
@@ -54,6 +55,8 @@ const PER_PEER: usize = 4;
 /// Connections, by peer.
 pub struct Transport {
     endpoint: Endpoint,
+    endpoint_config: EndpointConfig,
+    inside: Inside,
     member: Option<Member>,
     gate: Gate,
     live: BTreeMap<NodeKey, Vec<Live>>,
@@ -68,6 +71,7 @@ pub struct Transport {
 
 /// What is needed to talk as a member.
 struct Member {
+    server: quinn::ServerConfig,
     client: quinn::ClientConfig,
     server_name: String,
     check: Arc<dyn ChainCheck>,
@@ -89,13 +93,15 @@ impl Transport {
         let mut config = EndpointConfig::new(Arc::new(reset));
         // The peers' MTU discovery may go to jumbo frames; ours too.
         let _ = config.max_udp_payload_size(9_000);
-        let endpoint = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
+        let endpoint = Endpoint::new(config.clone(), None, socket, Arc::new(TokioRuntime))
             .map_err(|error| SocketError::Other(listen, error))?;
         let (reports, inbox) = mpsc::channel(limits::EVENT_QUEUE);
         let gate = Gate::default();
         tokio::spawn(server::accept(endpoint.clone(), gate.clone(), reports.clone()));
         Ok(Self {
             endpoint,
+            endpoint_config: config,
+            inside: Inside::default(),
             member: None,
             gate,
             live: BTreeMap::new(),
@@ -118,14 +124,16 @@ impl Transport {
         let server = tls::server(identity)?;
         let client = tls::client(identity)?;
         self.gate.open(check.clone());
-        self.member = Some(Member { client, server_name, check });
-        self.endpoint.set_server_config(Some(server));
+        self.endpoint.set_server_config(Some(server.clone()));
+        self.inside.set_server(Some(server.clone()));
+        self.member = Some(Member { server, client, server_name, check });
         Ok(())
     }
 
     /// Closes every connection and refuses new ones: after a leave.
     pub fn stop_member(&mut self) {
         self.endpoint.set_server_config(None);
+        self.inside.set_server(None);
         self.gate.shut();
         self.member = None;
         self.dialling.clear();
@@ -174,7 +182,10 @@ impl Transport {
     /// Waits until the last connection is closed, or `limit` has passed.
     pub async fn wait_closed(&self, limit: Duration) {
         // After the limit the peers notice by themselves.
-        let _ = tokio::time::timeout(limit, self.endpoint.wait_idle()).await;
+        let _ = tokio::time::timeout(limit, async {
+            tokio::join!(self.endpoint.wait_idle(), self.inside.wait_idle())
+        })
+        .await;
     }
 
     /// Round-trip time to `peer` on the underlay, as QUIC measures it.
@@ -357,11 +368,14 @@ impl Transport {
                 return None;
             }
             while self.dials.try_join_next().is_some() {}
+            let endpoint_of = |address: SocketAddr| {
+                let endpoint = self.inside.endpoint_for(&address).unwrap_or(&self.endpoint);
+                (address, endpoint.clone())
+            };
             self.dials.spawn(dial::dial(
-                self.endpoint.clone(),
                 dial::Plan {
                     target: target.clone(),
-                    addresses,
+                    addresses: addresses.into_iter().map(endpoint_of).collect(),
                     client: member.client.clone(),
                     server_name: member.server_name.clone(),
                     check: member.check.clone(),

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use meshd_core::plan::{
-    Change, Desired, Device, DontFragment, Family, Firewall, FirewallRules, FirewallSets, Observed,
-    ObservedDevice, ObservedFirewall, ObservedPeer, Peer, RouteKind, SourceNat, diff,
+    ArpMark, Change, Confined, Desired, Device, DontFragment, Family, Firewall, FirewallRules,
+    FirewallSets, Foreign, Observed, ObservedArp, ObservedDevice, ObservedFirewall, ObservedPeer,
+    Peer, RouteKind, SourceNat, Steering, diff,
 };
 
 use crate::host::{Host, MARK, backend, net, nets, private, public, route, rule, sysctls};
@@ -17,6 +18,8 @@ fn firewall(host: &Host) -> Firewall {
         device: host.device.clone(),
         own_v4: ["100.112.0.1/32", "10.1.0.0/24"].iter().map(|n| n.parse().unwrap()).collect(),
         own_v6: ["fd00::1/128", "fd01::/64"].iter().map(|n| n.parse().unwrap()).collect(),
+        workloads: true,
+        own_nodes: ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into(),
     };
     Firewall {
         rules: FirewallRules {
@@ -24,6 +27,11 @@ fn firewall(host: &Host) -> Firewall {
             clamp_mss: true,
             dont_fragment: Some(DontFragment { port: 51820, mark: MARK }),
             guard: true,
+            steering: Some(Steering { mark: MARK, gossip: 51800, wireguard: 51820 }),
+            confined: Some(Confined {
+                ranges: nets(&["10.9.0.0/24", "10.9.1.7/32", "fd09::/64"]),
+                local: nets(&["10.1.0.0/24", "fd01::/64"]),
+            }),
         },
         sets: FirewallSets {
             // Side by side, and single addresses side by side: nft must not make one of them.
@@ -35,6 +43,9 @@ fn firewall(host: &Host) -> Firewall {
                 "fd02::/64",
             ]),
             fragmented: ["192.0.2.2".parse().unwrap()].into(),
+            own: ["10.240.0.5".parse().unwrap(), "fd09::5".parse().unwrap()].into(),
+            routed_nodes: ["192.0.2.2", "2001:db8::2"].map(|ip| ip.parse().unwrap()).into(),
+            guarded_nodes: ["192.0.2.2", "192.0.2.3"].map(|ip| ip.parse().unwrap()).into(),
         },
     }
 }
@@ -59,6 +70,7 @@ fn all(host: &Host) -> Vec<Change> {
         Change::AddRule(rule(Family::V4)),
         Change::AddRule(rule(Family::V6)),
         Change::PutFirewall(firewall(host)),
+        Change::PutArp(ArpMark { mark: MARK }),
     ]);
     changes
 }
@@ -101,12 +113,15 @@ fn expected(host: &Host) -> Observed {
         .into(),
         rules: [rule(Family::V4), rule(Family::V6)].into(),
         firewall: Some(observed_firewall(host)),
+        arp: ObservedArp::Mark(ArpMark { mark: MARK }),
+        ..Observed::default()
     }
 }
 
-/// Without what the kernel counts by itself.
+/// Without what the kernel counts by itself, and without what is not ours.
 fn observe(host: &Host) -> Observed {
     let mut observed = host.observe().unwrap();
+    observed.foreign = Foreign::default();
     for peer in observed.peers.values_mut() {
         (peer.rx_bytes, peer.tx_bytes, peer.last_handshake) = (0, 0, None);
     }
@@ -130,7 +145,7 @@ fn a_desired_state_is_reached_in_one_round_and_left_without_a_trace() {
     let seen = expected(&host);
     let device = seen.device.clone().unwrap();
     let desired = Desired {
-        departed: BTreeSet::new(),
+        arp: Some(ArpMark { mark: MARK }),
         device: Some(Device {
             name: device.name,
             private_key: private(1),
@@ -146,13 +161,14 @@ fn a_desired_state_is_reached_in_one_round_and_left_without_a_trace() {
             .into_iter()
             .map(|(key, peer)| {
                 let ObservedPeer { allowed_ips, endpoint, keepalive, .. } = peer;
-                (key, Peer { allowed_ips, endpoint, keepalive: Some(keepalive) })
+                (key, Peer { allowed_ips, endpoint, keepalive: Some(keepalive), ..Peer::default() })
             })
             .collect(),
         routes: seen.routes,
         rules: seen.rules,
         firewall: Some(firewall(&host)),
         additive: false,
+        ..Desired::default()
     };
     for want in [&desired, &Desired::default(), &desired, &Desired::default()] {
         host.apply(diff(want, &observe(&host)));
@@ -167,7 +183,7 @@ fn everything_is_gone_after_removal_and_removal_can_be_repeated() {
     let before = host.everything();
     host.apply(all(&host));
     let removal = |host: &Host| {
-        let mut changes = vec![Change::RemoveFirewall];
+        let mut changes = vec![Change::RemoveFirewall, Change::RemoveArp];
         changes.extend(expected(host).rules.into_iter().map(Change::RemoveRule));
         changes.extend(expected(host).routes.into_iter().map(Change::RemoveRoute));
         changes.push(Change::DeleteDevice { name: host.device.clone() });
@@ -191,6 +207,9 @@ fn elements_of_sets_come_and_go_alone() {
                 // A wider one in place of two, one gone, one new.
                 guarded: nets(&["10.2.0.0/15", "10.9.0.2/32", "10.9.0.3/32"]),
                 fragmented: ["192.0.2.3".parse().unwrap()].into(),
+                own: ["10.240.0.6".parse().unwrap(), "fd09::6".parse().unwrap()].into(),
+                routed_nodes: ["192.0.2.4", "2001:db8::2"].map(|ip| ip.parse().unwrap()).into(),
+                guarded_nodes: ["192.0.2.2", "2001:db8::3"].map(|ip| ip.parse().unwrap()).into(),
             },
             ..firewall(&host)
         }),
@@ -224,21 +243,22 @@ fn a_moved_allowed_ip_has_one_owner() {
 }
 
 #[test]
-fn a_peers_allowed_ips_shrink_to_exactly_what_is_wanted() {
+fn allowed_ips_are_taken_and_the_others_stay() {
     let host = Host::new();
     host.apply(host.device_changes(1, &ADDRESSES));
     host.apply(vec![host.put_peer(2, None, &["10.2.0.0/24", "10.3.0.0/24", "fd02::/64"])]);
-    let exactly = |ips: &[&str]| Change::ReplaceAllowedIps {
+    let take = |ips: &[&str]| Change::TakeAllowedIps {
         device: host.device.clone(),
         public_key: public(2),
         allowed_ips: nets(ips),
     };
-    host.apply(vec![exactly(&["10.2.0.0/24", "10.4.0.0/24"])]);
+    host.apply(vec![take(&["10.3.0.0/24", "fd02::/64"])]);
     let peers = observe(&host).peers;
     assert_eq!(peers.len(), 1, "nothing is left of the dummy: {peers:?}");
-    assert_eq!(peers[&public(2)].allowed_ips, nets(&["10.2.0.0/24", "10.4.0.0/24"]));
-    host.apply(vec![exactly(&[])]);
-    assert_eq!(observe(&host).peers[&public(2)].allowed_ips, BTreeSet::new());
+    assert_eq!(peers[&public(2)].allowed_ips, nets(&["10.2.0.0/24"]));
+    host.apply(vec![take(&["10.2.0.0/24", "10.3.0.0/24"])]);
+    let peers = observe(&host).peers;
+    assert_eq!((peers.len(), &peers[&public(2)].allowed_ips), (1, &BTreeSet::new()));
 }
 
 #[test]
@@ -253,6 +273,7 @@ fn a_peer_may_have_hundreds_of_allowed_ips() {
         public_key: public(2),
         endpoint: Some("192.0.2.2:51820".parse().unwrap()),
         keepalive: Some(25),
+        preshared_key: None,
         add_allowed_ips: ips,
         new: true,
     };
@@ -262,10 +283,10 @@ fn a_peer_may_have_hundreds_of_allowed_ips() {
     assert_eq!((seen[&public(2)].keepalive, seen[&public(2)].endpoint.is_some()), (25, true));
 
     let few: BTreeSet<_> = many.iter().take(10).copied().collect();
-    host.apply(vec![Change::ReplaceAllowedIps {
+    host.apply(vec![Change::TakeAllowedIps {
         device: host.device.clone(),
         public_key: public(2),
-        allowed_ips: few.clone(),
+        allowed_ips: many.difference(&few).copied().collect(),
     }]);
     let seen = observe(&host).peers;
     assert_eq!((seen.len(), &seen[&public(2)].allowed_ips), (1, &few));
@@ -287,6 +308,7 @@ fn a_change_of_one_setting_leaves_the_others() {
             public_key: public(2),
             endpoint: None,
             keepalive: Some(0),
+            preshared_key: None,
             add_allowed_ips: BTreeSet::new(),
             new: false,
         },

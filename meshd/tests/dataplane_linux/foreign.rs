@@ -1,7 +1,9 @@
 //! What is not ours is neither taken nor touched, and errors say what to do.
 
 use meshd::dataplane::DataplaneError;
-use meshd_core::plan::{Backend, Change, Family, Firewall, Observed, RouteKind, Rule};
+use meshd_core::plan::{
+    Backend, Change, Family, Firewall, Observed, PlanConfig, RouteKind, Rule, taken,
+};
 
 use crate::host::{Host, PRIORITY, TABLE, backend, net, public, route, rule};
 
@@ -97,7 +99,8 @@ fn a_taken_interface_name_is_refused_and_untouched() {
         let name = host.device.clone();
         host.sh(&format!("ip {}", kind.replace("NAME", &name)));
         let before = host.everything();
-        assert_eq!(host.observe().unwrap(), Observed::default());
+        let seen = host.observe().unwrap();
+        assert_eq!(seen, Observed { foreign: seen.foreign.clone(), ..Observed::default() });
         let mut changes = host.device_changes(1, &["100.112.0.1/32"]);
         changes.retain(|change| !matches!(change, Change::SetSysctl { .. }));
         changes.push(host.put_peer(2, None, &["10.2.0.0/24"]));
@@ -209,4 +212,24 @@ fn a_process_of_another_namespace_keeps_its_socket() {
         }
     }
     assert_eq!(first.observe().unwrap().device.unwrap().public_key, Some(public(1)));
+}
+
+#[test]
+fn what_others_have_in_our_places_is_told() {
+    let host = Host::new();
+    host.sh("ip rule add pref 2600 lookup 7; ip -6 rule add fwmark 0x30/0xff pref 9 lookup 7
+             ip route add unreachable 10.9.0.0/24 table 51820; ip -6 route add unreachable fd09::/64 table 51820");
+    let config = PlanConfig { interface: host.device.clone(), ..PlanConfig::default() };
+    let codes = |host: &Host| -> Vec<&'static str> {
+        taken(&config, &host.observe().unwrap().foreign).iter().map(|taken| taken.code).collect()
+    };
+    assert_eq!(codes(&host), ["table_taken", "rule_priority_taken", "mark_taken"]);
+    host.sh("ip rule del pref 2600; ip -6 rule del pref 9; ip route del unreachable 10.9.0.0/24 table 51820
+             ip -6 route del unreachable fd09::/64 table 51820");
+    host.apply(host.device_changes(1, &[]));
+    host.apply(vec![
+        Change::AddRule(rule(Family::V4)),
+        Change::PutRoute(route("10.9.0.0/24", RouteKind::Throw)),
+    ]);
+    assert_eq!(codes(&host), [""; 0], "what is ours is not taken");
 }

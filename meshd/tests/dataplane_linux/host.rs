@@ -99,6 +99,7 @@ impl Host {
             second_table: 51821,
             rule_priority: PRIORITY,
             sysctls: BTreeSet::from([self.rp_filter()]),
+            ..Scope::default()
         }
     }
 
@@ -158,6 +159,7 @@ impl Host {
             public_key: public(key),
             endpoint: endpoint.map(|e| e.parse().unwrap()),
             keepalive: Some(25),
+            preshared_key: None,
             add_allowed_ips: nets(allowed_ips),
             new: true,
         }

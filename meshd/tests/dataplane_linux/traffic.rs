@@ -82,6 +82,7 @@ impl Pair {
             device: self.a.device.clone(),
             own_v4: ["100.112.0.1/32", "10.1.0.0/24"].iter().map(|n| n.parse().unwrap()).collect(),
             own_v6: ["fd00::1/128", "fd01::/64"].iter().map(|n| n.parse().unwrap()).collect(),
+            ..SourceNat::default()
         };
         let rules = FirewallRules { nat, ..FirewallRules::default() };
         Firewall { rules, sets: FirewallSets::default() }
@@ -211,10 +212,10 @@ fn changes_of_peers_and_routes_lose_no_packet() {
     for round in 0..20_u8 {
         let extra = format!("10.{}.0.0/24", 100 + round);
         let keep = ["10.2.0.0/24", "fd02::/64", "100.112.0.2/32", "fd00::2/128"];
-        let shrink = Change::ReplaceAllowedIps {
+        let shrink = Change::TakeAllowedIps {
             device: pair.a.device.clone(),
             public_key: public(2),
-            allowed_ips: nets(&keep),
+            allowed_ips: nets(&[&extra]),
         };
         let home = pair.a.route("10.2.0.0/24", Some("100.112.0.1"), None);
         let narrow = pair.a.route("10.2.0.0/24", Some("100.112.0.1"), Some(1300));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meshd::dataplane::watch::Watch;
+use meshd::dataplane::{Ours, watch::Watch};
 
 use crate::host::Host;
 
@@ -13,7 +13,7 @@ fn changes_are_reported_once_and_quiet_is_quiet() {
     host.run(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut watch = Watch::new().unwrap();
+            let mut watch = Watch::new(Ours::default()).unwrap();
             let sh = |command: String| {
                 let status = std::process::Command::new("sh").args(["-ec", &command]).status();
                 assert!(status.unwrap().success(), "{command}");

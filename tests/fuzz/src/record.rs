@@ -187,6 +187,7 @@ fn apply(world: &World, record: &mut wire::NodeRecord, change: &Change) {
         Change::Left(left) => record.left = *left,
         Change::NodeAddresses(list) => {
             record.node_addresses = list.iter().map(|bytes| bytes.clone().into()).collect();
+            record.node_claims.clone_from(&record.node_addresses);
         }
         Change::Software(text) => record.software_version.clone_from(text),
         Change::CertificateOf(_)

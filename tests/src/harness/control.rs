@@ -35,11 +35,18 @@ pub struct Status {
     /// What is wrong, if anything.
     #[serde(default)]
     pub health: Vec<Health>,
+    /// The gateway by which other zones reach this host.
+    #[serde(default)]
+    pub via: Option<String>,
     /// A hash over all records that are held.
     pub directory_hash: Option<String>,
     /// Whether records have been compared with anybody since the start.
     #[serde(default)]
     pub synced: bool,
+    /// Of the configuration that is on trial.
+    pub trial_seconds_left: Option<u32>,
+    /// Its zone.
+    pub zone: Option<String>,
 }
 
 /// Peers by state of the tunnel.
@@ -71,16 +78,21 @@ pub struct Health {
 pub struct Peer {
     /// Its name.
     pub name: String,
-    /// Its identity.
+    /// Its identity; empty for a device.
+    #[serde(deserialize_with = "or_empty")]
     pub id: String,
     /// Its zone.
     pub zone: Option<String>,
-    /// `alive`, `suspect`, `down` or `left`.
+    /// `alive`, `suspect`, `down` or `left`; empty for a device.
+    #[serde(deserialize_with = "or_empty")]
     pub gossip: String,
     /// `up`, `stale`, `never` or `blocked`.
     pub tunnel: String,
     /// `direct`, `relay` or `none`.
     pub path: String,
+    /// The gateway that carries to it.
+    #[serde(default)]
+    pub via: Option<String>,
     /// Where its packets go.
     pub endpoint: Option<String>,
     /// Seconds since the last handshake.
@@ -95,6 +107,10 @@ pub struct Peer {
     pub prefixes: Vec<String>,
     /// Why something of it is not programmed.
     pub reason: Option<String>,
+}
+
+fn or_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl Host {

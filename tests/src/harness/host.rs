@@ -42,6 +42,8 @@ pub struct Host {
     backend: Backend,
     log: PathBuf,
     daemon: RefCell<Option<Daemon>>,
+    /// The file that daemons are started from, where it is not the one under test itself.
+    installed: RefCell<Option<String>>,
 }
 
 impl Place for Host {
@@ -79,6 +81,7 @@ impl Host {
             backend: world.backend(),
             log: world.logs().join(format!("{}.log", plan.name)),
             daemon: RefCell::new(None),
+            installed: RefCell::new(None),
             space,
         };
         let (port, pid) = (host.port(), host.space.pid());
@@ -212,8 +215,27 @@ impl Host {
         Ok(self.command(&self.program_path(name)?))
     }
 
+    /// Puts a copy of the daemon with `mark` at its end where daemons of this host are started from now on, by renaming it
+    /// over what is there, as a package manager does. A running daemon goes on with the old file.
+    pub fn install_daemon(&self, mark: &str) -> Result<()> {
+        const INSTALLED: &str = "/run/installed/meshd";
+        let built = daemon::binary("meshd")?;
+        self.sh(&format!(
+            "mkdir -p /run/installed; cp {} {INSTALLED}.new; printf %s '{mark}' >>{INSTALLED}.new
+             mv -f {INSTALLED}.new {INSTALLED}",
+            built.display()
+        ))?;
+        self.installed.replace(Some(INSTALLED.to_owned()));
+        Ok(())
+    }
+
     /// The path of a program of this project.
     pub fn program_path(&self, name: &str) -> Result<String> {
+        if name == "meshd"
+            && let Some(path) = self.installed.borrow().as_ref()
+        {
+            return Ok(path.clone());
+        }
         Ok(daemon::binary(name)?.to_string_lossy().into_owned())
     }
 

@@ -11,6 +11,10 @@ use super::place::{Place, Space};
 use super::process::run;
 use super::wait::pace;
 
+/// Without waiting whether somebody else has a pod's address, for which plugins wait two seconds.
+pub(super) const SETUP: &str = "ip link set lo up
+for f in all default; do echo 0 >/proc/sys/net/ipv6/conf/$f/accept_dad; done";
+
 /// What a pod shall be.
 #[derive(Debug, Clone)]
 pub struct PodPlan {
@@ -51,7 +55,7 @@ impl Pod {
             "{} is not a node: it has no pod range",
             host.name()
         );
-        let space = Space::new(&plan.name, "ip link set lo up")?;
+        let space = Space::new(&plan.name, SETUP)?;
         let reply = add(host, &space, plan.masquerade)?;
         let addresses: Vec<String> = reply["ips"]
             .as_array()
@@ -123,7 +127,7 @@ fn add(host: &Host, pod: &Space, masquerade: bool) -> Result<Value> {
 }
 
 /// Where the plugins are: Debian's place, or the one of the upstream archive.
-fn plugins() -> Result<PathBuf> {
+pub(super) fn plugins() -> Result<PathBuf> {
     let places = ["/usr/lib/cni", "/opt/cni/bin"].map(PathBuf::from);
     let found =
         places.into_iter().find(|p| p.join("bridge").is_file() && p.join("host-local").is_file());

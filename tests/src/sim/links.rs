@@ -1,6 +1,9 @@
 //! Which hosts reach each other, and how well.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use rand::{RngExt, rngs::StdRng};
 
@@ -25,8 +28,8 @@ pub struct Links {
     /// Loss and delay.
     pub weather: Weather,
     islands: Vec<u32>,
-    /// Both ways.
-    connected: Vec<Vec<bool>>,
+    /// When each connection was last used, both ways.
+    connected: Vec<BTreeMap<usize, Instant>>,
 }
 
 impl Links {
@@ -54,29 +57,38 @@ impl Links {
     /// True when both ends hold a connection.
     #[must_use]
     pub fn is_connected(&self, a: usize, b: usize) -> bool {
-        self.connected.get(a).and_then(|row| row.get(b)).copied().unwrap_or(false)
+        self.last_used(a, b).is_some()
+    }
+
+    /// When something passed over a connection last.
+    #[must_use]
+    pub fn last_used(&self, a: usize, b: usize) -> Option<Instant> {
+        self.connected.get(a)?.get(&b).copied()
     }
 
     /// A handshake succeeded; false if there was a connection.
-    pub fn connect(&mut self, a: usize, b: usize) -> bool {
-        !self.set(a, b, true)
+    pub fn connect(&mut self, a: usize, b: usize, now: Instant) -> bool {
+        let size = self.connected.len().max(a + 1).max(b + 1);
+        self.connected.resize_with(size, BTreeMap::new);
+        self.connected[b].insert(a, now);
+        self.connected[a].insert(b, now).is_none()
+    }
+
+    /// Something passes over a connection.
+    pub fn touch(&mut self, a: usize, b: usize, now: Instant) {
+        for (one, other) in [(a, b), (b, a)] {
+            if let Some(last) = self.connected.get_mut(one).and_then(|all| all.get_mut(&other)) {
+                *last = now;
+            }
+        }
     }
 
     /// A connection timed out or was closed; false if there was none.
     pub fn disconnect(&mut self, a: usize, b: usize) -> bool {
-        self.set(a, b, false)
-    }
-
-    fn set(&mut self, a: usize, b: usize, connected: bool) -> bool {
-        let size = self.connected.len().max(a + 1).max(b + 1);
-        self.connected.resize(size, Vec::new());
-        let mut was = false;
-        for (one, other) in [(a, b), (b, a)] {
-            let row = &mut self.connected[one];
-            row.resize(row.len().max(size), false);
-            was = std::mem::replace(&mut row[other], connected);
-        }
-        was
+        let mut remove = |one: usize, other: usize| {
+            self.connected.get_mut(one).and_then(|all| all.remove(&other)).is_some()
+        };
+        remove(b, a) | remove(a, b)
     }
 
     /// Connections over which nothing passes.
@@ -90,14 +102,38 @@ impl Links {
     /// Everybody connected to `host`.
     #[must_use]
     pub fn peers(&self, host: usize) -> Vec<usize> {
-        let row = self.connected.get(host).into_iter().flatten();
-        row.enumerate().filter(|(_, connected)| **connected).map(|(peer, _)| peer).collect()
+        self.connected.get(host).into_iter().flatten().map(|(peer, _)| *peer).collect()
+    }
+
+    /// The connection of `host` that was not used for the longest time, if it has more than `most`.
+    #[must_use]
+    pub fn superfluous(&self, host: usize, most: usize) -> Option<usize> {
+        let all = self.connected.get(host).filter(|all| all.len() > most)?;
+        all.iter().min_by_key(|(_, last)| **last).map(|(peer, _)| *peer)
     }
 
     /// How long a packet takes.
     pub fn delay(&self, rng: &mut StdRng) -> Duration {
         let (shortest, longest) = self.weather.delay;
         rng.random_range(shortest..=longest)
+    }
+
+    /// How long a message takes that is sent again until it arrives: `patience` more for the first time, then twice as
+    /// long each.
+    pub fn delay_until_it_arrives(&self, patience: Duration, rng: &mut StdRng) -> Duration {
+        let mut delay = self.delay(rng);
+        let mut patience = patience;
+        while self.loses(rng) {
+            delay += patience;
+            patience *= 2;
+        }
+        delay
+    }
+
+    /// The probe timeout of QUIC (RFC 9002, 6.2) once the round trip is known.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.weather.delay.1 * 2 * 3 + Duration::from_millis(25)
     }
 
     /// Whether a datagram gets lost.

@@ -128,11 +128,20 @@ impl Mesh {
     }
 }
 
+/// 198.18.0.1, of the addresses for benchmarks (RFC 2544).
+const FIRST_ADDRESS: u32 = 0xc612_0001;
+
 /// Where the `i`th host is on the underlay.
 #[must_use]
 pub(super) fn address(i: usize) -> SocketAddr {
-    let host = 0xc612_0001 + u32::try_from(i).unwrap_or(0);
+    let host = FIRST_ADDRESS + u32::try_from(i).unwrap_or(0);
     SocketAddr::new(IpAddr::V4(Ipv4Addr::from(host)), 51800)
+}
+
+/// The host that is there, if there are so many.
+pub(super) fn host_at(address: &SocketAddr) -> Option<usize> {
+    let IpAddr::V4(ip) = address.ip() else { return None };
+    usize::try_from(u32::from(ip).checked_sub(FIRST_ADDRESS)?).ok()
 }
 
 /// The `n`th prefix of the `i`th host.

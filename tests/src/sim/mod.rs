@@ -6,15 +6,18 @@
 //!
 //! At every step it is checked that what a node holds was verified, and that no version goes back.
 
+mod event;
 mod host;
 mod links;
 mod mesh;
 mod network;
+mod observe;
 mod world;
 
 pub use self::{
+    event::Report,
     host::Host,
     links::{Links, Weather},
     mesh::{Mesh, prefix},
-    world::{Report, World},
+    world::World,
 };

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use meshd_core::{
+    limits::CONNECTIONS,
     node::{Output, Unreachable},
     trust::{NodeIdentity, authenticate_bytes},
 };
@@ -11,13 +12,28 @@ use meshd_proto::NodeKey;
 use rand::seq::IteratorRandom;
 use sha2::{Digest, Sha256};
 
-use super::{
-    mesh,
-    world::{Event, World},
-};
+use super::{event::Event, mesh, world::World};
 
 /// A dial that nobody answers ends after this.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connection that carried nothing for this long ends, as with the daemon's transport.
+const IDLE: Duration = Duration::from_secs(60);
+/// UDP payload of a handshake with mutual certificates and a hybrid key exchange, measured between two daemons.
+const HANDSHAKE_BYTES: u64 = 6_600;
+/// Packets of it of which none may be lost.
+const HANDSHAKE_PACKETS: usize = 5;
+/// What a packet of a handshake is given to be answered: thrice the round trip that QUIC begins with (RFC 9002, 6.2.2).
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A stored record that was verified.
+#[derive(Debug, Clone)]
+pub(super) struct Verified {
+    owner: NodeKey,
+    version: u64,
+    /// One copy for the stores of all hosts.
+    bytes: Bytes,
+}
 
 impl World {
     pub(super) fn disconnected(&mut self, a: usize, b: usize) {
@@ -40,6 +56,7 @@ impl World {
         let answers = to.filter(|to| self.hosts[*to].node.is_some() && self.links.reach(from, *to));
         let waiting = to.and_then(|to| self.hosts[from].waiting.remove(&to)).unwrap_or_default();
         let Some(to) = answers else {
+            self.report.unanswered += 1;
             self.with(from, |node, now| {
                 node.handle_unreachable(addr, now);
                 if let Some(key) = expected {
@@ -56,14 +73,33 @@ impl World {
             self.with(from, |node, now| node.handle_connected(key, addr, true, now));
             return;
         }
-        if self.links.connect(from, to) {
+        if self.links.connect(from, to, self.now()) {
             self.report.handshakes += 1;
+            self.report.bytes += HANDSHAKE_BYTES;
+            self.push(IDLE, Event::Idle(from, to));
             self.with(from, |node, now| node.handle_connected(key, addr, true, now));
             let remote = mesh::address(from);
             self.with(to, |node, now| node.handle_connected(own, remote, false, now));
         }
         for bytes in waiting {
             self.frame(from, to, bytes);
+        }
+        for host in [from, to] {
+            if let Some(peer) = self.links.superfluous(host, CONNECTIONS) {
+                self.links.disconnect(host, peer);
+                self.disconnected(host, peer);
+            }
+        }
+    }
+
+    /// Ends a connection over which nothing passed for long, or looks again when that may be so.
+    pub(super) fn end_if_idle(&mut self, a: usize, b: usize) {
+        let Some(last) = self.links.last_used(a, b) else { return };
+        let idle = self.now().saturating_duration_since(last);
+        if idle < IDLE {
+            self.push(IDLE.saturating_sub(idle), Event::Idle(a, b));
+        } else if self.links.disconnect(a, b) {
+            self.disconnected(a, b);
         }
     }
 
@@ -74,6 +110,7 @@ impl World {
                 if self.links.is_connected(host, to) {
                     self.report.datagrams += 1;
                     self.report.bytes += bytes.len() as u64;
+                    self.links.touch(host, to, self.now());
                     if !self.links.loses(&mut self.rng) {
                         let delay = self.links.delay(&mut self.rng);
                         self.push(delay, Event::Datagram { from: host, to, bytes });
@@ -92,7 +129,7 @@ impl World {
                 }
             }
             Output::Contact { addr } => {
-                let to = (0..self.hosts.len()).find(|i| mesh::address(*i) == addr);
+                let to = self.host_at(&addr);
                 self.dial_address(host, to, addr, None);
             }
             Output::Store { key, bytes } => self.store(host, key, bytes),
@@ -149,6 +186,10 @@ impl World {
         self.push(delay * 4, Event::Door { host, id, reply });
     }
 
+    fn host_at(&self, address: &SocketAddr) -> Option<usize> {
+        mesh::host_at(address).filter(|host| *host < self.hosts.len())
+    }
+
     /// The host that a packet for `key` goes to: with clones, any of those that are connected.
     pub(super) fn holder(&mut self, from: usize, key: &NodeKey) -> Option<usize> {
         let holders = self.by_key.get(key)?;
@@ -162,7 +203,8 @@ impl World {
     pub(super) fn frame(&mut self, from: usize, to: usize, bytes: Bytes) {
         self.report.frames += 1;
         self.report.bytes += bytes.len() as u64;
-        let delay = self.links.delay(&mut self.rng);
+        self.links.touch(from, to, self.now());
+        let delay = self.links.delay_until_it_arrives(self.links.patience(), &mut self.rng);
         self.push(delay, Event::Frame { from, to, bytes });
     }
 
@@ -175,7 +217,7 @@ impl World {
             self.with(from, |node, now| node.handle_unreachable(key, now));
             return;
         };
-        let place = (0..self.hosts.len()).find(|i| mesh::address(*i) == addr);
+        let place = self.host_at(&addr);
         self.dial_address(from, place, addr, Some(key));
     }
 
@@ -194,7 +236,9 @@ impl World {
         let answers =
             to.is_some_and(|to| self.hosts[to].node.is_some() && self.links.reach(from, to));
         let delay = if answers {
-            self.links.delay(&mut self.rng) + self.links.delay(&mut self.rng)
+            let lost = (0..HANDSHAKE_PACKETS).filter(|_| self.links.loses(&mut self.rng)).count();
+            let again = FIRST_PATIENCE * u32::try_from(lost).unwrap_or(0);
+            self.links.delay(&mut self.rng) + self.links.delay(&mut self.rng) + again
         } else {
             DIAL_TIMEOUT
         };
@@ -205,15 +249,28 @@ impl World {
     pub(super) fn store(&mut self, host: usize, key: NodeKey, bytes: Bytes) {
         let seed = self.seed;
         let hash: [u8; 32] = Sha256::digest(&bytes).into();
-        let (owner, version) = *self.verified.entry(hash).or_insert_with(|| {
-            let record = authenticate_bytes(&bytes, &self.mesh.anchors)
-                .unwrap_or_else(|error| panic!("seed {seed}: n{host} holds a bad record: {error}"));
-            (record.key, record.version)
-        });
+        let Verified { owner, version, bytes } = self
+            .verified
+            .entry(hash)
+            .or_insert_with(|| {
+                let record =
+                    authenticate_bytes(&bytes, &self.mesh.anchors).unwrap_or_else(|error| {
+                        panic!("seed {seed}: n{host} holds a bad record: {error}")
+                    });
+                Verified { owner: record.key, version: record.version, bytes }
+            })
+            .clone();
         assert_eq!(owner, key, "seed {seed}: n{host} holds a record under another's key");
         let floor = self.floors[host].entry(key).or_default();
         assert!(version >= *floor, "seed {seed}: a version went back at n{host}");
         *floor = version;
+        let now = self.now();
+        if let Some(watched) = &mut self.watched
+            && watched.key == key
+            && version > watched.after
+        {
+            watched.arrivals.entry(host).or_insert(now);
+        }
         self.hosts[host].store.insert(key, bytes);
     }
 }

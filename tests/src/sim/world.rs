@@ -3,12 +3,10 @@
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hasher},
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use meshd_core::{
     node::{NodeConfig, Output},
     now::{Now, UnixTime},
@@ -18,60 +16,18 @@ use meshd_proto::NodeKey;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
+    event::{Event, Report},
     host::Host,
     links::{Links, Weather},
     mesh::{self, Mesh, START},
+    network::Verified,
+    observe::Watched,
 };
 
 /// A connection over which nothing passes ends after this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// More timer events than this at one instant are a busy loop.
 const SPINS: u32 = 1_000;
-
-#[derive(Debug)]
-pub(super) enum Event {
-    Timer(usize),
-    Datagram {
-        from: usize,
-        to: usize,
-        bytes: Bytes,
-    },
-    Frame {
-        from: usize,
-        to: usize,
-        bytes: Bytes,
-    },
-    Dialled {
-        from: usize,
-        to: Option<usize>,
-        addr: SocketAddr,
-        expected: Option<NodeKey>,
-    },
-    Broken(usize, usize),
-    /// What came of asking as a stranger.
-    Door {
-        host: usize,
-        id: u64,
-        reply: Option<Bytes>,
-    },
-}
-
-/// What a run amounted to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Events handled.
-    pub events: u64,
-    /// Datagrams sent.
-    pub datagrams: u64,
-    /// Frames sent.
-    pub frames: u64,
-    /// Bytes of both.
-    pub bytes: u64,
-    /// Handshakes.
-    pub handshakes: u64,
-    /// Hash of everything that every node put out, in order.
-    pub trace: u64,
-}
 
 /// All hosts and the network between them.
 #[derive(Debug)]
@@ -95,8 +51,10 @@ pub struct World {
     pub(super) by_key: BTreeMap<NodeKey, Vec<usize>>,
     /// The highest version of each member that each host held: none may go below.
     pub(super) floors: Vec<BTreeMap<NodeKey, u64>>,
-    /// Hashes of stored bytes that were verified here, apart from the nodes' own cache.
-    pub(super) verified: BTreeMap<[u8; 32], (NodeKey, u64)>,
+    /// Stored bytes that were verified here, apart from the nodes' own cache, by their hash.
+    pub(super) verified: BTreeMap<[u8; 32], Verified>,
+    /// A record that is awaited, and when it came to whom.
+    pub(super) watched: Option<Watched>,
     pub(super) report: Report,
     pub(super) trace: DefaultHasher,
 }
@@ -136,6 +94,7 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             verified: BTreeMap::new(),
+            watched: None,
             report: Report::default(),
             trace: DefaultHasher::new(),
         }
@@ -270,47 +229,6 @@ impl World {
         self.set_time(end);
     }
 
-    /// Runs until `done`, looking every 20 ms; gives how long it took.
-    ///
-    /// # Panics
-    /// If it takes longer than `limit`.
-    pub fn run_until(
-        &mut self,
-        what: &str,
-        limit: Duration,
-        mut done: impl FnMut(&Self) -> bool,
-    ) -> Duration {
-        let begin = self.now.mono;
-        while !done(self) {
-            assert!(
-                self.now.mono - begin < limit,
-                "seed {}: not within {limit:?} (virtual): {what}",
-                self.seed
-            );
-            self.run(Duration::from_millis(20));
-        }
-        self.now.mono - begin
-    }
-
-    /// Nodes that run, by host.
-    pub fn nodes(&self) -> impl Iterator<Item = (usize, &meshd_core::node::Node)> {
-        self.hosts.iter().enumerate().filter_map(|(i, host)| Some((i, host.node.as_ref()?)))
-    }
-
-    /// True when all running nodes hold the same records.
-    #[must_use]
-    pub fn is_converged(&self) -> bool {
-        let mut roots = self.nodes().map(|(_, node)| node.directory().root_hash());
-        let first = roots.next();
-        roots.all(|root| Some(root) == first)
-    }
-
-    /// True when every running node knows `count` members, itself among them.
-    #[must_use]
-    pub fn all_know(&self, count: usize) -> bool {
-        self.nodes().all(|(_, node)| node.directory().len() == count)
-    }
-
     fn set_time(&mut self, at: Instant) {
         let (mono, unix, factor) = self.wall;
         let seconds = i64::try_from((at - mono).as_secs()).unwrap_or(0);
@@ -357,6 +275,7 @@ impl World {
             Event::Door { host, id, reply } => {
                 self.with(host, |node, now| node.handle_renewal_reply(id, reply.as_deref(), now));
             }
+            Event::Idle(a, b) => self.end_if_idle(a, b),
             Event::Broken(a, b) => {
                 let up = |host: usize| self.hosts[host].node.is_some();
                 if !(up(a) && up(b) && self.links.reach(a, b)) && self.links.disconnect(a, b) {

@@ -117,6 +117,7 @@ async fn first(
         certificate: Vec::new(),
         prefixes: arguments.prefixes.clone(),
         allow: arguments.allow.clone(),
+        workloads: arguments.workloads.clone(),
         groups: arguments.groups.clone(),
         seeds: arguments.seeds.clone(),
         ttl_seconds: arguments.ttl.as_secs(),

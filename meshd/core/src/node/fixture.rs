@@ -76,6 +76,8 @@ pub(crate) fn record(i: u64, name: &str, version: u64) -> Arc<Record> {
         zone: "".parse().unwrap(),
         capabilities: Vec::new(),
         left: false,
+        via: None,
+        node_claims: Vec::new(),
         node_addresses: Vec::new(),
         software_version: String::new(),
     })

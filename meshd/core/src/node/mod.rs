@@ -48,6 +48,7 @@ use ipnet::IpNet;
 use meshd_proto::{BootId, NodeKey, wire};
 use rand::{SeedableRng, rngs::StdRng};
 
+pub use self::own::Unnamed;
 pub use self::types::{
     Counters, Liveness, NodeConfig, Output, Profile, SharedRecord, TimeoutReason, Traffic,
     Unreachable, VersionBlock,
@@ -65,6 +66,7 @@ use self::{
 use crate::{
     directory::{Directory, Refused},
     event::Event,
+    gateway,
     now::Now,
     refusal::{Code, Refusal},
     trust::{Anchors, NodeIdentity, VerifyCache},
@@ -356,12 +358,17 @@ impl Node {
     }
 
     /// Where to dial `key` now, best first: what its record names, without what must not be dialled
-    /// and what is backing off. Empty: do not dial.
+    /// and what is backing off. Empty: do not dial. Where a gateway carries, its address inside the mesh is the only one.
     #[must_use]
     pub fn endpoints(&self, key: &NodeKey, now: Now) -> Vec<SocketAddr> {
         let Some(record) = self.directory.get(key).filter(|_| *key != self.own.key()) else {
             return Vec::new();
         };
+        let own = self.own.view();
+        let member = |key: &NodeKey| self.directory.get(key).map(|record| &**record);
+        if own.is_some_and(|own| gateway::next_hop(own, record, member) != *key) {
+            return self.paths.inside(self.anchors.mesh_id(), record, now.mono);
+        }
         self.paths.endpoints(record, self.own.published(), &self.directory, now.mono)
     }
 

@@ -6,6 +6,7 @@
 //! restored backup once, while a clone outbids us in turn, which raises the alarm.
 
 mod heard;
+mod workloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,11 +17,14 @@ use std::{
 use meshd_proto::{BootId, NodeKey};
 use rand::{RngExt, seq::IteratorRandom};
 
+pub use self::workloads::Unnamed;
+use self::workloads::Workloads;
 use super::{
     Node,
     types::{Liveness, Output, SharedRecord, VersionBlock},
 };
 use crate::{
+    address::host_prefix,
     event::{Event, Severity},
     limits,
     now::{Now, UnixTime},
@@ -74,6 +78,7 @@ pub(super) struct Own {
     outbids: BTreeMap<BootId, BTreeSet<u64>>,
     alarmed: bool,
     outbid_pause: Duration,
+    workloads: Workloads,
     refusals: Vec<Refusal>,
 }
 
@@ -103,6 +108,7 @@ impl Own {
             outbids: BTreeMap::new(),
             alarmed: false,
             outbid_pause: limits::OWN_UPDATE_INTERVAL,
+            workloads: Workloads::default(),
             refusals: Vec::new(),
         }
     }
@@ -259,14 +265,23 @@ impl Node {
     fn publish(&mut self, record: &SharedRecord, now: Now) {
         let own = &mut self.own;
         own.renew = false;
+        let before = own.published.as_ref().and_then(|published| published.via);
+        // Others hear of a new gateway by it alone: what goes by the old one may be lost.
+        let tell = record.via.filter(|via| before != Some(*via));
         own.published = Some(record.clone());
         own.allowed = now.mono + limits::OWN_UPDATE_INTERVAL;
         // Nodes that were started together should not all sign again together.
         let again = self.config.resign_every.mul_f64(self.rng.random_range(0.8..1.0));
         own.due = (own.stage == Stage::Present).then_some(now.mono + again);
+        if let Some(at) = own.workloads.next().filter(|_| own.stage == Stage::Present) {
+            own.schedule(at);
+        }
         self.counters.published += 1;
         self.membership.set_generation(self.own.generation, now.mono);
         self.hold(record.clone(), None);
+        if let Some(via) = tell {
+            self.push(via, vec![record.clone()], None);
+        }
         if self.own.stage == Stage::Leaving {
             self.own.stage = Stage::Left;
             // Those that are connected hear it for sure; the others only if a dial is fast enough.
@@ -299,13 +314,30 @@ impl Node {
             .copied()
             .partition(|prefix| grants.iter().any(|grant| grant.covers(prefix)));
         draft.prefixes = granted;
-        let mut refusals: Vec<_> = refused
+        let certificate = &self.own.identity.certificate;
+        let (granted, bare): (Vec<_>, Vec<_>) = draft
+            .node_claims
             .iter()
-            .map(|prefix| {
-                let text = format!("{prefix} is not in this node's certificate");
+            .copied()
+            .partition(|address| certificate.grants_exactly(&host_prefix(*address)));
+        draft.node_claims = granted;
+        let refused = refused.iter().map(|prefix| format!("{prefix} is"));
+        let bare = bare.iter().map(|address| {
+            format!("traffic to this host's address {address} goes in the clear: it is")
+        });
+        let mut refusals: Vec<_> = refused
+            .chain(bare)
+            .map(|what| {
+                let text = format!("{what} not in this node's certificate");
                 Refusal::new(Code::PrefixNotGranted, text)
             })
             .collect();
+        let identity = &self.own.identity;
+        if !draft.left {
+            let (boot_id, generation) = (self.own.boot_id, self.own.generation);
+            let bytes = identity.payload_length(&draft, version, boot_id, generation, issued_at);
+            self.name_workloads(&mut draft, bytes, now);
+        }
         let own = &self.own;
         let signed =
             own.identity.sign_record(&draft, version, own.boot_id, own.generation, issued_at);

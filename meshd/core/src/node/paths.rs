@@ -120,7 +120,9 @@ impl Paths {
     pub(super) fn observe(&mut self, from: NodeKey, endpoint: &wire::Endpoint) {
         let ip = address::address_from_wire(&endpoint.address);
         let (Ok(ip), Ok(port)) = (ip, u16::try_from(endpoint.port)) else { return };
-        if !self.is_connected(&from) {
+        // What it sees of a connection through the tunnel says nothing of the networks outside.
+        let inside = matches!(ip, IpAddr::V6(v6) if self.mesh.contains(&v6));
+        if inside || !self.is_connected(&from) {
             return;
         }
         if self.observed.len() >= OBSERVERS && !self.observed.contains_key(&from) {
@@ -142,6 +144,12 @@ impl Paths {
             .into_iter()
             .max_by_key(|(addr, count)| (*count, std::cmp::Reverse(*addr)))
             .map(|v| v.0)
+    }
+
+    /// Where to dial the owner of `record` through the tunnel: a gateway carries what is for it.
+    pub(super) fn inside(&self, mesh: &MeshId, record: &Record, now: Instant) -> Vec<SocketAddr> {
+        let address = SocketAddr::new(address::ula(mesh, &record.key).into(), limits::INSIDE_PORT);
+        if self.is_resting(&address, now) { Vec::new() } else { vec![address] }
     }
 
     /// Where to dial the owner of `record`, the address that worked last first.

@@ -165,6 +165,9 @@ impl Node {
         if key == self.own.key() {
             return;
         }
+        if let Some(old) = &old {
+            self.heed_withdrawal(old, self.clock);
+        }
         let was = old.map(|old| old.left);
         let name = self.directory.display_name(&key);
         let event = match (was, left) {

@@ -27,6 +27,7 @@ use super::{
     types::{Liveness, Output},
 };
 use crate::{
+    address::host_prefix,
     event::{Event, about_certificate, signer_actor},
     limits,
     now::{Now, UnixTime},
@@ -245,17 +246,23 @@ impl Node {
     fn lacks_a_grant(&self) -> bool {
         let certificate = &self.own.identity().certificate;
         let Some(draft) = self.own.draft() else { return false };
-        draft.prefixes.iter().any(|prefix| {
-            !certificate.grants.iter().any(|grant| grant.covers(prefix))
-                && certificate.limits.iter().any(|limit| limit.contains(prefix))
-                && !self.renewals.denied.contains(prefix)
+        let bare_prefixes = draft
+            .prefixes
+            .iter()
+            .copied()
+            .filter(|prefix| !certificate.grants.iter().any(|grant| grant.covers(prefix)));
+        let nodes = draft.node_claims.iter().map(|address| host_prefix(*address));
+        let bare_nodes = nodes.filter(|prefix| !certificate.grants_exactly(prefix));
+        bare_prefixes.chain(bare_nodes).any(|prefix| {
+            certificate.limits.iter().any(|limit| limit.contains(&prefix))
+                && !self.renewals.denied.contains(&prefix)
         })
     }
 
     /// Asks the next one of this attempt.
     fn ask_for_renewal(&mut self, now: Now) {
         let Some(draft) = self.own.draft() else { return };
-        let wanted = draft.prefixes.clone();
+        let wanted = draft.wanted();
         // Either clock may be wrong: this host's, or the one of the signer that spoke last.
         let begins = self.anchors.trust_time(now.unix).begins;
         let issued_at = if self.renewals.attempts.is_multiple_of(2) { begins } else { now.unix };

@@ -10,6 +10,7 @@ mod barred;
 mod handed;
 mod renewal;
 mod succession;
+mod workloads;
 
 use super::{fixture::Origin, *};
 use crate::trust::{

@@ -51,6 +51,13 @@ pub enum BlockReason {
     /// It is IPv6, and the path to its member carries no 1,280 bytes. `unreachable`: those who try are told at once,
     /// and IPv4 goes on.
     PathTooSmall,
+    /// A device of this host has it, and this host's certificate does not. No route: nobody would believe it.
+    NotGranted,
+    /// The gateway that its member names may not carry for it. The member is dealt with as reachable directly.
+    GatewayOdd,
+    /// It is a host's own address, and its member is reached through a gateway: that one's packets to the host itself
+    /// would be taken for it. No route: it goes as without a mesh.
+    BehindGateway,
     /// It overlaps the mesh's own addresses. `unreachable`: nothing of this host's network is within
     /// it (that was looked at first), and the mesh addresses have longer routes of their own.
     MeshRange,
@@ -72,6 +79,9 @@ impl BlockReason {
             Self::ConnectedNetwork => "connected_network",
             Self::CoversEndpoint => "covers_endpoint",
             Self::PathTooSmall => "path_too_small",
+            Self::NotGranted => "prefix_not_granted",
+            Self::GatewayOdd => "gateway_odd",
+            Self::BehindGateway => "behind_gateway",
             Self::MeshRange => "covers_mesh_addresses",
         }
     }

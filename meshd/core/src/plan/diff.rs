@@ -9,6 +9,7 @@
 //! | device, key, port, mark, MTU, sysctls, addresses, up | IPv6 may be disabled before its sysctl; a route needs device, source address, and link up |
 //! | peers: new ones, and allowed IPs added | adding moves an allowed IP without a gap; the packet needs a peer before the route |
 //! | nftables, but for what leaves its sets | source NAT and guard stand before the first packet takes a new route |
+//! | the mark of ARP, sysctls of the underlay | before the first route to a node address, or what its host sends in the clear is dropped |
 //! | `throw` and device routes, the longest first | what is local or goes in the clear must not be taken along by a wider route, nor let out what is within it |
 //! | among them `unreachable` within a device route | earlier it would be a hole until its own device route stands |
 //! | rules, new before old | last of the setup: the table is complete |
@@ -16,6 +17,7 @@
 //! | allowed IPs and peers go | no route leads to them any more |
 //! | addresses go | no route has them as its source any more |
 //! | elements leave nftables sets | the guard goes last, as long as anything else could leak |
+//! | the mark of ARP and sysctls go | no route needs them any more |
 //!
 //! A data plane should stop at the first change that fails and observe again: every prefix of the
 //! list leaves the kernel in a state without holes and leaks. If it goes on, later changes fail
@@ -32,8 +34,10 @@ use meshd_proto::WgPublicKey;
 use super::{
     firewall::{Firewall, FirewallSets, ObservedFirewall},
     prefixes::PrefixMap,
+    stays::Stays,
     types::{
-        Change, Desired, Device, Observed, ObservedDevice, ObservedPeer, Peer, Route, RouteKind,
+        Change, Desired, Device, Observed, ObservedArp, ObservedDevice, ObservedPeer, Peer, Route,
+        RouteKind,
     },
 };
 use crate::limits::HANDSHAKE_FRESH;
@@ -70,21 +74,16 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
         .as_ref()
         .map(|wanted| FirewallDiff::new(wanted, observed.firewall.as_ref(), desired.additive));
     changes.extend(firewall.iter().filter_map(FirewallDiff::early));
+    steer(desired, observed, &mut changes);
     changes.extend(routes.puts());
     if !desired.rules.is_empty() {
         changes.extend(desired.rules.difference(&observed.rules).cloned().map(Change::AddRule));
         remove_rules(desired, observed, &mut changes);
     }
-    if desired.additive {
-        let departed = |change: &Change| match change {
-            Change::RemovePeer { public_key, .. } => desired.departed.contains(public_key),
-            _ => false,
-        };
-        changes.extend(peers.iter().flat_map(PeerDiff::removals).filter(departed));
-    } else {
-        changes.extend(routes.removals());
-        changes.extend(peers.iter().flat_map(PeerDiff::removals));
-    }
+    let stays = Stays::new(desired, observed);
+    changes.extend(routes.removals().filter(|change| !stays.keeps(change)));
+    let gone = peers.iter().flat_map(PeerDiff::removals);
+    changes.extend(gone.filter(|change| !stays.keeps(change)));
     if let (Some(wanted), Some(kept)) = (wanted, kept) {
         let gone = kept.addresses.difference(&wanted.addresses);
         let name = || wanted.name.clone();
@@ -95,7 +94,28 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
     if desired.firewall.is_none() && observed.firewall.is_some() {
         changes.push(Change::RemoveFirewall);
     }
+    if desired.arp.is_none() && observed.arp != ObservedArp::None {
+        changes.push(Change::RemoveArp);
+    }
+    let ours = observed.changed_sysctls.iter();
+    let restored = ours.filter(|path| !desired.underlay_sysctls.contains_key(*path));
+    changes.extend(restored.map(|path| Change::RestoreSysctl { path: path.clone() }));
     changes
+}
+
+/// What lets other hosts' packets in that come in the clear though their way back is the tunnel.
+fn steer(desired: &Desired, observed: &Observed, changes: &mut Vec<Change>) {
+    if let Some(wanted) = desired.arp
+        && observed.arp != ObservedArp::Mark(wanted)
+    {
+        changes.push(Change::PutArp(wanted));
+    }
+    for (path, value) in &desired.underlay_sysctls {
+        if observed.underlay_sysctls.get(path) != Some(value) {
+            let (path, value) = (path.clone(), value.clone());
+            changes.push(Change::SetUnderlaySysctl { path, value });
+        }
+    }
 }
 
 fn remove_rules(desired: &Desired, observed: &Observed, changes: &mut Vec<Change>) {
@@ -179,10 +199,13 @@ impl<'a> PeerDiff<'a> {
         let works = held.last_handshake.is_some_and(|age| age < HANDSHAKE_FRESH);
         let endpoint = peer.endpoint.filter(|new| !works && held.endpoint != Some(*new));
         let keepalive = peer.keepalive.filter(|wanted| *wanted != held.keepalive);
+        let preshared_key =
+            (peer.preshared_key != held.preshared_key).then(|| peer.preshared_key.clone());
         let add: BTreeSet<IpNet> =
             peer.allowed_ips.difference(&held.allowed_ips).copied().collect();
         let new = present.is_none();
-        if !new && endpoint.is_none() && keepalive.is_none() && add.is_empty() {
+        let same = endpoint.is_none() && keepalive.is_none() && preshared_key.is_none();
+        if !new && same && add.is_empty() {
             return None;
         }
         Some(Change::PutPeer {
@@ -190,6 +213,7 @@ impl<'a> PeerDiff<'a> {
             public_key: *key,
             endpoint,
             keepalive,
+            preshared_key,
             add_allowed_ips: add,
             new,
         })
@@ -203,11 +227,13 @@ impl<'a> PeerDiff<'a> {
         let Some(peer) = self.desired.get(key) else {
             return Some(Change::RemovePeer { device: self.device.to_owned(), public_key: *key });
         };
-        let mut extra = held.allowed_ips.difference(&peer.allowed_ips);
-        extra.any(|ip| !self.moving.contains(ip)).then(|| Change::ReplaceAllowedIps {
+        let extra = held.allowed_ips.difference(&peer.allowed_ips);
+        let gone: BTreeSet<IpNet> =
+            extra.filter(|ip| !self.moving.contains(*ip)).copied().collect();
+        (!gone.is_empty()).then(|| Change::TakeAllowedIps {
             device: self.device.to_owned(),
             public_key: *key,
-            allowed_ips: peer.allowed_ips.clone(),
+            allowed_ips: gone,
         })
     }
 }
@@ -239,9 +265,11 @@ impl<'a> FirewallDiff<'a> {
         };
         let (over, clear): (BTreeSet<IpNet>, _) = gone.guarded.iter().copied().partition(overlaps);
         let replace = FirewallSets { guarded: over, ..FirewallSets::default() };
-        let rest = FirewallSets { guarded: clear, fragmented: gone.fragmented };
-        let (remove, kept) = if additive && wanted.rules.guard {
-            (FirewallSets::default(), rest)
+        let own = FirewallSets { own: gone.own.clone(), ..FirewallSets::default() };
+        let rest = FirewallSets { guarded: clear, ..gone };
+        let (remove, kept) = if additive && (wanted.rules.guard || wanted.rules.steering.is_some())
+        {
+            (own, FirewallSets { own: BTreeSet::new(), ..rest })
         } else {
             (rest, FirewallSets::default())
         };
@@ -252,7 +280,15 @@ impl<'a> FirewallDiff<'a> {
     fn early(&self) -> Option<Change> {
         if !self.rules_stand {
             let mut whole = self.wanted.clone();
-            whole.sets.guarded.extend(&self.kept.guarded);
+            if whole.rules.guard {
+                whole.sets.guarded.extend(&self.kept.guarded);
+            }
+            if whole.rules.steering.is_some() {
+                whole.sets.routed_nodes.extend(&self.kept.routed_nodes);
+                if whole.rules.guard {
+                    whole.sets.guarded_nodes.extend(&self.kept.guarded_nodes);
+                }
+            }
             return Some(Change::PutFirewall(whole));
         }
         if self.add.is_empty() && self.replace.is_empty() {
@@ -272,6 +308,7 @@ impl<'a> FirewallDiff<'a> {
 /// What differs among the routes.
 struct RouteDiff<'a> {
     desired: &'a BTreeSet<Route>,
+    from_the_clear: &'a BTreeSet<IpNet>,
     /// As they are once the device that goes has gone.
     present: BTreeSet<&'a Route>,
     /// Destinations of the device routes among them.
@@ -288,7 +325,8 @@ impl<'a> RouteDiff<'a> {
             observed.routes.iter().filter(|route| !goes(route)).collect();
         let through_device = present.iter().filter(|route| device_of(route).is_some());
         let through_device = through_device.map(|route| route.destination).collect();
-        Self { desired: &desired.routes, present, through_device }
+        let from_the_clear = &desired.from_the_clear;
+        Self { desired: &desired.routes, from_the_clear, present, through_device }
     }
 
     fn missing(&self) -> impl Iterator<Item = &'a Route> {
@@ -301,9 +339,14 @@ impl<'a> RouteDiff<'a> {
         covering.next().is_some_and(|(prefix, ())| prefix != route.destination)
     }
 
+    /// `unreachable` would be a hole until the device route at its place stands.
+    fn is_late(&self, route: &Route) -> bool {
+        self.is_within_tunnel(route) || self.from_the_clear.contains(&route.destination)
+    }
+
     fn early_unreachable(&self) -> impl Iterator<Item = Change> {
         self.missing()
-            .filter(|route| is_unreachable(route) && !self.is_within_tunnel(route))
+            .filter(|route| is_unreachable(route) && !self.is_late(route))
             .cloned()
             .map(Change::PutRoute)
     }
@@ -311,10 +354,8 @@ impl<'a> RouteDiff<'a> {
     /// The longest first: what leaves the tunnel again within a wider prefix is there before that,
     /// and what is within that too before it.
     fn puts(&self) -> impl Iterator<Item = Change> {
-        let mut late: Vec<&Route> = self
-            .missing()
-            .filter(|route| !is_unreachable(route) || self.is_within_tunnel(route))
-            .collect();
+        let mut late: Vec<&Route> =
+            self.missing().filter(|route| !is_unreachable(route) || self.is_late(route)).collect();
         late.sort_by_key(|route| (Reverse(route.destination.prefix_len()), route.metric));
         late.into_iter().cloned().map(Change::PutRoute)
     }

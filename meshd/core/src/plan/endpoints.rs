@@ -13,7 +13,7 @@ use std::{
 use ipnet::Ipv6Net;
 
 use super::{
-    input::{Member, PlanInput, TunnelState},
+    input::{Member, PlanInput, TunnelHealth, TunnelState},
     prefixes::PrefixMap,
 };
 use crate::{
@@ -79,20 +79,24 @@ impl<'a> EndpointRules<'a> {
     }
 }
 
+/// Which attempt at an endpoint it is, or `None` where what the kernel has is to be left alone.
+pub(super) fn retry(tunnel: Option<TunnelHealth>) -> Option<u32> {
+    match tunnel {
+        None => Some(0),
+        Some(tunnel) if tunnel.endpoint.is_none() => Some(tunnel.attempt),
+        Some(tunnel) => match tunnel.state {
+            TunnelState::Up => None,
+            TunnelState::Stale => tunnel.attempt.checked_sub(1),
+            TunnelState::Never => Some(tunnel.attempt),
+        },
+    }
+}
+
 /// The endpoint to set, or `None` to leave what the kernel has.
 ///
 /// A stale tunnel first keeps the endpoint that once worked. Then, as for a tunnel that never came
 /// up, each failed attempt leads to the next candidate, round and round.
 pub(super) fn choose(member: &Member, candidates: &[SocketAddr]) -> Option<SocketAddr> {
-    let turn = match member.tunnel {
-        None => 0,
-        Some(tunnel) if tunnel.endpoint.is_none() => tunnel.attempt,
-        Some(tunnel) => match tunnel.state {
-            TunnelState::Up => return None,
-            TunnelState::Stale => tunnel.attempt.checked_sub(1)?,
-            TunnelState::Never => tunnel.attempt,
-        },
-    };
-    let turn = usize::try_from(turn).ok()?.checked_rem(candidates.len())?;
+    let turn = usize::try_from(retry(member.tunnel)?).ok()?.checked_rem(candidates.len())?;
     candidates.get(turn).copied()
 }

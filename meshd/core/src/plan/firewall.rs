@@ -10,7 +10,12 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{input::PlanInput, planner::Destinations, prefixes::is_v6};
+use super::{
+    input::{PlanConfig, PlanInput},
+    nodes::Nodes,
+    planner::Destinations,
+    prefixes::is_v6,
+};
 use crate::path_mtu::{BASE, OVERHEAD_V4};
 
 /// Our nftables table.
@@ -33,6 +38,23 @@ pub struct FirewallRules {
     pub dont_fragment: Option<DontFragment>,
     /// What is in [`FirewallSets::guarded`] neither leaves nor enters but through the device.
     pub guard: bool,
+    /// Node addresses are carried.
+    pub steering: Option<Steering>,
+    /// Where devices may go; `None` without devices.
+    pub confined: Option<Confined>,
+}
+
+/// What comes in the clear from hosts whose addresses are routed into the tunnel gets our mark: UDP to our own ports, and
+/// what such a host sends while it has no route into the tunnel yet. Reverse-path filters then look past the tunnel.
+/// [`FirewallSets::guarded_nodes`] may send and be sent such UDP, and IPv6 neighbour discovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steering {
+    /// Mark of the encrypted packets.
+    pub mark: u32,
+    /// QUIC's port.
+    pub gossip: u16,
+    /// WireGuard's first port; the one above it is the second lane's.
+    pub wireguard: u16,
 }
 
 /// What leaves through the device with a source that is not ours inside the mesh (a socket bound to the node's own
@@ -45,6 +67,20 @@ pub struct SourceNat {
     pub own_v4: BTreeSet<Ipv4Net>,
     /// Sources that stay as they are.
     pub own_v6: BTreeSet<Ipv6Net>,
+    /// So do those of [`FirewallSets::own`], which come and go.
+    pub workloads: bool,
+    /// Sources that stay as they are towards [`FirewallSets::routed_nodes`].
+    pub own_nodes: BTreeSet<IpAddr>,
+}
+
+/// What devices of this host may not do: with a source in `ranges` nothing goes on from this host but into the mesh, or
+/// to `local`. So nobody comes by a device into the networks around this host, and what is a device's is not seen there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Confined {
+    /// What this host announces for devices.
+    pub ranges: BTreeSet<IpNet>,
+    /// Prefixes of this host's own pods.
+    pub local: BTreeSet<IpNet>,
 }
 
 /// Which packets carry DF: UDP from `port` with `mark`, not towards [`FirewallSets::fragmented`], unless they are larger
@@ -70,13 +106,19 @@ pub struct FirewallSets {
     pub guarded: BTreeSet<IpNet>,
     /// Addresses towards which encrypted packets may be fragmented.
     pub fragmented: BTreeSet<Ipv4Addr>,
+    /// Workloads of this host, whose packets keep their source.
+    pub own: BTreeSet<IpAddr>,
+    /// Node addresses that are routed into the tunnel.
+    pub routed_nodes: BTreeSet<IpAddr>,
+    /// Node addresses that are reached through the mesh or not at all.
+    pub guarded_nodes: BTreeSet<IpAddr>,
 }
 
 impl FirewallSets {
     /// Nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.guarded.is_empty() && self.fragmented.is_empty()
+        *self == Self::default()
     }
 
     /// What is in `self` and not in `other`.
@@ -85,7 +127,19 @@ impl FirewallSets {
         Self {
             guarded: self.guarded.difference(&other.guarded).copied().collect(),
             fragmented: self.fragmented.difference(&other.fragmented).copied().collect(),
+            own: self.own.difference(&other.own).copied().collect(),
+            routed_nodes: self.routed_nodes.difference(&other.routed_nodes).copied().collect(),
+            guarded_nodes: self.guarded_nodes.difference(&other.guarded_nodes).copied().collect(),
         }
+    }
+}
+
+impl PlanConfig {
+    /// The marks that node addresses need.
+    #[must_use]
+    pub fn steering(&self) -> Steering {
+        let (gossip, wireguard) = (self.gossip_port, self.listen_port);
+        Steering { mark: self.fwmark, gossip, wireguard }
     }
 }
 
@@ -103,46 +157,79 @@ pub struct ObservedFirewall {
 pub(super) fn firewall(
     input: &PlanInput<'_>,
     destinations: &Destinations,
+    nodes: &Nodes,
     fragmented: BTreeSet<Ipv4Addr>,
     lost: impl Fn(&IpNet) -> bool,
 ) -> Firewall {
     let measured = input.config.measures(input.local);
     let which = DontFragment { port: input.config.listen_port, mark: input.config.fwmark };
-    let guarded = if input.config.strict { guarded(input, destinations) } else { BTreeSet::new() };
+    let mut sets =
+        FirewallSets { routed_nodes: nodes.routed_addresses(), ..FirewallSets::default() };
+    if measured {
+        sets.fragmented = fragmented;
+    }
+    if input.config.strict {
+        sets.guarded = guarded(input, destinations, nodes);
+        sets.guarded_nodes = nodes.guarded.iter().map(IpNet::addr).collect();
+    }
+    let steering = nodes.steered.then(|| input.config.steering());
+    let (nat, own) = source_nat(input, nodes, lost);
+    sets.own = own;
     Firewall {
         rules: FirewallRules {
-            nat: source_nat(input, lost),
+            nat,
             clamp_mss: input.config.clamp_mss,
             dont_fragment: measured.then_some(which),
             guard: input.config.strict,
+            steering,
+            confined: confined(input),
         },
-        sets: FirewallSets {
-            guarded,
-            fragmented: if measured { fragmented } else { BTreeSet::new() },
-        },
+        sets,
     }
 }
 
 /// What keeps its source: our mesh addresses, and our prefixes except those that others have won,
-/// since nobody takes packets from those from us.
-fn source_nat(input: &PlanInput<'_>, lost: impl Fn(&IpNet) -> bool) -> SourceNat {
-    let (mut own_v4, mut own_v6) = (BTreeSet::new(), BTreeSet::new());
-    for net in input.own.mesh_addresses.iter().chain(&input.own.prefixes) {
+/// since nobody takes packets from those from us. Beside it the workloads among them.
+fn source_nat(
+    input: &PlanInput<'_>,
+    nodes: &Nodes,
+    lost: impl Fn(&IpNet) -> bool,
+) -> (SourceNat, BTreeSet<IpAddr>) {
+    let workloads = input.config.workloads;
+    let single = |net: &IpNet| workloads && net.prefix_len() == net.max_prefix_len();
+    let (mut own_v4, mut own_v6, mut own) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mesh_addresses = input.own.mesh_addresses.iter().map(|net| (net, false));
+    let prefixes = input.own.prefixes.iter().map(|net| (net, single(net)));
+    for (net, single) in mesh_addresses.chain(prefixes) {
         match net.trunc() {
             prefix if lost(&prefix) => {}
+            IpNet::V6(_) if !input.local.ipv6 => {}
+            prefix if single => drop(own.insert(prefix.addr())),
             IpNet::V4(v4) => drop(own_v4.insert(v4)),
-            IpNet::V6(v6) if input.local.ipv6 => drop(own_v6.insert(v6)),
-            IpNet::V6(_) => {}
+            IpNet::V6(v6) => drop(own_v6.insert(v6)),
         }
     }
-    SourceNat { device: input.config.interface.clone(), own_v4, own_v6 }
+    let own_nodes =
+        if nodes.steered { nodes.own.iter().copied().collect() } else { BTreeSet::new() };
+    let device = input.config.interface.clone();
+    (SourceNat { device, own_v4, own_v6, workloads, own_nodes }, own)
+}
+
+fn confined(input: &PlanInput<'_>) -> Option<Confined> {
+    let family = |net: &&IpNet| input.local.ipv6 || !is_v6(net);
+    let ranges: BTreeSet<IpNet> =
+        input.externals.ranges.iter().filter(family).map(IpNet::trunc).collect();
+    let local = input.local_prefixes().filter(family).map(IpNet::trunc).collect();
+    (!ranges.is_empty()).then_some(Confined { ranges, local })
 }
 
 /// What must not go in the clear, less what stays on this host or goes as without a mesh.
-fn guarded(input: &PlanInput<'_>, destinations: &Destinations) -> BTreeSet<IpNet> {
+fn guarded(input: &PlanInput<'_>, destinations: &Destinations, nodes: &Nodes) -> BTreeSet<IpNet> {
     let remote = destinations.tunnel.iter().chain(&destinations.unreachable);
-    let own = input.own.prefixes.iter().chain(&input.own.mesh_addresses);
-    let exempt: BTreeSet<IpNet> = own.chain(&destinations.clear).map(IpNet::trunc).collect();
+    let own = input.local_prefixes().chain(&input.own.mesh_addresses);
+    let own = own.chain(&input.local.workloads);
+    let exempt = own.chain(&destinations.clear).chain(&nodes.guarded);
+    let exempt: BTreeSet<IpNet> = exempt.map(IpNet::trunc).collect();
     let mut guarded = carve(&remote.map(IpNet::trunc).collect(), &exempt);
     guarded.retain(|prefix| input.local.ipv6 || !is_v6(prefix));
     guarded

@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 use meshd_proto::WgPublicKey;
 
-use super::types::WgPrivateKey;
+use super::{external::Externals, types::WgPrivateKey};
 pub use crate::node::Liveness;
 use crate::{path_mtu::PathMtu, trust::Record};
 
@@ -33,9 +33,24 @@ pub struct PlanInput<'a> {
     pub members: &'a [Member],
     /// The last records of those who are members no more: what is theirs goes nowhere.
     pub barred: &'a [Arc<Record>],
+    /// Devices that cannot run meshd, behind this host.
+    pub externals: &'a Externals,
     /// False while members may be missing from `members` that were known before, as after a damaged
     /// store: nothing that stands in the kernel is taken away then.
     pub complete: bool,
+    /// What the kernel held when it was last read, as far as routes to node addresses depend on it.
+    pub steering: SteeringSeen,
+}
+
+/// What the kernel holds of what lets node addresses be routed into the tunnel. The default: nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SteeringSeen {
+    /// Marks and sysctls stand, so that what comes in the clear over IPv4 passes reverse-path filters, ARP among it.
+    pub v4: bool,
+    /// The same over IPv6, where only the marks of nftables are needed: other firewalls look for them.
+    pub v6: bool,
+    /// Node addresses are routed into the tunnel.
+    pub routes: bool,
 }
 
 /// A lane's WireGuard key pair.
@@ -70,6 +85,12 @@ pub struct PlanConfig {
     pub strict: bool,
     /// `[network] mss_clamp`.
     pub clamp_mss: bool,
+    /// `[network] route_source = "workloads"`: single addresses among our prefixes come and go.
+    pub workloads: bool,
+    /// `[network] encrypt = "pods+nodes"`.
+    pub nodes: bool,
+    /// The port of `[gossip] listen`.
+    pub gossip_port: u16,
 }
 
 impl PlanConfig {
@@ -104,6 +125,9 @@ impl Default for PlanConfig {
             keepalive: 25,
             strict: false,
             clamp_mss: true,
+            workloads: false,
+            nodes: false,
+            gossip_port: 51800,
         }
     }
 }
@@ -114,6 +138,8 @@ pub struct LocalNetwork {
     /// Every address of every interface with the length of its network, host bits kept
     /// (`10.0.0.5/24`). Loopback and link-local ones may be there; they are not looked at.
     pub addresses: BTreeSet<IpNet>,
+    /// Single workloads on this host, whether or not they are announced: what is for them stays here.
+    pub workloads: BTreeSet<IpNet>,
     /// Next hops of all routes of this host.
     pub gateways: BTreeSet<IpAddr>,
     /// MTU of the interface that leads to the other hosts (the smallest, where there are several);
@@ -121,6 +147,10 @@ pub struct LocalNetwork {
     pub underlay_mtu: Option<u32>,
     /// Others reach this host only where it has spoken first; `None` while nobody has said how they see it.
     pub behind_nat: Option<bool>,
+    /// This host's own addresses as other hosts know them, best first.
+    pub node_addresses: Vec<IpAddr>,
+    /// Interfaces that lead to other hosts.
+    pub underlay: BTreeSet<String>,
     /// The host can have IPv6 addresses (false with `ipv6.disable=1`).
     pub ipv6: bool,
 }
@@ -143,6 +173,24 @@ pub struct Member {
     pub tunnel: Option<TunnelHealth>,
     /// What its path carries, as far as it was measured.
     pub path_mtu: Option<PathMtu>,
+    /// Node addresses of this host that it takes from the tunnel, as it has said there (or, since before this start, as
+    /// the routes in the kernel tell).
+    pub accepts: BTreeSet<IpAddr>,
+}
+
+impl Member {
+    /// One of whom nothing but the record is known.
+    pub(super) fn gone(record: Arc<Record>, liveness: Liveness) -> Self {
+        Self {
+            record,
+            liveness,
+            down_for: None,
+            path: None,
+            tunnel: None,
+            path_mtu: None,
+            accepts: BTreeSet::new(),
+        }
+    }
 }
 
 /// How a tunnel does, told from successive observations.

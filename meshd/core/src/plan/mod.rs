@@ -14,17 +14,23 @@ mod claims;
 mod device;
 mod diff;
 mod endpoints;
+mod external;
 mod firewall;
 mod first;
 mod health;
+mod hops;
 mod input;
+mod mirror;
 mod model;
 mod mtus;
+mod nodes;
 mod planner;
 mod prefixes;
 mod preflight;
 mod repairs;
 mod routes;
+mod stays;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -32,19 +38,25 @@ mod types;
 pub use blocked::{BlockReason, Blocked};
 pub use claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length};
 pub use diff::diff;
+pub use external::{External, Externals};
 pub use firewall::{
-    DontFragment, Firewall, FirewallRules, FirewallSets, ObservedFirewall, SourceNat,
+    Confined, DontFragment, Firewall, FirewallRules, FirewallSets, ObservedFirewall, SourceNat,
+    Steering,
 };
 pub use first::{Due, FirstHandshakes, renewals};
 pub use health::TunnelTracker;
 pub use input::{
-    LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, TunnelHealth, TunnelState,
+    LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, SteeringSeen, TunnelHealth,
+    TunnelState,
 };
 pub use model::{Kernel, KernelError, Verdict};
+pub use nodes::CarriedNodes;
 pub use planner::{Plan, plan};
 pub use repairs::RepairPace;
 pub use routes::ROUTE_METRIC;
+pub use taken::{Foreign, ForeignRule, Taken, taken};
 pub use types::{
-    Backend, Change, Desired, Device, Family, LINK_ALIAS, Observed, ObservedDevice, ObservedPeer,
-    PROTOCOL, Peer, Route, RouteKind, Rule, UNREACHABLE_METRIC, WgPrivateKey,
+    ArpMark, Backend, Change, Desired, Device, Family, LINK_ALIAS, Observed, ObservedArp,
+    ObservedDevice, ObservedPeer, PROTOCOL, Peer, Route, RouteKind, Rule, UNREACHABLE_METRIC,
+    WgPresharedKey, WgPrivateKey,
 };

@@ -17,11 +17,12 @@ use meshd_proto::WgPublicKey;
 use thiserror::Error;
 
 use super::{
-    firewall::{Firewall, ObservedFirewall},
+    firewall::{Firewall, FirewallSets, ObservedFirewall},
     prefixes::{PrefixMap, is_v6},
+    taken::Foreign,
     types::{
-        Backend, Change, Family, Observed, ObservedDevice, ObservedPeer, Route, RouteKind, Rule,
-        WgPrivateKey,
+        ArpMark, Backend, Change, Family, Observed, ObservedArp, ObservedDevice, ObservedPeer,
+        Route, RouteKind, Rule, WgPrivateKey,
     },
 };
 use crate::address::host_prefix;
@@ -69,6 +70,12 @@ pub struct Kernel {
     routes: BTreeMap<(u32, IpNet, u32), RouteKind>,
     rules: BTreeSet<Rule>,
     firewall: Option<Firewall>,
+    arp: Option<ArpMark>,
+    /// Sysctls of others' interfaces, and what those were that we changed.
+    sysctls: BTreeMap<String, String>,
+    noted: BTreeMap<String, String>,
+    /// Addresses of others' interfaces.
+    addresses: BTreeSet<IpAddr>,
     calls: u64,
     failing: BTreeSet<u64>,
 }
@@ -127,6 +134,11 @@ impl Kernel {
                 .firewall
                 .clone()
                 .map(|table| ObservedFirewall { rules: Some(table.rules), sets: table.sets }),
+            foreign: Foreign::default(),
+            arp: self.arp.map_or(ObservedArp::None, ObservedArp::Mark),
+            unread: false,
+            underlay_sysctls: self.sysctls.clone(),
+            changed_sysctls: self.noted.keys().cloned().collect(),
         }
     }
 
@@ -177,9 +189,7 @@ impl Kernel {
                     |kind| matches!(kind, RouteKind::Device { source, .. } if *source == Some(gone)),
                 );
             }
-            Change::PutPeer { .. }
-            | Change::ReplaceAllowedIps { .. }
-            | Change::RemovePeer { .. } => {
+            Change::PutPeer { .. } | Change::TakeAllowedIps { .. } | Change::RemovePeer { .. } => {
                 self.apply_to_peers(change)?;
             }
             Change::PutRoute(route) => self.put_route(route)?,
@@ -207,6 +217,9 @@ impl Kernel {
                 let mut changed = sets.without(remove);
                 changed.guarded.extend(&add.guarded);
                 changed.fragmented.extend(&add.fragmented);
+                changed.own.extend(&add.own);
+                changed.routed_nodes.extend(&add.routed_nodes);
+                changed.guarded_nodes.extend(&add.guarded_nodes);
                 let guarded: PrefixMap<()> = changed.guarded.iter().copied().collect();
                 // Like EEXIST: elements of an interval set do not overlap.
                 if let Some(twice) =
@@ -220,6 +233,20 @@ impl Kernel {
                 let missing = || KernelError::Missing("nftables table".to_owned());
                 self.firewall.take().ok_or_else(missing)?;
             }
+            Change::PutArp(mark) => self.arp = Some(*mark),
+            Change::RemoveArp => {
+                let missing = || KernelError::Missing("nftables table for ARP".to_owned());
+                self.arp.take().ok_or_else(missing)?;
+            }
+            Change::SetUnderlaySysctl { path, value } => {
+                let was = self.sysctls.insert(path.clone(), value.clone());
+                self.noted.entry(path.clone()).or_insert(was.unwrap_or_else(|| "0".to_owned()));
+            }
+            Change::RestoreSysctl { path } => {
+                let missing = || KernelError::Missing(path.clone());
+                let was = self.noted.remove(path).ok_or_else(missing)?;
+                self.sysctls.insert(path.clone(), was);
+            }
         }
         Ok(())
     }
@@ -232,6 +259,11 @@ impl Kernel {
             link.addresses.retain(|address| !is_v6(address));
             self.drop_routes_of(name, |_| true);
         }
+    }
+
+    /// Gives another's interface an address, which a route may have as its source.
+    pub fn have_address(&mut self, address: IpAddr) {
+        self.addresses.insert(address);
     }
 
     /// A peer, for a test to set its endpoint, handshake and counters.
@@ -257,8 +289,11 @@ impl Kernel {
             }
         }
         let guard = self.firewall.iter().filter(|table| table.rules.guard);
-        let mut guarded = guard.flat_map(|table| &table.sets.guarded);
-        if guarded.any(|prefix| prefix.contains(&destination)) {
+        let is_guarded = |sets: &FirewallSets| {
+            sets.guarded.iter().any(|prefix| prefix.contains(&destination))
+                || sets.guarded_nodes.contains(&destination)
+        };
+        if guard.into_iter().any(|table| is_guarded(&table.sets)) {
             return Verdict::Unreachable;
         }
         Verdict::Clear
@@ -298,7 +333,8 @@ impl Kernel {
                 return Err(KernelError::Down(device.clone()));
             }
             let has = |source: &IpAddr| link.addresses.iter().any(|a| a.addr() == *source);
-            if let Some(source) = source.filter(|source| !has(source)) {
+            let has = source.is_none_or(|source| has(&source));
+            if let Some(source) = source.filter(|source| !has && !self.addresses.contains(source)) {
                 return Err(KernelError::Missing(format!("source {source}")));
             }
         }
@@ -309,7 +345,13 @@ impl Kernel {
     fn apply_to_peers(&mut self, change: &Change) -> Result<(), KernelError> {
         match change {
             Change::PutPeer {
-                device, public_key, endpoint, keepalive, add_allowed_ips, ..
+                device,
+                public_key,
+                endpoint,
+                keepalive,
+                preshared_key,
+                add_allowed_ips,
+                ..
             } => {
                 let link = self.link(device)?;
                 if link.public_key == Some(*public_key) {
@@ -319,13 +361,14 @@ impl Kernel {
                 let peer = link.peers.entry(*public_key).or_default();
                 peer.endpoint = endpoint.or(peer.endpoint);
                 peer.keepalive = keepalive.unwrap_or(peer.keepalive);
+                if let Some(preshared_key) = preshared_key {
+                    peer.preshared_key = preshared_key.clone();
+                }
                 peer.allowed_ips.extend(add_allowed_ips);
             }
-            Change::ReplaceAllowedIps { device, public_key, allowed_ips } => {
-                let link = self.link(device)?;
-                link.peer(public_key)?;
-                link.take_allowed_ips(allowed_ips);
-                link.peer(public_key)?.allowed_ips.clone_from(allowed_ips);
+            Change::TakeAllowedIps { device, public_key, allowed_ips } => {
+                let peer = self.link(device)?.peer(public_key)?;
+                peer.allowed_ips.retain(|ip| !allowed_ips.contains(ip));
             }
             Change::RemovePeer { device, public_key } => {
                 let link = self.link(device)?;

@@ -11,16 +11,18 @@ use std::{
 };
 
 use ipnet::IpNet;
-use meshd_proto::{NodeKey, WgPublicKey};
+use meshd_proto::{NodeKey, NodeName, WgPublicKey};
 
 use super::{
     blocked::{BlockReason, Blocked},
     claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length},
     device,
     endpoints::{EndpointRules, choose},
-    firewall,
+    external::Placed,
+    firewall, hops,
     input::{Liveness, Member, PlanInput, TunnelState},
     mtus,
+    nodes::{self, CarriedNodes, Nodes},
     prefixes::{PrefixMap, is_v6},
     preflight::Preflight,
     routes,
@@ -38,9 +40,15 @@ pub struct Plan {
     pub desired: Desired,
     /// Per member the prefixes and mesh addresses that are routed into its tunnel.
     pub routed: BTreeMap<NodeKey, BTreeSet<IpNet>>,
+    /// Members whose packets go through a gateway, with that one.
+    pub carried: BTreeMap<NodeKey, NodeKey>,
+    /// Node addresses of members, apart from what is routed as a prefix.
+    pub nodes: CarriedNodes,
     /// Per member what is not programmed, sorted. Under this node's own key: own prefixes that
     /// others hold with the better right.
     pub blocked: BTreeMap<NodeKey, Vec<Blocked>>,
+    /// Per device of this host what is not programmed, sorted.
+    pub externals: BTreeMap<NodeName, Vec<Blocked>>,
 }
 
 /// Decides what the kernel should hold. A function of `input` alone, whatever came before.
@@ -49,43 +57,70 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     let members = present_members(input);
     let claims = settle_claims(input, &members);
     let mut plan = Plan::default();
-    plan.desired.additive = !input.complete;
+    plan.desired.additive = !input.complete || input.externals.unknown;
     let refused_keys = refuse_keys(input, &members, &mut plan);
     show_losers(input, &members, &claims, &mut plan);
+    plan.carried = hops::carried(input, &members, &mut plan.blocked);
 
-    let destinations = decide_destinations(input, &members, &claims, &refused_keys, &mut plan);
+    let mut destinations = decide_destinations(input, &members, &claims, &refused_keys, &mut plan);
+    let keys = members.values().filter_map(|member| first_lane(&member.record));
+    let keys = keys.map(|lane| lane.public_key).collect();
+    let placed = Placed::new(input, &members, &claims, &keys);
+    placed.route(&mut destinations);
     plan.desired.rules = input.config.rules(input.local.ipv6);
 
     let lost_own = |prefix: &IpNet| claims.lost.contains_key(&(input.own.key, *prefix));
+    let nodes = Nodes::decide(input, &members, &claims, &refused_keys, &mut plan);
+    let mut fragmented = mtus::fragmented(&members);
+    placed.add_fragmented(&mut fragmented);
     plan.desired.firewall =
-        Some(firewall::firewall(input, &destinations, mtus::fragmented(&members), lost_own));
+        Some(firewall::firewall(input, &destinations, &nodes, fragmented, lost_own));
+    nodes.steer(input, &members, &mut plan.desired);
 
     let inside = destinations.inside(input.own);
     let endpoint_rules = EndpointRules::new(input, &inside);
     let mut any_v6 = false;
+    let held = hops::allowed_ips(&plan);
     for (key, member) in &members {
         let Some(lane) = first_lane(&member.record).filter(|_| !refused_keys.contains(key)) else {
             continue;
         };
+        if plan.carried.contains_key(key) {
+            continue;
+        }
         let candidates = endpoint_rules.candidates(member, lane);
         let current = member.tunnel.and_then(|tunnel| tunnel.endpoint);
         any_v6 |= candidates.iter().chain(&current).any(|endpoint| endpoint.is_ipv6());
         let peer = Peer {
-            allowed_ips: plan.routed.get(key).cloned().unwrap_or_default(),
+            allowed_ips: held.get(key).cloned().unwrap_or_default(),
             endpoint: choose(member, &candidates),
             keepalive: keepalive(input, member),
+            ..Peer::default()
         };
         plan.desired.peers.insert(lane.public_key, peer);
     }
-    if plan.desired.additive {
+    let device = device::device(input, any_v6);
+    let mut mtus = mtus::route_mtus(input, &members, &plan.routed, device.mtu);
+    placed.add_mtus(&mut mtus, device.mtu);
+    let (peers, blocked) = placed.into_parts();
+    plan.desired.peers.extend(peers);
+    plan.externals = blocked;
+    if input.externals.incomplete {
+        plan.desired.spared.clone_from(&input.externals.ranges);
+    }
+    if plan.desired.additive || input.externals.incomplete {
         plan.desired.departed = departed(input);
         plan.desired.departed.retain(|key| !plan.desired.peers.contains_key(key));
+        for (key, prefixes) in &input.externals.removed {
+            for prefix in prefixes {
+                plan.desired.withdrawn.entry(prefix.trunc()).or_default().insert(*key);
+            }
+        }
     }
-    let device = device::device(input, any_v6);
-    let mtus = mtus::route_mtus(input, &members, &plan.routed, device.mtu);
-    plan.desired.routes = routes::routes(input, &destinations, &mtus);
+    mtus.append(&mut mtus::route_mtus(input, &members, &plan.nodes.routed, device.mtu));
+    plan.desired.routes = routes::routes(input, &destinations, &nodes, &mtus);
     plan.desired.device = Some(device);
-    for blocked in plan.blocked.values_mut() {
+    for blocked in plan.blocked.values_mut().chain(plan.externals.values_mut()) {
         blocked.sort();
     }
     plan
@@ -126,7 +161,8 @@ fn present_members<'a>(input: &PlanInput<'a>) -> BTreeMap<NodeKey, &'a Member> {
 /// WireGuard keys of those who are known to be members no more.
 fn departed(input: &PlanInput<'_>) -> BTreeSet<WgPublicKey> {
     let left = input.members.iter().map(|member| &member.record).filter(|record| record.left);
-    left.chain(input.barred).flat_map(|record| &record.lanes).map(|lane| lane.public_key).collect()
+    let lanes = left.chain(input.barred).flat_map(|record| &record.lanes);
+    lanes.map(|lane| lane.public_key).chain(input.externals.removed.keys().copied()).collect()
 }
 
 fn settle_claims(input: &PlanInput<'_>, members: &BTreeMap<NodeKey, &Member>) -> Claims {
@@ -141,7 +177,7 @@ fn settle_claims(input: &PlanInput<'_>, members: &BTreeMap<NodeKey, &Member>) ->
             let granted = if is_v6(address) { Some(DERIVED) } else { granted(address) };
             contest.add(&claimant, *address, granted.unwrap_or(0));
         }
-        for prefix in &record.prefixes {
+        for prefix in record.prefixes.iter().chain(&record.node_claims) {
             contest.add(&claimant, *prefix, granted(prefix).unwrap_or(0));
         }
     }
@@ -159,7 +195,7 @@ fn is_dead(member: &Member) -> bool {
     })
 }
 
-fn first_lane(record: &Record) -> Option<&LaneInfo> {
+pub(super) fn first_lane(record: &Record) -> Option<&LaneInfo> {
     record.lanes.iter().find(|lane| lane.index == 0)
 }
 
@@ -239,6 +275,9 @@ fn decide_destinations(
     let mut destinations = Destinations::default();
     for (prefix, key) in &claims.winners {
         let Some(member) = members.get(key) else { continue };
+        if nodes::is_node(&member.record, prefix) {
+            continue;
+        }
         if first_lane(&member.record).is_none() {
             destinations.clear.insert(*prefix);
         } else if let Some(blocked) = preflight.check(prefix, member) {
@@ -248,7 +287,7 @@ fn decide_destinations(
                 destinations.clear.insert(*prefix);
             }
             plan.blocked.entry(*key).or_default().push(blocked);
-        } else if refused_keys.contains(key) {
+        } else if refused_keys.contains(plan.carried.get(key).unwrap_or(key)) {
             destinations.unreachable.insert(*prefix);
         } else if let Some(blocked) = mtus::refuse(input, member, prefix) {
             destinations.unreachable.insert(*prefix);
@@ -268,9 +307,7 @@ fn orphans(input: &PlanInput<'_>, claims: &Claims, preflight: &Preflight) -> BTr
     let won: PrefixMap<()> = claims.winners.keys().copied().collect();
     let mut orphans = BTreeSet::new();
     for record in input.barred.iter().filter(|record| !record.left) {
-        let (liveness, record) = (Liveness::Down, record.clone());
-        let owner =
-            Member { record, liveness, down_for: None, path: None, tunnel: None, path_mtu: None };
+        let owner = Member::gone(record.clone(), Liveness::Down);
         for prefix in owner.record.prefixes.iter().chain(&owner.record.mesh_addresses) {
             let blocked = preflight.check(prefix, &owner);
             let refused = blocked.is_none_or(|blocked| blocked.reason.is_unreachable());
@@ -283,7 +320,7 @@ fn orphans(input: &PlanInput<'_>, claims: &Claims, preflight: &Preflight) -> BTr
 }
 
 /// Mesh addresses that their nodes hold by right, ours among them.
-fn held_addresses(
+pub(super) fn held_addresses(
     input: &PlanInput<'_>,
     members: &BTreeMap<NodeKey, &Member>,
     claims: &Claims,

@@ -19,7 +19,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv6Net};
-use meshd_proto::NodeName;
+use meshd_proto::{NodeKey, NodeName};
 
 use super::{
     blocked::{BlockReason, Blocked},
@@ -31,7 +31,7 @@ use crate::address::{host_prefix, is_forbidden_prefix, is_routable_unicast, over
 /// What this host must keep reaching outside the mesh.
 #[derive(Debug)]
 pub(super) struct Preflight {
-    /// Own prefixes and mesh addresses.
+    /// Own prefixes, workloads and mesh addresses.
     own: PrefixMap<()>,
     gateways: BTreeSet<IpAddr>,
     addresses: BTreeSet<IpAddr>,
@@ -39,6 +39,8 @@ pub(super) struct Preflight {
     networks: PrefixMap<IpNet>,
     /// Where members were reached.
     reached: BTreeMap<IpAddr, NodeName>,
+    /// The same, and where tunnels that work end: all who are at each address.
+    ends: BTreeMap<IpAddr, BTreeMap<NodeKey, NodeName>>,
     own_endpoints: BTreeSet<IpAddr>,
     ulas: Ipv6Net,
     /// Mesh addresses that their nodes hold by right.
@@ -53,7 +55,8 @@ impl Preflight {
         members: impl IntoIterator<Item = &'a Member>,
         mesh_addresses: BTreeSet<IpAddr>,
     ) -> Self {
-        let own_nets = input.own.prefixes.iter().chain(&input.own.mesh_addresses).copied();
+        let own = input.own.prefixes.iter().chain(&input.own.mesh_addresses);
+        let own_nets = own.chain(&input.local.workloads).copied();
         let own: PrefixMap<()> = own_nets.collect();
         let ulas = ula_prefix(&input.own.certificate.mesh_id);
         let outside = |address: &IpAddr| {
@@ -67,15 +70,23 @@ impl Preflight {
         for net in local.clone() {
             networks.insert(*net, *net);
         }
-        let reached = members.into_iter().filter_map(|member| {
-            let path = member.path.filter(|path| outside(path))?;
-            Some((path, member.record.name.clone()))
-        });
+        let (mut reached, mut ends) = (BTreeMap::new(), BTreeMap::<_, BTreeMap<_, _>>::new());
+        for member in members {
+            let path = member.path.filter(|path| outside(path));
+            let works = member.tunnel.filter(|tunnel| tunnel.state == TunnelState::Up);
+            let end = works.and_then(|tunnel| tunnel.endpoint).map(|e| e.ip().to_canonical());
+            reached.extend(path.map(|path| (path, member.record.name.clone())));
+            for address in path.into_iter().chain(end) {
+                let name = member.record.name.clone();
+                ends.entry(address).or_default().insert(member.record.key, name);
+            }
+        }
         Self {
             gateways: input.local.gateways.iter().copied().filter(|a| outside(a)).collect(),
             addresses: local.map(IpNet::addr).collect(),
             networks,
-            reached: reached.collect(),
+            reached,
+            ends,
             own_endpoints: input.own.endpoints.iter().map(|e| e.ip()).filter(outside).collect(),
             own,
             ulas,
@@ -110,6 +121,40 @@ impl Preflight {
             return None;
         };
         let message = format!("{prefix} of {name} is not routed; it {what}; {fix}");
+        Some(Blocked { prefix: Some(*prefix), reason, message })
+    }
+
+    /// The same for an address of `claimant`'s own host on the underlay. There its own path and endpoints may be: our
+    /// packets to them go past the tunnel. Those of anybody else may not.
+    pub(super) fn check_node(&self, prefix: &IpNet, claimant: &Member) -> Option<Blocked> {
+        let address = prefix.addr();
+        let name = &claimant.record.name;
+        let mut there = self.ends.get(&address).into_iter().flatten();
+        // Who was itself reached there has it, whoever else comes from there: encrypted packets and QUIC to that one are
+        // marked, and go past the tunnel. Where a tunnel ends its peer alone decides, and says nothing against it.
+        let other =
+            there.find(|(key, _)| **key != claimant.record.key && claimant.path != Some(address));
+        let (reason, what) = if is_forbidden_prefix(prefix) {
+            (BlockReason::Reserved, "is a reserved address".to_owned())
+        } else if self.own.holds(address) {
+            (BlockReason::OwnPrefix, "lies within a prefix of this node".to_owned())
+        } else if self.gateways.contains(&address) {
+            (BlockReason::CoversGateway, "is this host's gateway".to_owned())
+        } else if self.addresses.contains(&address) || self.own_endpoints.contains(&address) {
+            (BlockReason::CoversUnderlay, "is this host's own".to_owned())
+        } else if let Some((_, other)) = other {
+            (BlockReason::CoversEndpoint, format!("is where {other} was reached"))
+        } else if matches!(address, IpAddr::V6(v6) if self.ulas.contains(&v6))
+            || self.mesh_addresses.contains(&address)
+        {
+            (BlockReason::MeshRange, "is one of the mesh's own addresses".to_owned())
+        } else {
+            return None;
+        };
+        let message = format!(
+            "the node address {address} of {name} is not carried; it {what}; take it out of [network] node_addresses \
+             of {name}, or renumber"
+        );
         Some(Blocked { prefix: Some(*prefix), reason, message })
     }
 

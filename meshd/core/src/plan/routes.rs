@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use super::{
     input::{PlanConfig, PlanInput},
+    nodes::Nodes,
     planner::Destinations,
     prefixes::{PrefixMap, is_v6},
     types::{Family, Route, RouteKind, Rule, UNREACHABLE_METRIC},
@@ -27,6 +28,7 @@ pub const ROUTE_METRIC: u32 = 1_024;
 pub(super) fn routes(
     input: &PlanInput<'_>,
     destinations: &Destinations,
+    nodes: &Nodes,
     mtus: &BTreeMap<IpNet, u32>,
 ) -> BTreeSet<Route> {
     let source = |v6: bool| -> Option<IpAddr> {
@@ -51,15 +53,26 @@ pub(super) fn routes(
         };
         routes.insert(route(table, prefix, ROUTE_METRIC, kind));
     }
-    for prefix in destinations.tunnel.iter().chain(&destinations.unreachable) {
+    for (prefix, source) in &nodes.routed {
+        let kind = RouteKind::Device {
+            device: input.config.interface.clone(),
+            source: Some(*source),
+            mtu: mtus.get(prefix).copied(),
+        };
+        routes.insert(route(table, prefix, ROUTE_METRIC, kind));
+    }
+    let refused = destinations.tunnel.iter().chain(&destinations.unreachable);
+    for prefix in refused.chain(nodes.routed.keys()).chain(&nodes.guarded) {
         for table in second.into_iter().chain([table]) {
             routes.insert(route(table, prefix, UNREACHABLE_METRIC, RouteKind::Unreachable));
         }
     }
-    let mut throws: BTreeSet<&IpNet> = input.own.prefixes.iter().collect();
+    let mut throws: BTreeSet<&IpNet> = input.local_prefixes().collect();
+    // What is not announced needs a way out only where another's prefix would take it along.
+    let local = destinations.clear.iter().chain(&input.local.workloads);
     let caught: PrefixMap<()> =
         destinations.tunnel.iter().chain(&destinations.unreachable).copied().collect();
-    for prefix in &destinations.clear {
+    for prefix in local {
         if caught.covering(prefix).next().is_some() {
             throws.insert(prefix);
         }

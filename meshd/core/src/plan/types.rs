@@ -11,7 +11,10 @@ use ipnet::IpNet;
 use meshd_proto::WgPublicKey;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::firewall::{Firewall, FirewallSets, ObservedFirewall};
+use super::{
+    firewall::{Firewall, FirewallSets, ObservedFirewall},
+    taken::Foreign,
+};
 
 /// Routes and rules of meshd carry this protocol number (`ip route … proto 109`), so that they are
 /// known as ours after a restart with no memory.
@@ -29,6 +32,16 @@ pub struct WgPrivateKey(pub [u8; 32]);
 impl fmt::Debug for WgPrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WgPrivateKey(redacted)")
+    }
+}
+
+/// A pre-shared key of WireGuard; all zero is none. Zeroed on drop, never shown.
+#[derive(Clone, Default, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct WgPresharedKey(pub [u8; 32]);
+
+impl fmt::Debug for WgPresharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 == [0; 32] { "none" } else { "WgPresharedKey(redacted)" })
     }
 }
 
@@ -72,12 +85,32 @@ pub struct Desired {
     pub routes: BTreeSet<Route>,
     /// Policy rules.
     pub rules: BTreeSet<Rule>,
+    /// Destinations among them that go in the clear until their device route stands: `unreachable` comes after it.
+    pub from_the_clear: BTreeSet<IpNet>,
     /// Our nftables table.
     pub firewall: Option<Firewall>,
+    /// Our nftables table for ARP.
+    pub arp: Option<ArpMark>,
+    /// Sysctls of others' interfaces, path below `/proc/sys` to value. What they were is noted and comes back.
+    pub underlay_sysctls: BTreeMap<String, String>,
     /// Peers and routes that are not in here stay: they may belong to members that are not known again yet.
     pub additive: bool,
     /// Peers that go even then: their members have left, or were revoked.
     pub departed: BTreeSet<WgPublicKey>,
+    /// Destinations whose routes go even then, unless another peer than these holds them: node addresses of members
+    /// that are known and not carried, and what devices of this host had, of which nobody else knows.
+    pub withdrawn: BTreeMap<IpNet, BTreeSet<WgPublicKey>>,
+    /// What is within these stays in any case, unless its peer has departed: it may belong to a device of this host
+    /// whose file cannot be read.
+    pub spared: BTreeSet<IpNet>,
+}
+
+/// ARP messages get this mark as they come in, so that the check of the way back to their sender leaves the tunnel
+/// alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArpMark {
+    /// The mark of the encrypted packets.
+    pub mark: u32,
 }
 
 /// The WireGuard device of a lane.
@@ -110,6 +143,8 @@ pub struct Peer {
     pub endpoint: Option<SocketAddr>,
     /// Persistent keepalive in seconds; 0 is off, `None` leaves what the kernel has.
     pub keepalive: Option<u16>,
+    /// Mixed into every handshake; the other side must have the same.
+    pub preshared_key: WgPresharedKey,
 }
 
 /// A route of one of our tables.
@@ -169,6 +204,28 @@ pub struct Observed {
     pub rules: BTreeSet<Rule>,
     /// Our nftables table, when there is one.
     pub firewall: Option<ObservedFirewall>,
+    /// What others have in our places.
+    pub foreign: Foreign,
+    /// Our nftables table for ARP.
+    pub arp: ObservedArp,
+    /// Nftables could not be read: that a table is not here does not mean that it is not there.
+    pub unread: bool,
+    /// Those of the sysctls of others' interfaces that were asked for and exist, as they are.
+    pub underlay_sysctls: BTreeMap<String, String>,
+    /// Sysctls of others' interfaces that we have changed.
+    pub changed_sysctls: BTreeSet<String>,
+}
+
+/// Our nftables table for ARP as read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ObservedArp {
+    /// There is none, or nobody looked.
+    #[default]
+    None,
+    /// Exactly what an [`ArpMark`] makes.
+    Mark(ArpMark),
+    /// Something else is in it.
+    Other,
 }
 
 /// The device as read.
@@ -203,6 +260,8 @@ pub struct ObservedPeer {
     pub endpoint: Option<SocketAddr>,
     /// Seconds; 0 is off.
     pub keepalive: u16,
+    /// As set.
+    pub preshared_key: WgPresharedKey,
     /// Time since the last handshake.
     pub last_handshake: Option<Duration>,
     /// Bytes received.
@@ -279,18 +338,20 @@ pub enum Change {
         endpoint: Option<SocketAddr>,
         /// New keepalive.
         keepalive: Option<u16>,
+        /// New pre-shared key; all zero takes it away.
+        preshared_key: Option<WgPresharedKey>,
         /// Allowed IPs to add.
         add_allowed_ips: BTreeSet<IpNet>,
         /// The peer was not there: its tunnel is to be poked.
         new: bool,
     },
-    /// Sets a peer's allowed IPs to exactly these: only when the set shrinks, since it makes a gap.
-    ReplaceAllowedIps {
+    /// Takes allowed IPs from a peer that nobody else gets, without a gap for those that stay.
+    TakeAllowedIps {
         /// Interface name.
         device: String,
         /// Which peer.
         public_key: WgPublicKey,
-        /// All that remain.
+        /// Those that go.
         allowed_ips: BTreeSet<IpNet>,
     },
     /// Removes a peer.
@@ -319,6 +380,22 @@ pub enum Change {
     },
     /// Removes our nftables table.
     RemoveFirewall,
+    /// Makes our nftables table for ARP hold exactly this.
+    PutArp(ArpMark),
+    /// Removes our nftables table for ARP.
+    RemoveArp,
+    /// Sets a sysctl of another's interface, and notes what it was.
+    SetUnderlaySysctl {
+        /// Path below `/proc/sys`.
+        path: String,
+        /// Value.
+        value: String,
+    },
+    /// Sets a sysctl back to what was noted.
+    RestoreSysctl {
+        /// Path below `/proc/sys`.
+        path: String,
+    },
 }
 
 impl fmt::Display for Change {
@@ -335,8 +412,8 @@ impl fmt::Display for Change {
             Self::RemoveAddress { name, address } => write!(f, "remove {address} from {name}"),
             Self::PutPeer { public_key, new: true, .. } => write!(f, "add peer {public_key}"),
             Self::PutPeer { public_key, .. } => write!(f, "change peer {public_key}"),
-            Self::ReplaceAllowedIps { public_key, .. } => {
-                write!(f, "shrink the allowed IPs of {public_key}")
+            Self::TakeAllowedIps { public_key, .. } => {
+                write!(f, "take allowed IPs from {public_key}")
             }
             Self::RemovePeer { public_key, .. } => write!(f, "remove peer {public_key}"),
             Self::PutRoute(route) => {
@@ -352,6 +429,10 @@ impl fmt::Display for Change {
             Self::PutFirewall(_) => f.write_str("set the nftables table inet meshd"),
             Self::ChangeSets { .. } => f.write_str("change sets of the nftables table inet meshd"),
             Self::RemoveFirewall => f.write_str("remove the nftables table inet meshd"),
+            Self::PutArp(_) => f.write_str("set the nftables table arp meshd"),
+            Self::RemoveArp => f.write_str("remove the nftables table arp meshd"),
+            Self::SetUnderlaySysctl { path, value } => write!(f, "set {path} to {value}"),
+            Self::RestoreSysctl { path } => write!(f, "set {path} back"),
         }
     }
 }

@@ -95,10 +95,13 @@ impl TestMesh {
             lanes: vec![lane.to_wire(&self.mesh_id, &node.public(), 51820, 0)],
             mesh_addresses: node.certificate.mesh_addresses(),
             prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
+            workloads: Vec::new(),
             endpoints: vec!["192.0.2.7:51800".parse().unwrap()],
             zone: "zone-1".parse().unwrap(),
             capabilities: vec!["nodes".into()],
             left: false,
+            via: None,
+            node_claims: Vec::new(),
             node_addresses: vec!["192.0.2.7".parse().unwrap()],
             software_version: "0.1.0".into(),
         }

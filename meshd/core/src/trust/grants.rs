@@ -45,8 +45,10 @@ const POOL_LENGTHS: std::ops::RangeInclusive<u8> = 8..=29;
 #[derive(Debug, Default)]
 pub(super) struct Held {
     names: BTreeMap<NodeName, NodeKey>,
-    /// Exact grants and claims, with who has them.
+    /// Exact grants and what rests on them, with who has them.
     prefixes: Vec<(IpNet, NodeName)>,
+    /// Pools, with who may claim pieces of them.
+    pools: Vec<(IpNet, NodeName)>,
     addresses: BTreeSet<Ipv4Addr>,
     /// Addresses of those who have left: used again only when no other is free, since some members
     /// may not have heard of the leave.
@@ -62,16 +64,19 @@ impl Held {
         }
         self.names.insert(certificate.name.clone(), certificate.key);
         self.addresses.extend(certificate.mesh_ipv4);
-        let exact = certificate.grants.iter().filter(|grant| grant.claim_len.is_none());
-        self.prefixes.extend(exact.map(|grant| (grant.prefix, certificate.name.clone())));
+        for grant in &certificate.grants {
+            let to = if grant.claim_len.is_none() { &mut self.prefixes } else { &mut self.pools };
+            to.push((grant.prefix, certificate.name.clone()));
+        }
     }
 
     /// Adds what a member claims.
     pub(super) fn add_record(&mut self, record: &Record) {
         self.add_certificate(&record.certificate, record.left);
         if !record.left {
-            let claims = record.prefixes.iter().map(|prefix| (*prefix, record.name.clone()));
-            self.prefixes.extend(claims);
+            // Pieces of a pool are where the pool is.
+            let claims = record.whole_prefixes().into_iter();
+            self.prefixes.extend(claims.map(|prefix| (prefix, record.name.clone())));
         }
     }
 
@@ -86,9 +91,15 @@ impl Held {
         !self.addresses.contains(&address)
     }
 
-    fn holder(&self, prefix: &IpNet) -> Option<(&IpNet, &NodeName)> {
-        let held = self.prefixes.iter().find(|(held, _)| address::overlaps(held, prefix));
-        held.map(|(held, name)| (held, name))
+    /// Whoever has something that an exact grant of `prefix` would take away.
+    fn holder(&self, prefix: &IpNet) -> Option<&(IpNet, NodeName)> {
+        let mut held = self.prefixes.iter().chain(&self.pools);
+        held.find(|(held, _)| address::overlaps(held, prefix))
+    }
+
+    /// Whoever has an exact grant in `pool`; that others have the same pool does not matter.
+    fn exact_holder(&self, pool: &IpNet) -> Option<&(IpNet, NodeName)> {
+        self.prefixes.iter().find(|(held, _)| address::overlaps(held, pool))
     }
 
     pub(super) fn check_name(&self, name: &NodeName) -> Result<(), EnrolRefusal> {
@@ -111,6 +122,8 @@ pub(super) struct Asked<'a> {
     pub(super) exact: &'a [IpNet],
     /// Limits of what may be granted besides.
     pub(super) allow: &'a [IpNet],
+    /// Must be granted as pools of single addresses.
+    pub(super) pools: &'a [IpNet],
     /// What the joiner detected.
     pub(super) wanted: &'a [IpNet],
     /// `exact` is held already, by right: whoever contests it, it stays.
@@ -129,15 +142,14 @@ pub(super) fn decide(
             continue;
         }
         check_grantable(prefix, mesh, pool)?;
-        if let Some((other, name)) = held.holder(prefix) {
-            return Err(EnrolRefusal::new(
-                Code::PrefixTaken,
-                format!("{prefix} overlaps {other} of {name}"),
-                format!(
-                    "make a token with another --prefix, or run `meshctl leave` on {name}; if that host is \
-                     gone, `meshctl node revoke {name}` on a signer"
-                ),
-            ));
+        if let Some(other) = held.holder(prefix) {
+            return Err(taken(prefix, other, "--prefix"));
+        }
+    }
+    for prefix in asked.pools {
+        check_grantable(prefix, mesh, pool)?;
+        if let Some(other) = held.exact_holder(prefix) {
+            return Err(taken(prefix, other, "--workloads"));
         }
     }
     let mut granted: BTreeSet<IpNet> = asked.exact.iter().copied().collect();
@@ -153,8 +165,21 @@ pub(super) fn decide(
             not_granted.push(*prefix);
         }
     }
-    let grants = granted.into_iter().map(|prefix| Grant { prefix, claim_len: None }).collect();
-    Ok((grants, not_granted))
+    let exact = granted.into_iter().map(|prefix| Grant { prefix, claim_len: None });
+    let single = |prefix: &IpNet| Some(prefix.max_prefix_len());
+    let pools = asked.pools.iter().map(|p| Grant { prefix: p.trunc(), claim_len: single(p) });
+    Ok((exact.chain(pools).collect(), not_granted))
+}
+
+fn taken(prefix: &IpNet, (other, name): &(IpNet, NodeName), option: &str) -> EnrolRefusal {
+    EnrolRefusal::new(
+        Code::PrefixTaken,
+        format!("{prefix} overlaps {other} of {name}"),
+        format!(
+            "make a token with another {option}, or run `meshctl leave` on {name}; if that host is \
+             gone, `meshctl node revoke {name}` on a signer"
+        ),
+    )
 }
 
 /// Refuses what nobody may have: reserved addresses, the mesh's ULAs, and its pool.

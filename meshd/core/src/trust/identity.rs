@@ -36,18 +36,34 @@ pub struct RecordDraft {
     pub mesh_addresses: Vec<IpNet>,
     /// What the node routes for.
     pub prefixes: Vec<IpNet>,
+    /// Single workloads on the node: [`Node::update_self`](crate::node::Node::update_self) puts those that are granted
+    /// among the prefixes, as many as there is room for.
+    pub workloads: Vec<IpNet>,
+    /// Underlay addresses that shall be reached through the tunnel.
+    pub node_claims: Vec<IpAddr>,
     /// Where its QUIC port is reached.
     pub endpoints: Vec<SocketAddr>,
     /// Zone, or empty.
     pub zone: Zone,
     /// Feature names.
     pub capabilities: Vec<String>,
+    /// The gateway by which other zones reach this node.
+    pub via: Option<NodeKey>,
     /// The node leaves for good.
     pub left: bool,
     /// Underlay addresses, for display.
     pub node_addresses: Vec<IpAddr>,
     /// The software's version.
     pub software_version: String,
+}
+
+impl RecordDraft {
+    /// What the certificate should grant for it.
+    #[must_use]
+    pub fn wanted(&self) -> Vec<IpNet> {
+        let nodes = self.node_claims.iter().map(|address| address::host_prefix(*address));
+        nodes.chain(self.prefixes.iter().copied()).collect()
+    }
 }
 
 impl NodeIdentity {
@@ -85,7 +101,30 @@ impl NodeIdentity {
         generation: u64,
         issued_at: UnixTime,
     ) -> wire::SignedRecord {
-        self.sign_payload(&wire::NodeRecord {
+        self.sign_payload(&self.payload(draft, version, boot_id, generation, issued_at))
+    }
+
+    /// Bytes of the payload that [`Self::sign_record`] would sign.
+    pub(crate) fn payload_length(
+        &self,
+        draft: &RecordDraft,
+        version: u64,
+        boot_id: BootId,
+        generation: u64,
+        issued_at: UnixTime,
+    ) -> usize {
+        self.payload(draft, version, boot_id, generation, issued_at).encoded_len()
+    }
+
+    fn payload(
+        &self,
+        draft: &RecordDraft,
+        version: u64,
+        boot_id: BootId,
+        generation: u64,
+        issued_at: UnixTime,
+    ) -> wire::NodeRecord {
+        wire::NodeRecord {
             identity_key: self.certificate.key.0.to_vec().into(),
             name: self.certificate.name.to_string(),
             certificate_hash: self.certificate.hash.to_vec().into(),
@@ -107,13 +146,21 @@ impl NodeIdentity {
             zone: draft.zone.to_string(),
             capabilities: draft.capabilities.clone(),
             left: draft.left,
+            via: draft.via.map(|key| key.0.to_vec().into()).unwrap_or_default(),
             node_addresses: draft
                 .node_addresses
                 .iter()
                 .map(|address| address::address_to_wire(address).into())
                 .collect(),
             software_version: draft.software_version.clone(),
-        })
+            node_claims: draft
+                .node_claims
+                .iter()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .map(|address| address::address_to_wire(address).into())
+                .collect(),
+        }
     }
 
     /// Signs any payload as this node's record: tests make bad ones with it.

@@ -33,6 +33,8 @@ pub struct InitParams {
     pub prefixes: Vec<IpNet>,
     /// Within these, what this host detects is granted to it.
     pub allow: Vec<IpNet>,
+    /// Of these this host may claim single addresses.
+    pub pools: Vec<IpNet>,
     /// What this host detected.
     pub wanted: Vec<IpNet>,
     /// IPv4 addresses inside the mesh. That it overlaps nothing of this host, the caller knows.
@@ -66,6 +68,7 @@ pub fn init_mesh(
     grants::check_pool(&params.ipv4_pool)?;
     grants::check_count(&params.prefixes)?;
     grants::check_count(&params.allow)?;
+    grants::check_count(&params.pools)?;
     let mut mesh_id = MeshId([0; 16]);
     rng.fill_bytes(&mut mesh_id.0);
     params.allow.iter().try_for_each(|prefix| grants::check_allowed(prefix, &mesh_id))?;
@@ -87,6 +90,7 @@ pub fn init_mesh(
         asked: Asked {
             exact: &params.prefixes,
             allow: &params.allow,
+            pools: &params.pools,
             wanted: &params.wanted,
             keep: false,
         },

@@ -53,6 +53,15 @@ pub struct NodeCertificate {
     pub not_after: UnixTime,
 }
 
+impl NodeCertificate {
+    /// True when a grant names `prefix` itself, and not a pool that it is a piece of.
+    #[must_use]
+    pub fn grants_exactly(&self, prefix: &IpNet) -> bool {
+        let mut exact = self.grants.iter().filter(|grant| grant.claim_len.is_none());
+        exact.any(|grant| grant.prefix.trunc() == prefix.trunc())
+    }
+}
+
 /// One WireGuard device of a member, its key proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneInfo {
@@ -92,18 +101,32 @@ pub struct Record {
     pub mesh_addresses: Vec<IpNet>,
     /// Sorted, each within the grants.
     pub prefixes: Vec<IpNet>,
+    /// Its underlay addresses that shall be reached through the tunnel: host prefixes, sorted, each granted exactly.
+    pub node_claims: Vec<IpNet>,
     /// Where its QUIC port is reached.
     pub endpoints: Vec<SocketAddr>,
     /// Zone, or empty.
     pub zone: Zone,
     /// Feature names.
     pub capabilities: Vec<String>,
+    /// The gateway by which other zones are to reach it, as it says; what comes of that, [`crate::gateway`] says.
+    pub via: Option<NodeKey>,
     /// It has left for good.
     pub left: bool,
     /// Underlay addresses, for display.
     pub node_addresses: Vec<IpAddr>,
     /// The software's version.
     pub software_version: String,
+}
+
+impl Record {
+    /// Its prefixes without those that are pieces of a pool.
+    #[must_use]
+    pub fn whole_prefixes(&self) -> Vec<IpNet> {
+        let pools = || self.certificate.grants.iter().filter(|grant| grant.claim_len.is_some());
+        let whole = self.prefixes.iter().filter(|prefix| !pools().any(|pool| pool.covers(prefix)));
+        whole.copied().collect()
+    }
 }
 
 /// What `admit` judges a record against.

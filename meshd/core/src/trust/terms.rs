@@ -57,6 +57,8 @@ pub struct TokenTerms {
     pub prefixes: Vec<IpNet>,
     /// What is asked for within these is granted. Sorted.
     pub allow: Vec<IpNet>,
+    /// Single addresses of these may be claimed. Sorted.
+    pub pools: Vec<IpNet>,
     /// Groups of who joins with it.
     pub groups: Vec<String>,
     /// It admits by identity documents only, which say the rest.
@@ -105,6 +107,7 @@ impl TokenTerms {
             prefixes: self.prefixes.iter().map(address::prefix_to_wire).collect(),
             allow: self.allow.iter().map(address::prefix_to_wire).collect(),
             groups: self.groups.clone(),
+            pools: self.pools.iter().map(address::prefix_to_wire).collect(),
             identity: self.identity.as_ref().map(|identity| wire::IdentityGrant {
                 issuer: identity.issuer.clone(),
                 seal_key: identity.seal_key.to_vec().into(),
@@ -150,6 +153,7 @@ impl TokenTerms {
             node_name,
             prefixes: read_prefixes(&grant.prefixes)?,
             allow: read_prefixes(&grant.allow)?,
+            pools: read_prefixes(&grant.pools)?,
             groups: grant.groups,
             identity: grant.identity.as_ref().map(IdentityTerms::decode).transpose()?,
         })

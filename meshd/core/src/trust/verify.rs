@@ -148,9 +148,11 @@ fn read(
         lanes,
         mesh_addresses,
         prefixes,
+        node_claims: node_claims(payload, &certificate, mesh)?,
         endpoints: endpoints(payload, mesh)?,
         zone,
         capabilities: capabilities(payload)?,
+        via: via(payload)?,
         left: payload.left,
         node_addresses: node_addresses(payload)?,
         software_version: software_version(payload)?,
@@ -233,6 +235,37 @@ fn prefixes(
     Ok(prefixes)
 }
 
+/// Each needs an exact grant: of a pool every member may claim every address, and so could take another's.
+fn node_claims(
+    payload: &wire::NodeRecord,
+    certificate: &NodeCertificate,
+    mesh: &MeshId,
+) -> Result<Vec<IpNet>, Refusal> {
+    let count = payload.node_claims.len();
+    if count > limits::RECORD_NODE_ADDRESSES {
+        return Err(too_many("node claims", count, limits::RECORD_NODE_ADDRESSES));
+    }
+    let addresses = payload.node_claims.iter().map(|bytes| address::address_from_wire(bytes));
+    let claims = addresses
+        .map(|address| address.map(address::host_prefix))
+        .collect::<Result<Vec<_>, _>>()?;
+    if !claims.is_sorted_by(|a, b| a < b) {
+        return Err(malformed("its node claims are not sorted, or one is there twice"));
+    }
+    for claim in &claims {
+        let not_granted = |why: &str| {
+            Refusal::new(Code::PrefixNotGranted, format!("record: node address {claim} {why}"))
+        };
+        if is_never_granted(claim, mesh) {
+            return Err(not_granted("can be nobody's"));
+        }
+        if !certificate.grants_exactly(claim) {
+            return Err(not_granted("is not granted exactly by its certificate"));
+        }
+    }
+    Ok(claims)
+}
+
 /// True for what no certificate may make claimable: forbidden prefixes, and the mesh's own ULAs, which
 /// follow from keys and from nothing else.
 pub(super) fn is_never_granted(prefix: &IpNet, mesh: &MeshId) -> bool {
@@ -279,6 +312,14 @@ fn to_v6(address: IpAddr) -> std::net::Ipv6Addr {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     }
+}
+
+fn via(payload: &wire::NodeRecord) -> Result<Option<NodeKey>, Refusal> {
+    if payload.via.is_empty() {
+        return Ok(None);
+    }
+    let key = NodeKey::try_from(&*payload.via);
+    key.map(Some).map_err(|_| malformed("a gateway that is no identity key"))
 }
 
 fn capabilities(payload: &wire::NodeRecord) -> Result<Vec<String>, Refusal> {

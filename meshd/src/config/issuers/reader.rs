@@ -204,6 +204,7 @@ impl Reader<'_> {
         }
         let prefixes = self.prefixes(&key("prefixes"), &given.prefixes);
         let allow = self.prefixes(&key("allow"), &given.allow);
+        let pools = self.prefixes(&key("workloads"), &given.workloads);
         if given.groups.len() > limits::GROUPS || !given.groups.iter().all(|group| is_name(group)) {
             let why = "one is no name, or there are more than 16";
             self.bad(&key("groups"), &given.groups.join(", "), why, "letters, digits and -_.");
@@ -215,7 +216,7 @@ impl Reader<'_> {
         }
         let (naming, subject) = (naming?, subject?);
         let (once, groups) = (given.once, given.groups);
-        Some(Rule { name, claims, naming, subject, once, prefixes, allow, groups })
+        Some(Rule { name, claims, naming, subject, once, prefixes, allow, pools, groups })
     }
 
     fn claim(

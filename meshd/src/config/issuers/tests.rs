@@ -42,6 +42,16 @@ fn an_issuer_is_read_with_its_defaults() {
 }
 
 #[test]
+fn a_rule_may_give_ranges_of_workloads() {
+    let text = GOOD.replace("allow =", "workloads = [\"10.240.0.0/16\"]\nallow =");
+    let mut none = Vec::new();
+    let terms = read("idp.toml", "idp", &text, &mut none).unwrap().terms(&MeshId([7; 16]));
+    assert_eq!(terms.rules[0].pools, ["10.240.0.0/16".parse().unwrap()]);
+    let found = errors(&GOOD.replace("allow =", "workloads = [\"10.240.0.1/16\"]\nallow ="));
+    assert!(found.iter().any(|error| error.contains("workloads")), "{found:?}");
+}
+
+#[test]
 fn without_a_word_the_audience_of_the_first_use_is_the_mesh() {
     let read_with = |more: &str| {
         let mut none = Vec::new();

@@ -3,12 +3,13 @@
 //!
 //! | module | topic |
 //! |---|---|
-//! | `netlink` | one blocking rtnetlink connection |
+//! | `netlink`, `bulk` | rtnetlink with blocking calls, one by one and many at once |
 //! | `link`, `address`, `route`, `rule` | one kind of object each |
-//! | `sysctl`, `nft` | files and the nft program |
+//! | `sysctl`, `underlay`, `nft` | files and the nft program |
 //! | `wireguard` | device and peers, whoever runs them |
 
 mod address;
+mod bulk;
 pub(crate) mod link;
 pub(crate) mod netlink;
 mod nft;
@@ -16,26 +17,28 @@ mod redirects;
 mod route;
 mod rule;
 pub(crate) mod sysctl;
+mod underlay;
 pub(crate) mod wireguard;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use meshd_core::plan::{Backend, Change, Observed, ObservedDevice};
+use meshd_core::plan::{Backend, Change, Observed, ObservedArp, ObservedDevice, RouteKind};
 use nix::errno::Errno;
 
 use self::{
     link::Link,
     netlink::Netlink,
-    route::Table,
+    route::Place,
     wireguard::{Configuration, PeerUpdate, Target},
 };
-use super::{BackendChoice, Dataplane, DataplaneError, Glance, Scope, userspace};
+use super::{BackendChoice, Dataplane, DataplaneError, Glance, Ours, Scope, userspace};
 
 /// Allowed IPs that may go to the kernel in one call, over all its peers.
 const BATCH: usize = 1_024;
+
 fn not_created(name: &str, errno: Errno) -> DataplaneError {
     match errno {
         Errno::EOPNOTSUPP => DataplaneError::NoKernelWireGuard { errno },
@@ -52,8 +55,13 @@ pub struct LinuxDataplane {
     choice: BackendChoice,
     netlink: Netlink,
     nft: nft::Nft,
+    ours: Ours,
+    /// Our table for ARP was there at the last look; nobody knows before the first.
+    arp: Option<bool>,
     /// Begun by [`LinuxDataplane::look_ahead`], and when.
     ahead: Option<(nft::Reading, Instant)>,
+    /// Where our routes stand, as read last and changed since.
+    standing: BTreeSet<Place>,
 }
 
 /// How old what was read ahead may be.
@@ -65,12 +73,27 @@ impl LinuxDataplane {
     /// # Errors
     /// When netlink cannot be used.
     pub fn new(choice: BackendChoice) -> Result<Self, DataplaneError> {
-        Ok(Self { choice, netlink: Netlink::open()?, nft: nft::Nft::default(), ahead: None })
+        let ours = Ours::default();
+        Ok(Self {
+            choice,
+            netlink: Netlink::open(&ours)?,
+            nft: nft::Nft::new(ours.clone()),
+            ours,
+            arp: None,
+            ahead: None,
+            standing: BTreeSet::new(),
+        })
+    }
+
+    /// Tells what it does from what others do.
+    #[must_use]
+    pub fn ours(&self) -> Ours {
+        self.ours.clone()
     }
 
     /// Begins now what takes longest in the next look, which must come soon.
     pub fn look_ahead(&mut self) {
-        self.ahead = Some((nft::Reading::start(), Instant::now()));
+        self.ahead = Some((nft::Reading::of_inet(), Instant::now()));
     }
 
     /// Who would run WireGuard here. Makes a device of a name of its own for a moment, since nothing else
@@ -104,7 +127,7 @@ impl LinuxDataplane {
 
     fn reconnect(&mut self) -> Result<(), DataplaneError> {
         if self.netlink.is_broken() {
-            self.netlink = Netlink::open()?;
+            self.netlink = Netlink::open(&self.ours)?;
         }
         Ok(())
     }
@@ -201,11 +224,17 @@ impl LinuxDataplane {
         }
     }
 
-    fn apply_one(&mut self, change: &Change, tables: &mut Tables) -> Result<(), DataplaneError> {
+    fn apply_one(&mut self, change: &Change, links: &mut Links) -> Result<(), DataplaneError> {
         let netlink = &self.netlink;
         match change {
-            Change::CreateDevice { name } => self.create(name),
-            Change::DeleteDevice { name } => self.delete(name),
+            Change::CreateDevice { name } => {
+                links.0.clear();
+                self.create(name)
+            }
+            Change::DeleteDevice { name } => {
+                links.0.clear();
+                self.delete(name)
+            }
             Change::ConfigureDevice { name, private_key, listen_port, fwmark } => {
                 let wanted = Configuration {
                     private_key: private_key.as_ref(),
@@ -235,21 +264,45 @@ impl LinuxDataplane {
                 let target = self.device("add a peer", device)?;
                 wireguard::update_peers(netlink, target, &peer_updates(change))
             }
-            Change::ReplaceAllowedIps { device, public_key, allowed_ips } => {
+            Change::TakeAllowedIps { device, public_key, allowed_ips } => {
                 let target = self.device("change a peer", device)?;
-                wireguard::set_allowed_ips(netlink, target, *public_key, allowed_ips)
+                wireguard::take_allowed_ips(netlink, target, public_key, allowed_ips)
             }
             Change::RemovePeer { device, public_key } => {
                 let target = self.device("remove a peer", device)?;
                 wireguard::update_peers(netlink, target, &[PeerUpdate::removal(*public_key)])
             }
-            Change::PutRoute(route) => route::put(netlink, tables.of(netlink, route.table)?, route),
-            Change::RemoveRoute(route) => route::remove(netlink, route),
+            Change::PutRoute(route) => {
+                let device = match &route.kind {
+                    RouteKind::Device { device, .. } => Some(links.own(netlink, device)?),
+                    RouteKind::Throw | RouteKind::Unreachable => None,
+                };
+                let place = route::place(route);
+                route::put(netlink, route, self.standing.contains(&place), device)?;
+                self.standing.insert(place);
+                Ok(())
+            }
+            Change::RemoveRoute(route) => {
+                let device = match &route.kind {
+                    RouteKind::Device { device, .. } => match links.find(netlink, device)? {
+                        // The kernel drops the routes of a device with it.
+                        None => return Ok(()),
+                        Some(link) => Some(link.index),
+                    },
+                    RouteKind::Throw | RouteKind::Unreachable => None,
+                };
+                self.standing.remove(&route::place(route));
+                route::remove(netlink, route, device)
+            }
             Change::AddRule(rule) => rule::add(netlink, rule),
             Change::RemoveRule(rule) => rule::remove(netlink, rule),
             Change::PutFirewall(table) => self.nft.put(table),
-            Change::ChangeSets { add, remove } => nft::change_sets(add, remove),
-            Change::RemoveFirewall => nft::remove(),
+            Change::ChangeSets { add, remove } => self.nft.change_sets(add, remove),
+            Change::RemoveFirewall => self.nft.remove(),
+            Change::PutArp(mark) => self.nft.put_arp(*mark),
+            Change::RemoveArp => self.nft.remove_arp(),
+            Change::SetUnderlaySysctl { path, value } => underlay::set(path, value),
+            Change::RestoreSysctl { path } => underlay::restore(path),
         }
     }
 
@@ -262,6 +315,37 @@ impl LinuxDataplane {
             .and_then(|target| wireguard::update_peers(&self.netlink, target, &updates))
             .is_ok()
     }
+
+    /// Routes that are next, in few calls: how many, and which of them have to be tried alone, which says what is wrong
+    /// with one or finds out that it is ours.
+    fn apply_routes(&mut self, changes: &[Change], links: &mut Links) -> (usize, Vec<usize>) {
+        let mut requests = Vec::new();
+        let mut places = Vec::new();
+        for change in changes.iter().take(bulk::MOST) {
+            let Change::PutRoute(route) = change else { break };
+            let device = match &route.kind {
+                RouteKind::Device { device, .. } => match links.own(&self.netlink, device) {
+                    Ok(index) => Some(index),
+                    Err(_) => break,
+                },
+                RouteKind::Throw | RouteKind::Unreachable => None,
+            };
+            let place = route::place(route);
+            requests.push(route::request(route, self.standing.contains(&place), device));
+            places.push(place);
+        }
+        let run = places.len();
+        let outcomes = self.netlink.act_all(requests);
+        let mut alone = Vec::new();
+        for (index, (place, outcome)) in places.into_iter().zip(outcomes).enumerate() {
+            if outcome.is_ok() {
+                self.standing.insert(place);
+            } else {
+                alone.push(index);
+            }
+        }
+        (run, alone)
+    }
 }
 
 impl Dataplane for LinuxDataplane {
@@ -269,23 +353,40 @@ impl Dataplane for LinuxDataplane {
         self.reconnect()?;
         let firewall = match self.ahead.take() {
             Some((reading, since)) if since.elapsed() < AHEAD => reading,
-            _ => nft::Reading::start(),
+            _ => nft::Reading::of_inet(),
         };
+        // Each look costs a process.
+        let arp = (scope.arp || self.arp != Some(false)).then(nft::Reading::of_arp);
         let mut observed = Observed::default();
         if let Some((device, peers)) = self.observe_device(scope)? {
             observed.device = Some(device);
             observed.peers = peers;
         }
         for table in [scope.table, scope.second_table] {
-            observed.routes.append(&mut route::read(&self.netlink, table)?.ours);
+            let mut found = route::read(&self.netlink, table)?;
+            observed.routes.append(&mut found.ours);
+            observed.foreign.routes.push((table, found.foreign.len()));
         }
-        observed.rules =
-            rule::read(&self.netlink)?.into_iter().filter(|rule| scope.holds(rule)).collect();
+        self.standing = observed.routes.iter().map(route::place).collect();
+        let (rules, others) = rule::read(&self.netlink)?;
+        observed.rules = rules.into_iter().filter(|rule| scope.holds(rule)).collect();
+        observed.foreign.rules = others;
         // One part that cannot be read must not stop the others; putting it fails by itself, and says why.
+        observed.unread = firewall.lacks_nft();
         observed.firewall = self.nft.observe(firewall).unwrap_or_else(|error| {
             tracing::debug!(%error, "nftables cannot be read");
+            observed.unread = true;
             None
         });
+        let arp = arp.map_or(Ok(ObservedArp::None), nft::arp::observe);
+        observed.arp = arp.unwrap_or_else(|error| {
+            tracing::debug!(%error, "nftables cannot be read");
+            observed.unread = true;
+            ObservedArp::None
+        });
+        self.arp = Some(observed.arp != ObservedArp::None);
+        (observed.underlay_sysctls, observed.changed_sysctls) =
+            underlay::observe(&scope.underlay_sysctls);
         Ok(observed)
     }
 
@@ -301,16 +402,26 @@ impl Dataplane for LinuxDataplane {
             return (0..changes.len()).map(failed).collect();
         }
         let mut failures = Vec::new();
-        let mut tables = Tables::default();
+        let mut links = Links::default();
         let mut next = 0;
         while next < changes.len() {
+            let (run, alone) = self.apply_routes(&changes[next..], &mut links);
+            for index in alone.into_iter().map(|offset| next + offset) {
+                if let Err(error) = self.apply_one(&changes[index], &mut links) {
+                    failures.push((index, error));
+                }
+            }
+            next += run;
+            if run > 0 {
+                continue;
+            }
             let run = batch(&changes[next..]);
             if run > 1 && self.apply_peers(&changes[next..next + run]) {
                 next += run;
                 continue;
             }
             for (offset, change) in changes[next..next + run].iter().enumerate() {
-                if let Err(error) = self.apply_one(change, &mut tables) {
+                if let Err(error) = self.apply_one(change, &mut links) {
                     failures.push((next + offset, error));
                 }
             }
@@ -320,17 +431,26 @@ impl Dataplane for LinuxDataplane {
     }
 }
 
-/// Routing tables as they were when this round of changes began, read when first needed.
+/// Devices that routes lead into, asked for once in a round of changes.
 #[derive(Default)]
-struct Tables(BTreeMap<u32, Table>);
+struct Links(BTreeMap<String, Link>);
 
-impl Tables {
-    fn of(&mut self, netlink: &Netlink, table: u32) -> Result<&Table, DataplaneError> {
-        use std::collections::btree_map::Entry;
-        match self.0.entry(table) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => Ok(entry.insert(route::read(netlink, table)?)),
+impl Links {
+    fn find(&mut self, netlink: &Netlink, name: &str) -> Result<Option<&Link>, DataplaneError> {
+        if !self.0.contains_key(name)
+            && let Some(link) = link::find(netlink, name)?
+        {
+            self.0.insert(name.to_owned(), link);
         }
+        Ok(self.0.get(name))
+    }
+
+    /// The index of our device. Through another program's the packets would go where nobody knows.
+    fn own(&mut self, netlink: &Netlink, name: &str) -> Result<u32, DataplaneError> {
+        let missing =
+            || DataplaneError::NoInterface { action: "add a route", name: name.to_owned() };
+        let link = self.find(netlink, name)?.ok_or_else(missing)?;
+        if link.own_backend().is_none() { Err(link.taken(name)) } else { Ok(link.index) }
     }
 }
 
@@ -353,8 +473,11 @@ fn batch(changes: &[Change]) -> usize {
 
 fn peer_updates(change: &Change) -> Vec<PeerUpdate> {
     match change {
-        Change::PutPeer { public_key, endpoint, keepalive, add_allowed_ips, .. } => {
-            PeerUpdate::put(*public_key, *endpoint, *keepalive, add_allowed_ips)
+        Change::PutPeer {
+            public_key, endpoint, keepalive, preshared_key, add_allowed_ips, ..
+        } => {
+            let key = preshared_key.as_ref();
+            PeerUpdate::put(*public_key, *endpoint, *keepalive, key, add_allowed_ips)
         }
         _ => Vec::new(),
     }

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use meshd_core::plan::{PROTOCOL, Route, RouteKind};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{
@@ -30,7 +30,7 @@ pub(crate) struct Table {
     /// Routes that carry our protocol number.
     pub(crate) ours: BTreeSet<Route>,
     /// Places (destination and metric) where another program's route stands, with its protocol.
-    foreign: BTreeMap<(IpNet, u32), u8>,
+    pub(crate) foreign: BTreeMap<(IpNet, u32), u8>,
 }
 
 /// Reads both families of a table.
@@ -64,53 +64,83 @@ pub(crate) fn read(netlink: &Netlink, table: u32) -> Result<Table, DataplaneErro
     Ok(found)
 }
 
-/// Adds the route, or replaces ours at its place in one step. `table` is what [`read`] found.
-pub(crate) fn put(netlink: &Netlink, table: &Table, route: &Route) -> Result<(), DataplaneError> {
-    if let Some(protocol) = table.foreign.get(&(route.destination, route.metric)) {
-        return Err(DataplaneError::Foreign {
-            action: "add",
-            object: describe(route),
-            found: format!("protocol {protocol}"),
-            setting: "[network] table",
-        });
+/// Where a route stands: of those with the same table, destination and metric there is one.
+pub(crate) type Place = (u32, IpNet, u32);
+
+/// The place of a route.
+pub(crate) fn place(route: &Route) -> Place {
+    (route.table, route.destination, route.metric)
+}
+
+/// Adds the route, or replaces ours at its place in one step. `ours`: one of ours is known to stand there; where none
+/// is, the kernel says if anything does, which costs nothing more. `device`: index of the device that it leads into.
+pub(crate) fn put(
+    netlink: &Netlink,
+    route: &Route,
+    ours: bool,
+    device: Option<u32>,
+) -> Result<(), DataplaneError> {
+    let refused = |errno| DataplaneError::Kernel { action: "add", object: describe(route), errno };
+    let message = RouteNetlinkMessage::NewRoute(new(route, device));
+    if !ours {
+        match netlink.act(message.clone(), NLM_F_CREATE | NLM_F_EXCL) {
+            Err(Errno::EEXIST) => {}
+            done => return done.map_err(refused),
+        }
+        // Ours of an earlier process, or another program's.
+        if let Some(protocol) =
+            read(netlink, route.table)?.foreign.get(&(route.destination, route.metric))
+        {
+            return Err(DataplaneError::Foreign {
+                action: "add",
+                object: describe(route),
+                found: format!("protocol {protocol}"),
+                setting: "[network] table",
+            });
+        }
     }
+    netlink.act(message, NLM_F_CREATE | NLM_F_REPLACE).map_err(refused)
+}
+
+/// The request that adds the route, with its flags: one of ours at its place is replaced, and where none of `ours` stands
+/// nothing is.
+pub(crate) fn request(
+    route: &Route,
+    ours: bool,
+    device: Option<u32>,
+) -> (RouteNetlinkMessage, u16) {
+    let flags = if ours { NLM_F_CREATE | NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
+    (RouteNetlinkMessage::NewRoute(new(route, device)), flags)
+}
+
+fn new(route: &Route, device: Option<u32>) -> RouteMessage {
     let mut message = message(route);
     message.header.kind = kind(&route.kind);
     message.header.scope = match route.kind {
         RouteKind::Device { .. } => RouteScope::Link,
         RouteKind::Throw | RouteKind::Unreachable => RouteScope::Universe,
     };
-    if let RouteKind::Device { device, source, mtu } = &route.kind {
-        let link = link::find(netlink, device)?.ok_or_else(|| DataplaneError::NoInterface {
-            action: "add a route",
-            name: device.clone(),
-        })?;
-        // Through another program's device the packets would go where nobody knows.
-        if link.own_backend().is_none() {
-            return Err(link.taken(device));
-        }
-        message.attributes.push(RouteAttribute::Oif(link.index));
+    message.attributes.extend(device.map(RouteAttribute::Oif));
+    if let RouteKind::Device { source, mtu, .. } = &route.kind {
         message.attributes.extend(source.map(|ip| RouteAttribute::PrefSource(ip.into())));
         message
             .attributes
             .extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
     }
-    netlink
-        .act(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
-        .map_err(|errno| DataplaneError::Kernel { action: "add", object: describe(route), errno })
+    message
 }
 
 /// Removes the route; gone already is fine.
-pub(crate) fn remove(netlink: &Netlink, route: &Route) -> Result<(), DataplaneError> {
+pub(crate) fn remove(
+    netlink: &Netlink,
+    route: &Route,
+    device: Option<u32>,
+) -> Result<(), DataplaneError> {
     let mut message = message(route);
     message.header.kind = kind(&route.kind);
     // No scope given.
     message.header.scope = RouteScope::NoWhere;
-    if let RouteKind::Device { device, .. } = &route.kind {
-        // The kernel drops the routes of a device with it.
-        let Some(link) = link::find(netlink, device)? else { return Ok(()) };
-        message.attributes.push(RouteAttribute::Oif(link.index));
-    }
+    message.attributes.extend(device.map(RouteAttribute::Oif));
     match netlink.act(RouteNetlinkMessage::DelRoute(message), 0) {
         Ok(()) | Err(Errno::ESRCH | Errno::ENOENT | Errno::ENODEV) => Ok(()),
         Err(errno) => {

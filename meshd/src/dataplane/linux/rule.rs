@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use meshd_core::plan::{Family, PROTOCOL, Rule};
+use meshd_core::plan::{Family, ForeignRule, PROTOCOL, Rule};
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -14,26 +14,43 @@ use nix::errno::Errno;
 use super::netlink::Netlink;
 use crate::dataplane::DataplaneError;
 
-/// Every rule of our shape with our protocol number, at any priority.
-pub(crate) fn read(netlink: &Netlink) -> Result<BTreeSet<Rule>, DataplaneError> {
-    let mut rules = BTreeSet::new();
+/// Every rule of our shape with our protocol number, at any priority, and all that have another.
+pub(crate) fn read(
+    netlink: &Netlink,
+) -> Result<(BTreeSet<Rule>, Vec<ForeignRule>), DataplaneError> {
+    let (mut ours, mut others) = (BTreeSet::new(), Vec::new());
     for family in [Family::V4, Family::V6] {
         let mut request = RuleMessage::default();
         request.header.family = address_family(family);
         let answers = netlink.dump(&RouteNetlinkMessage::GetRule(request)).map_err(|errno| {
             DataplaneError::Kernel { action: "read", object: "policy rules".to_owned(), errno }
         })?;
-        rules.extend(answers.into_iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRule(message) => parse(&message, family),
-            _ => None,
-        }));
+        for answer in answers {
+            let RouteNetlinkMessage::NewRule(message) = answer else { continue };
+            ours.extend(parse(&message, family));
+            others.extend(foreign(&message, family));
+        }
     }
-    Ok(rules)
+    Ok((ours, others))
+}
+
+fn foreign(message: &RuleMessage, family: Family) -> Option<ForeignRule> {
+    let mut rule = ForeignRule { family, priority: 0, mark: 0, mask: 0 };
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Protocol(number) if u8::from(*number) == PROTOCOL => return None,
+            RuleAttribute::Priority(number) => rule.priority = *number,
+            RuleAttribute::FwMark(bits) => rule.mark = *bits,
+            RuleAttribute::FwMask(bits) => rule.mask = *bits,
+            _ => {}
+        }
+    }
+    Some(rule)
 }
 
 /// Adds the rule; there already is fine. Another program's rule of the same words stays beside it.
 pub(crate) fn add(netlink: &Netlink, rule: &Rule) -> Result<(), DataplaneError> {
-    if read(netlink)?.contains(rule) {
+    if read(netlink)?.0.contains(rule) {
         return Ok(());
     }
     // Without NLM_F_EXCL: it compares all but the protocol number, so another program's rule would

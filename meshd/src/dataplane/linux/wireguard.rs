@@ -12,7 +12,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use meshd_core::plan::{Backend, ObservedPeer, WgPrivateKey};
+use meshd_core::plan::{Backend, ObservedPeer, WgPresharedKey, WgPrivateKey};
 use meshd_proto::WgPublicKey;
 use nix::errno::Errno;
 use sha2::{Digest, Sha256};
@@ -58,6 +58,8 @@ pub(crate) struct PeerUpdate {
     pub(crate) remove: bool,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) keepalive: Option<u16>,
+    /// All zero takes it away.
+    pub(crate) preshared_key: Option<WgPresharedKey>,
     /// At most [`CHUNK`].
     pub(crate) add_allowed_ips: Vec<IpNet>,
 }
@@ -69,6 +71,7 @@ impl PeerUpdate {
             remove: false,
             endpoint: None,
             keepalive: None,
+            preshared_key: None,
             add_allowed_ips: Vec::new(),
         }
     }
@@ -83,6 +86,7 @@ impl PeerUpdate {
         public_key: WgPublicKey,
         endpoint: Option<SocketAddr>,
         keepalive: Option<u16>,
+        preshared_key: Option<&WgPresharedKey>,
         add_allowed_ips: &BTreeSet<IpNet>,
     ) -> Vec<Self> {
         let all: Vec<IpNet> = add_allowed_ips.iter().copied().collect();
@@ -95,6 +99,7 @@ impl PeerUpdate {
         }
         updates[0].endpoint = endpoint;
         updates[0].keepalive = keepalive;
+        updates[0].preshared_key = preshared_key.cloned();
         updates
     }
 }
@@ -155,29 +160,17 @@ pub(crate) fn update_peers(
     }
 }
 
-/// Leaves a peer with exactly `wanted`, without a gap for those that stay: what goes is moved to a dummy peer,
-/// which is then removed. Replacing the set would empty it for a moment.
-pub(crate) fn set_allowed_ips(
+/// Takes allowed IPs from a peer without a gap for those that stay: what goes is moved to a dummy peer, which is then
+/// removed. Replacing the set would empty it for a moment.
+pub(crate) fn take_allowed_ips(
     netlink: &Netlink,
     target: Target<'_>,
-    public_key: WgPublicKey,
-    wanted: &BTreeSet<IpNet>,
+    public_key: &WgPublicKey,
+    gone: &BTreeSet<IpNet>,
 ) -> Result<(), DataplaneError> {
-    let state = read(target)?;
-    let Some(peer) = state.peers.get(&public_key) else { return Ok(()) };
-    let dummy = dummy_of(&public_key);
-    let gone: Vec<IpNet> = peer.allowed_ips.difference(wanted).copied().collect();
-    let mut updates = Vec::new();
-    for chunk in gone.chunks(CHUNK) {
-        updates.push(PeerUpdate { add_allowed_ips: chunk.to_vec(), ..PeerUpdate::of(dummy) });
-    }
-    if !gone.is_empty() {
-        updates.push(PeerUpdate::removal(dummy));
-    }
-    let missing: BTreeSet<IpNet> = wanted.difference(&peer.allowed_ips).copied().collect();
-    if !missing.is_empty() {
-        updates.extend(PeerUpdate::put(public_key, None, None, &missing));
-    }
+    let dummy = dummy_of(public_key);
+    let mut updates = PeerUpdate::put(dummy, None, None, None, gone);
+    updates.push(PeerUpdate::removal(dummy));
     update_peers(netlink, target, &updates)
 }
 
@@ -237,6 +230,9 @@ fn builder(update: &PeerUpdate) -> PeerConfigBuilder {
     if let Some(keepalive) = update.keepalive {
         peer = peer.set_persistent_keepalive_interval(keepalive);
     }
+    if let Some(key) = &update.preshared_key {
+        peer = peer.set_preshared_key(Key(key.0));
+    }
     for net in &update.add_allowed_ips {
         peer = peer.add_allowed_ip(net.addr(), net.prefix_len());
     }
@@ -254,6 +250,9 @@ fn from_kernel(device: Device) -> State {
         }
         peer.endpoint = info.config.endpoint.or(peer.endpoint);
         peer.keepalive = info.config.persistent_keepalive_interval.unwrap_or(peer.keepalive);
+        if let Some(key) = info.config.preshared_key {
+            peer.preshared_key = WgPresharedKey(key.0);
+        }
         peer.last_handshake =
             info.stats.last_handshake_time.map(|at| since(at, now)).or(peer.last_handshake);
         peer.rx_bytes = peer.rx_bytes.max(info.stats.rx_bytes);
@@ -281,12 +280,15 @@ mod tests {
         let many: BTreeSet<IpNet> = (0..300_u16)
             .map(|n| format!("10.{}.{}.0/24", n / 256, n % 256).parse().unwrap())
             .collect();
-        let updates = PeerUpdate::put(WgPublicKey([1; 32]), None, Some(25), &many);
+        let updates = PeerUpdate::put(WgPublicKey([1; 32]), None, Some(25), None, &many);
         assert_eq!(updates.len(), 3);
         assert!(updates.iter().all(|u| u.add_allowed_ips.len() <= CHUNK));
         assert_eq!(updates.iter().filter(|u| u.keepalive.is_some()).count(), 1);
         let all: BTreeSet<IpNet> = updates.into_iter().flat_map(|u| u.add_allowed_ips).collect();
         assert_eq!(all, many);
-        assert_eq!(PeerUpdate::put(WgPublicKey([1; 32]), None, None, &BTreeSet::new()).len(), 1);
+        assert_eq!(
+            PeerUpdate::put(WgPublicKey([1; 32]), None, None, None, &BTreeSet::new()).len(),
+            1
+        );
     }
 }

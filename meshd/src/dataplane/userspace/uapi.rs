@@ -13,7 +13,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use meshd_core::plan::ObservedPeer;
+use meshd_core::plan::{ObservedPeer, WgPresharedKey};
 use meshd_proto::WgPublicKey;
 use nix::errno::Errno;
 use wireguard_control::Key;
@@ -79,6 +79,9 @@ pub(crate) fn update_peers(name: &str, updates: &[PeerUpdate]) -> Result<(), Dat
         }
         if let Some(seconds) = update.keepalive {
             line(&mut request, "persistent_keepalive_interval", &seconds);
+        }
+        if let Some(key) = &update.preshared_key {
+            line(&mut request, "preshared_key", &Zeroizing::new(hex(&key.0)).as_str());
         }
         for net in &update.add_allowed_ips {
             line(&mut request, "allowed_ip", net);
@@ -198,6 +201,7 @@ impl Parser {
             // A link-local endpoint with a zone is none that we ever set.
             "endpoint" => peer.endpoint = value.parse().ok(),
             "persistent_keepalive_interval" => peer.keepalive = number(value)?,
+            "preshared_key" => peer.preshared_key = WgPresharedKey(key_bytes(value)?),
             "rx_bytes" => peer.rx_bytes = number(value)?,
             "tx_bytes" => peer.tx_bytes = number(value)?,
             "last_handshake_time_sec" => {

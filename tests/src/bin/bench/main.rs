@@ -5,8 +5,10 @@ mod cold;
 mod idle;
 mod join;
 mod process;
+mod program;
 mod report;
 mod restart;
+mod tunnel;
 
 use std::process::ExitCode;
 
@@ -57,6 +59,16 @@ enum Command {
     },
     /// Packets that flows of 1,000 a second lose while a daemon is killed, or stopped, and started again.
     Restart,
+    /// How long the kernel takes to be programmed for many members, beside `wg setconf` and `ip -batch`.
+    Program {
+        /// How many members.
+        members: u32,
+        /// Ours first, then by hand.
+        #[arg(long)]
+        ours_first: bool,
+    },
+    /// Throughput and round trip of a tunnel of meshd beside one made by hand.
+    Tunnel,
 }
 
 fn main() -> ExitCode {
@@ -83,6 +95,10 @@ fn measure(command: &Command) -> Result<Report> {
         Command::Join { hosts } => join::measure(machine, *hosts),
         Command::Idle { hosts, seconds } => idle::measure(machine, *hosts, *seconds),
         Command::Restart => restart::measure(machine),
+        Command::Program { members, ours_first } => {
+            program::measure(machine, *members, *ours_first)
+        }
+        Command::Tunnel => tunnel::measure(machine),
     }
 }
 

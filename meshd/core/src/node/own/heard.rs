@@ -103,5 +103,6 @@ impl Node {
         // What this node was is what it is until it can sign anew: without versions, as on a full disk, its
         // plans go on.
         self.own.view.get_or_insert_with(|| Arc::new(record.clone()));
+        self.own.workloads.remember(&record.prefixes);
     }
 }

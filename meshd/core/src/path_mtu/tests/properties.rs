@@ -4,12 +4,17 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::world::{Link, World};
+use super::{
+    super::sizes::{BASE, UNIT},
+    world::{Link, World},
+};
 
-/// What a path of these sizes ends with: exact, unless padding forbids.
+/// What a path of these sizes ends with: exact, unless padding forbids, as it does for the sixteen bytes above the base,
+/// which is 1,280 to 1,295.
 fn expected(carries: u32, largest: u32) -> std::ops::RangeInclusive<u32> {
     let carries = carries.min(largest);
-    if carries >= 1_296 { carries..=carries } else { carries.saturating_sub(15).max(576)..=carries }
+    let exact = carries >= BASE + 2 * UNIT;
+    if exact { carries..=carries } else { carries.saturating_sub(15).max(576)..=carries }
 }
 
 proptest! {
@@ -50,5 +55,16 @@ proptest! {
         world.until(90, World::is_settled);
         // What grew by less than padding tells apart is not looked for.
         prop_assert!(world.mtu() <= then && world.mtu() + 16 > then, "{} of {then}", world.mtu());
+    }
+}
+
+#[test]
+fn a_path_right_above_the_base_is_measured_within_padding() {
+    // The base is 1,285 here, so that the largest can be probed exactly.
+    for carries in 1_281..1_330 {
+        let link = Link { largest: 8_126, rtt: Duration::from_millis(1), ..Link::v4(carries) };
+        let mut world = World::new([(super::world::PEER, link)], 0);
+        world.until(60, World::is_settled);
+        assert!(expected(carries, 8_126).contains(&world.mtu()), "{} of {carries}", world.mtu());
     }
 }

@@ -36,6 +36,19 @@ fn any_prefixes(most: usize) -> impl Strategy<Value = Vec<&'static str>> {
     subsequence(PREFIXES.to_vec(), 0..=most)
 }
 
+/// Of other hosts, and what no member may take off this one.
+const NODES: [&str; 9] = [
+    "192.0.2.2",
+    "192.0.2.3",
+    "192.0.2.254",
+    "192.0.2.1",
+    "203.0.113.9",
+    "10.244.2.9",
+    "100.112.0.3",
+    "2001:db8::2",
+    "2001:db8::9",
+];
+
 fn any_liveness() -> impl Strategy<Value = Liveness> {
     prop_oneof![
         6 => Just(Liveness::Alive),
@@ -90,11 +103,14 @@ prop_compose! {
         left in prop::bool::weighted(0.1),
         version in 1..3_u64,
         path_mtu in option::of(any_path_mtu()),
+        nodes in subsequence(NODES.to_vec(), 0..4),
+        accepts in subsequence(vec!["192.0.2.1", "2001:db8::1"], 0..=2),
     ) -> Member {
         let mut record = record(number, &prefixes);
         if let Some(length) = pool {
             record = from_pool(record, length);
         }
+        record = with_nodes(record, &nodes);
         match lane_of {
             Some(0) => {}
             Some(other) => record.lanes[0].public_key = lane(other).public_key,
@@ -103,7 +119,8 @@ prop_compose! {
         record.endpoints = endpoints.into_iter().map(|a| SocketAddr::new(a, 51800)).collect();
         (record.left, record.version) = (left, version);
         let down_for = (liveness == Liveness::Down).then_some(Duration::from_secs(down_for));
-        Member { path, liveness, down_for, tunnel, path_mtu, ..of(record) }
+        let accepts = accepts.into_iter().map(ip).collect();
+        Member { path, liveness, down_for, tunnel, path_mtu, accepts, ..of(record) }
     }
 }
 
@@ -112,12 +129,25 @@ prop_compose! {
         members in vec(any_member(), 0..6),
         own in subsequence(vec!["10.244.0.0/16", "10.244.1.0/24", "fd00:1::/64", "fd00:2::/48"], 0..3),
         more_local in subsequence(vec!["10.0.0.5/24", "172.17.0.1/16", "10.245.0.9/32"], 0..3),
+        workloads in subsequence(vec!["10.244.2.7/32", "10.240.9.9/32", "fd00:2::1:1/128"], 0..3),
+        announced in 0..3_usize,
         behind_nat in any::<Option<bool>>(),
+        nodes in any::<bool>(),
+        steering in any::<(bool, bool, bool)>(),
     ) -> World {
         let mut world = World::with(members);
-        world.own = record(1, &own);
+        let announced = &workloads[..announced.min(workloads.len())];
+        world.own = record(1, &[&own[..], announced].concat());
+        world.local.workloads = nets(&workloads);
         world.local.addresses.extend(nets(&more_local));
         world.local.behind_nat = behind_nat;
+        world.local.node_addresses = vec![ip("192.0.2.1"), ip("2001:db8::1")];
+        world.local.underlay = ["eth0".to_owned()].into();
+        world.config.nodes = nodes;
+        if nodes {
+            world.own = with_nodes(world.own, &["192.0.2.1", "2001:db8::1"]);
+        }
+        world.steering = SteeringSeen { v4: steering.0, v6: steering.1, routes: steering.2 };
         world
     }
 }
@@ -131,9 +161,11 @@ prop_compose! {
         other_table in prop::bool::weighted(0.2),
         other_key in prop::bool::weighted(0.2),
         strict in any::<bool>(),
+        workloads in any::<bool>(),
     ) -> World {
         world.local.ipv6 = ipv6;
         world.config.strict = strict;
+        world.config.workloads = workloads;
         if other_name {
             world.config.interface = "mesh7".to_owned();
         }
@@ -160,6 +192,8 @@ pub(super) enum Tamper {
     ForeignPeer(&'static str),
     ForeignRoute(&'static str),
     RemoveFirewall,
+    RemoveArp,
+    ForgetMark,
 }
 
 pub(super) fn any_tamper() -> impl Strategy<Value = Tamper> {
@@ -174,6 +208,8 @@ pub(super) fn any_tamper() -> impl Strategy<Value = Tamper> {
         prefix().prop_map(Tamper::ForeignPeer),
         prefix().prop_map(Tamper::ForeignRoute),
         Just(Tamper::RemoveFirewall),
+        Just(Tamper::RemoveArp),
+        Just(Tamper::ForgetMark),
     ]
 }
 
@@ -210,6 +246,7 @@ pub(super) fn tamper(kernel: &mut Kernel, what: &Tamper) {
             public_key: lane(77).public_key,
             endpoint: None,
             keepalive: Some(5),
+            preshared_key: Some(WgPresharedKey([5; 32])),
             add_allowed_ips: nets(&[prefix]),
             new: true,
         }],
@@ -220,6 +257,11 @@ pub(super) fn tamper(kernel: &mut Kernel, what: &Tamper) {
             kind: RouteKind::Throw,
         })],
         Tamper::RemoveFirewall => vec![Change::RemoveFirewall],
+        Tamper::RemoveArp => vec![Change::RemoveArp],
+        Tamper::ForgetMark => {
+            let path = "net/ipv4/conf/eth0/src_valid_mark".to_owned();
+            vec![Change::SetUnderlaySysctl { path, value: "0".to_owned() }]
+        }
     };
     for change in changes {
         let _ = kernel.apply(&change); // Nothing to remove is fine.

@@ -2,7 +2,11 @@
 
 mod arbitrary;
 mod barred;
+mod external;
+mod hops;
+mod nodes;
 mod order;
 mod properties;
 mod rules;
+mod workloads;
 mod worlds;

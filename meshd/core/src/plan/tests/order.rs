@@ -13,7 +13,7 @@ pub(super) fn converge(kernel: &mut Kernel, desired: &Desired) -> Vec<Change> {
 }
 
 pub(super) fn programmed(world: &World) -> Kernel {
-    let mut kernel = Kernel::default();
+    let mut kernel = host();
     converge(&mut kernel, &world.plan().desired);
     kernel
 }
@@ -25,7 +25,7 @@ fn position(changes: &[Change], which: impl Fn(&Change) -> bool) -> usize {
 #[test]
 fn a_new_host_gets_its_rule_last() {
     let world = World::with([member(2, &["10.244.2.0/24"])]);
-    let changes = converge(&mut Kernel::default(), &world.plan().desired);
+    let changes = converge(&mut host(), &world.plan().desired);
     let first_rule = position(&changes, |c| matches!(c, Change::AddRule(_)));
     assert!(changes[first_rule..].iter().all(|c| matches!(c, Change::AddRule(_))));
     let up = position(&changes, |c| matches!(c, Change::SetUp { .. }));
@@ -97,7 +97,7 @@ fn allowed_ips_are_replaced_only_when_they_do_not_move_by_themselves() {
     let mut kernel = programmed(&world);
     world.members = vec![member(2, &[])];
     let changes = converge(&mut kernel, &world.plan().desired);
-    let replace = position(&changes, |c| matches!(c, Change::ReplaceAllowedIps { .. }));
+    let replace = position(&changes, |c| matches!(c, Change::TakeAllowedIps { .. }));
     assert_eq!(replace, changes.len() - 1, "after its routes: {changes:?}");
 }
 

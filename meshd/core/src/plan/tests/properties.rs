@@ -31,6 +31,7 @@ fn comparable(kernel: &Kernel, desired: &Desired) -> Observed {
             peer.keepalive = 0;
         }
     }
+    state.underlay_sysctls.retain(|path, _| desired.underlay_sysctls.contains_key(path));
     if let (Some(observed), Some(device)) = (&mut state.device, &desired.device) {
         observed.sysctls.retain(|path, _| device.sysctls.contains_key(path));
     }
@@ -75,6 +76,20 @@ fn step_through(kernel: &mut Kernel, desired: &Desired, no_hole: bool) {
     }
 }
 
+/// Applies the changes to the kernel and follows them in what was read of it before.
+fn follow(kernel: &mut Kernel, desired: &Desired) {
+    let mut read = kernel.state();
+    for change in diff(desired, &read.clone()) {
+        kernel.apply(&change).unwrap();
+        if change.can_be_followed() {
+            read.follow(&change);
+            assert_eq!(read, kernel.state(), "{change:?}");
+        } else {
+            read = kernel.state();
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -82,7 +97,7 @@ proptest! {
     fn one_pass_leads_from_any_state_to_any_plan(
         worlds in vec((any_settings(), vec(any_tamper(), 0..3)), 1..4),
     ) {
-        let mut kernel = Kernel::default();
+        let mut kernel = host();
         for (world, tampers) in &worlds {
             converge(&mut kernel, &world.plan().desired);
             for what in tampers {
@@ -91,7 +106,25 @@ proptest! {
         }
         converge(&mut kernel, &worlds[0].0.plan().desired);
         converge(&mut kernel, &Desired::default());
-        prop_assert_eq!(kernel.state(), Observed::default());
+        let mut state = kernel.state();
+        // They are others', and as before.
+        prop_assert!(state.underlay_sysctls.values().all(|value| value == "0"));
+        state.underlay_sysctls.clear();
+        prop_assert_eq!(state, Observed::default());
+    }
+
+    #[test]
+    fn what_is_followed_is_what_would_be_read(
+        worlds in vec((any_settings(), vec(any_tamper(), 0..3)), 1..4),
+    ) {
+        let mut kernel = host();
+        for (world, tampers) in &worlds {
+            follow(&mut kernel, &world.plan().desired);
+            for what in tampers {
+                tamper(&mut kernel, what);
+            }
+        }
+        follow(&mut kernel, &worlds[0].0.plan().desired);
     }
 
     #[test]
@@ -101,7 +134,7 @@ proptest! {
         failing in vec(1..60_u64, 0..6),
         goes_on in any::<bool>(),
     ) {
-        let mut kernel = Kernel::default();
+        let mut kernel = host();
         converge(&mut kernel, &first.plan().desired);
         let desired = second.plan().desired;
         kernel.fail_calls(failing.iter().copied());
@@ -125,14 +158,14 @@ proptest! {
     #[test]
     fn the_end_depends_on_the_last_world_only(worlds in vec(any_settings(), 1..5)) {
         let last = worlds[worlds.len() - 1].plan().desired;
-        let mut straight = Kernel::default();
+        let mut straight = host();
         converge(&mut straight, &last);
         let expected = comparable(&straight, &last);
         let forward: Vec<&World> = worlds.iter().collect();
         let reversed: Vec<&World> = worlds.iter().rev().collect();
         let doubled: Vec<&World> = worlds.iter().flat_map(|world| [world, world]).collect();
         for sequence in [forward, reversed, doubled] {
-            let mut kernel = Kernel::default();
+            let mut kernel = host();
             for world in sequence {
                 converge(&mut kernel, &world.plan().desired);
             }
@@ -159,14 +192,14 @@ proptest! {
         first in any_world(),
         second in any_world(),
     ) {
-        let mut kernel = Kernel::default();
+        let mut kernel = host();
         converge(&mut kernel, &first.plan().desired);
         step_through(&mut kernel, &second.plan().desired, true);
     }
 
     #[test]
     fn new_settings_make_no_leak(first in any_settings(), second in any_settings()) {
-        let mut kernel = Kernel::default();
+        let mut kernel = host();
         converge(&mut kernel, &first.plan().desired);
         step_through(&mut kernel, &second.plan().desired, false);
     }
@@ -180,7 +213,7 @@ proptest! {
         // In the table in use: while that changes too, a route that others left in the new table
         // counts from the rule on until it is removed.
         second.config = first.config.clone();
-        let mut kernel = Kernel::default();
+        let mut kernel = host();
         converge(&mut kernel, &first.plan().desired);
         tamper(&mut kernel, &what);
         step_through(&mut kernel, &second.plan().desired, false);
@@ -190,7 +223,7 @@ proptest! {
     fn strict_holds_whatever_others_take_away(mut world in any_settings(), what in any_tamper()) {
         world.config.strict = true;
         let plan = world.plan();
-        let mut kernel = Kernel::default();
+        let mut kernel = host();
         converge(&mut kernel, &plan.desired);
         let before = verdicts(&kernel);
         tamper(&mut kernel, &what);
@@ -206,20 +239,27 @@ proptest! {
     #[test]
     fn no_plan_cuts_a_host_off(world in any_settings()) {
         let plan = world.plan();
-        let mut kernel = Kernel::default();
+        let mut kernel = host();
         converge(&mut kernel, &plan.desired);
         let own: Vec<IpNet> = world.own.prefixes.clone();
+        let firewall = plan.desired.firewall.as_ref();
+        let guarded = firewall.map(|table| table.sets.guarded_nodes.clone()).unwrap_or_default();
         let present = world.members.iter().filter(|member| {
             plan.routed.contains_key(&member.record.key)
         });
-        let reached = present.filter_map(|member| {
+        let reached: Vec<_> = present.filter_map(|member| {
             let is_newest = world.members.iter().all(|other| {
                 other.record.key != member.record.key
                     || other.record.version < member.record.version
                     || std::ptr::eq(other, member)
             });
-            member.path.filter(|_| is_newest)
-        });
+            // Our own packets to a member's node address go past its tunnel, and past the guard.
+            let node = plan.nodes.accepted.get(&member.record.key).into_iter().flatten();
+            let mut node = node.map(|prefix| prefix.addr());
+            member.path.filter(|path| {
+                is_newest && !guarded.contains(path) && !node.any(|node| node == *path)
+            })
+        }).collect();
         let mesh: BTreeSet<IpNet> =
             world.members.iter().flat_map(|m| m.record.mesh_addresses.clone()).collect();
         let outside = world.local.addresses.iter().map(|net| net.addr());
@@ -230,8 +270,36 @@ proptest! {
             }
         }
         for peer in plan.desired.peers.values() {
-            if let Some(endpoint) = peer.endpoint {
+            let nodes = || plan.nodes.accepted.values().flatten().map(|prefix| prefix.addr());
+            if let Some(endpoint) = peer.endpoint
+                && !nodes().chain(guarded.iter().copied()).any(|node| node == endpoint.ip())
+            {
                 prop_assert_eq!(kernel.verdict(endpoint.ip()), Verdict::Clear);
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_take_nothing_but_what_they_claim_off_a_host(world in any_settings()) {
+        let mut without = world.clone();
+        without.config.nodes = false;
+        without.own.node_claims.clear();
+        let claimed: BTreeSet<IpAddr> = world
+            .members
+            .iter()
+            .flat_map(|member| member.record.node_claims.iter().map(IpNet::addr))
+            .collect();
+        let [mut with, mut off] = [host(), host()];
+        converge(&mut with, &world.plan().desired);
+        converge(&mut off, &without.plan().desired);
+        for address in probes().into_iter().filter(|address| !claimed.contains(address)) {
+            prop_assert_eq!(with.verdict(address), off.verdict(address), "{}", address);
+        }
+        for (key, prefixes) in &world.plan().nodes.routed {
+            let records = world.members.iter().map(|member| &member.record);
+            let theirs: Vec<_> = records.filter(|record| record.key == *key).collect();
+            for prefix in prefixes {
+                prop_assert!(theirs.iter().any(|record| record.node_claims.contains(prefix)));
             }
         }
     }
@@ -242,6 +310,10 @@ proptest! {
         let mut seen = BTreeSet::new();
         for ip in plan.desired.peers.values().flat_map(|peer| &peer.allowed_ips) {
             prop_assert!(seen.insert(*ip), "{} twice", ip);
+            let taken = plan.nodes.accepted.values().flatten().any(|node| node == ip);
+            if taken && !plan.nodes.routed.values().flatten().any(|node| node == ip) {
+                continue;
+            }
             let kinds = kinds(&plan, &ip.to_string());
             if world.local.ipv6 || ip.addr().is_ipv4() {
                 prop_assert_eq!(kinds, ["device", "unreachable"]);

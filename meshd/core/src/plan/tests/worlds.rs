@@ -81,13 +81,36 @@ pub(super) fn record(number: u8, prefixes: &[&str]) -> Record {
         lanes: vec![LaneInfo { public_key: lane(number).public_key, listen_port: 51820, index: 0 }],
         mesh_addresses: vec![host_prefix(IpAddr::V6(ula(&MESH, &key(number)))), v4],
         prefixes,
+        node_claims: Vec::new(),
         endpoints: vec![SocketAddr::from(([192, 0, 2, number], 51800))],
         zone: Zone::default(),
         capabilities: Vec::new(),
         left: false,
+        via: None,
         node_addresses: Vec::new(),
         software_version: String::new(),
     }
+}
+
+/// A kernel of this host: its interfaces have the addresses that a [`World`] has.
+pub(super) fn host() -> Kernel {
+    let mut kernel = Kernel::default();
+    ["192.0.2.1", "2001:db8::1", "198.51.100.1"]
+        .map(ip)
+        .into_iter()
+        .for_each(|a| kernel.have_address(a));
+    kernel
+}
+
+/// Lets `record` claim these addresses of its host, each granted exactly.
+pub(super) fn with_nodes(mut record: Record, addresses: &[&str]) -> Record {
+    record.node_claims = addresses.iter().map(|text| host_prefix(ip(text))).collect();
+    record.node_claims.sort();
+    let mut certificate = (*record.certificate).clone();
+    let exact = |prefix: &IpNet| Grant { prefix: *prefix, claim_len: None };
+    certificate.grants.extend(record.node_claims.iter().map(exact));
+    record.certificate = Arc::new(certificate);
+    record
 }
 
 /// Lets `record` claim its prefixes from pools of this length instead.
@@ -113,6 +136,7 @@ pub(super) fn of(record: Record) -> Member {
         path: None,
         tunnel: None,
         path_mtu: Some(PathMtu { mtu: 65_000, small: None }),
+        accepts: BTreeSet::new(),
     }
 }
 
@@ -139,7 +163,9 @@ pub(super) struct World {
     pub(super) local: LocalNetwork,
     pub(super) members: Vec<Member>,
     pub(super) barred: Vec<Arc<Record>>,
+    pub(super) externals: Externals,
     pub(super) complete: bool,
+    pub(super) steering: SteeringSeen,
 }
 
 impl World {
@@ -156,14 +182,18 @@ impl World {
                     "127.0.0.1/8",
                     "10.244.1.1/24",
                 ]),
+                workloads: std::collections::BTreeSet::new(),
                 gateways: [ip("192.0.2.254"), ip("fe80::1")].into(),
                 underlay_mtu: Some(1_500),
                 behind_nat: Some(false),
                 ipv6: true,
+                ..LocalNetwork::default()
             },
             members: members.into_iter().collect(),
             barred: Vec::new(),
+            externals: Externals::default(),
             complete: true,
+            steering: SteeringSeen::default(),
         }
     }
 
@@ -175,7 +205,9 @@ impl World {
             local: &self.local,
             members: &self.members,
             barred: &self.barred,
+            externals: &self.externals,
             complete: self.complete,
+            steering: self.steering,
         })
     }
 

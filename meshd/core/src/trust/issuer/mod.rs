@@ -107,6 +107,7 @@ pub(super) struct Vouched {
     pub(super) once: bool,
     pub(super) prefixes: Vec<IpNet>,
     pub(super) allow: Vec<IpNet>,
+    pub(super) pools: Vec<IpNet>,
     pub(super) groups: Vec<String>,
 }
 
@@ -219,6 +220,7 @@ impl Issuers {
             once: rule.once,
             prefixes: rule.prefixes.clone(),
             allow: rule.allow.clone(),
+            pools: rule.pools.clone(),
             groups: rule.groups.clone(),
         })
     }

@@ -160,6 +160,8 @@ pub struct Rule {
     pub prefixes: Vec<IpNet>,
     /// Within these, what the joiner detects is granted.
     pub allow: Vec<IpNet>,
+    /// Of these the joiner may claim single addresses.
+    pub pools: Vec<IpNet>,
     /// Groups of the node.
     pub groups: Vec<String>,
 }

@@ -32,6 +32,8 @@ pub struct IssueTerms {
     pub prefixes: Vec<IpNet>,
     /// Within these, what the node detects is granted when it is renewed.
     pub allow: Vec<IpNet>,
+    /// Of these it may claim single addresses.
+    pub pools: Vec<IpNet>,
     /// Its groups.
     pub groups: Vec<String>,
     /// Where the node asks first, as `HOST:PORT`.
@@ -47,6 +49,7 @@ impl IssueTerms {
             node_name: None,
             prefixes: self.prefixes.clone(),
             allow: self.allow.clone(),
+            pools: self.pools.clone(),
             groups: self.groups.clone(),
             seeds: self.seeds.clone(),
             ttl_seconds: 1,
@@ -87,7 +90,13 @@ impl Signer {
             name: &request.name,
             token: None,
             groups: &terms.groups,
-            asked: Asked { exact: &terms.prefixes, allow: &terms.allow, wanted: &[], keep: false },
+            asked: Asked {
+                exact: &terms.prefixes,
+                allow: &terms.allow,
+                pools: &terms.pools,
+                wanted: &[],
+                keep: false,
+            },
             before: None,
             voucher: None,
         };

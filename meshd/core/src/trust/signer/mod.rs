@@ -192,16 +192,16 @@ impl Signer {
         token.check_usable(&request, &self.anchors, now)?;
         let vouched = self.vouch(&request, token, known, &entries, now)?;
         let terms = &token.terms;
-        let (groups, prefixes, allow) = match &vouched {
-            Some(vouched) => (&vouched.groups, &vouched.prefixes, &vouched.allow),
-            None => (&terms.groups, &terms.prefixes, &terms.allow),
+        let (groups, prefixes, allow, pools) = match &vouched {
+            Some(vouched) => (&vouched.groups, &vouched.prefixes, &vouched.allow, &vouched.pools),
+            None => (&terms.groups, &terms.prefixes, &terms.allow, &terms.pools),
         };
         let admission = Admission {
             key: request.identity,
             name: &request.name,
             token: Some(terms.id),
             groups,
-            asked: Asked { exact: prefixes, allow, wanted: &request.wanted, keep: false },
+            asked: Asked { exact: prefixes, allow, pools, wanted: &request.wanted, keep: false },
             before: None,
             voucher: vouched.as_ref().map(|vouched| &vouched.voucher),
         };

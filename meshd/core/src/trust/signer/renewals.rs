@@ -41,6 +41,8 @@ impl RenewedFrom {
             asked: Asked {
                 exact: &self.fixed,
                 allow: &base.limits,
+                // Those that it has stay as they are.
+                pools: &[],
                 wanted: &self.wanted,
                 keep: self.keep,
             },

@@ -35,6 +35,8 @@ pub struct TokenParams {
     pub prefixes: Vec<IpNet>,
     /// Within these, what the joiner detects is granted.
     pub allow: Vec<IpNet>,
+    /// Of these the joiner may claim single addresses, together with others that have the same.
+    pub pools: Vec<IpNet>,
     /// Groups of who joins with it.
     pub groups: Vec<String>,
     /// Where joiners ask, as `HOST:PORT`.
@@ -134,6 +136,7 @@ impl Signer {
             node_name: params.node_name,
             prefixes: sorted(&params.prefixes),
             allow: sorted(&params.allow),
+            pools: sorted(&params.pools),
             groups: params.groups,
             identity: params.issuer.as_ref().map(|issuer| IdentityTerms {
                 issuer: issuer.name.clone(),
@@ -183,12 +186,16 @@ impl Signer {
         if !(1..=limits::TOKEN_USES).contains(&params.uses) {
             return refused("a token has 1 to 10000 uses", "give --uses within that");
         }
-        let grants =
-            [params.prefixes.is_empty(), params.allow.is_empty(), params.groups.is_empty()];
+        let grants = [
+            params.prefixes.is_empty(),
+            params.allow.is_empty(),
+            params.pools.is_empty(),
+            params.groups.is_empty(),
+        ];
         if params.issuer.is_some() && grants.contains(&false) {
             return refused(
                 "what nodes get that come with an identity document, the issuer's rules say",
-                "leave --prefix, --allow and --group away, and write them into the rules",
+                "leave --prefix, --allow, --workloads and --group away, and write them into the rules",
             );
         }
         let several = params.uses > 1;
@@ -211,7 +218,8 @@ impl Signer {
         }
         grants::check_count(&params.prefixes)?;
         grants::check_count(&params.allow)?;
-        for prefix in &params.prefixes {
+        grants::check_count(&params.pools)?;
+        for prefix in params.prefixes.iter().chain(&params.pools) {
             grants::check_grantable(prefix, self.anchors.mesh_id(), &self.pool)?;
         }
         params.allow.iter().try_for_each(|p| grants::check_allowed(p, self.anchors.mesh_id()))

@@ -207,7 +207,7 @@ fn what_other_signers_gave_out_is_seen_in_the_directory() {
     assert!(world.decide(&request, NOW).is_ok(), "its own name");
     let request = world.request_of(&token, &IdentityKey::from_seed(&[7; 32]), "elsewhere", &[]);
     assert_eq!(world.decide(&request, NOW).unwrap_err().refusal.code, Code::NameTaken);
-    let joined = world.join(&token, "a", &["10.200.5.0/24", "10.200.6.0/24"]).unwrap();
+    let joined = world.join(&token, "a", &["10.200.5.0/24", "10.201.6.0/24"]).unwrap();
     assert_eq!(texts(&joined.not_granted), ["10.200.5.0/24"]);
 }
 

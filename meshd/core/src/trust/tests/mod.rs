@@ -5,6 +5,7 @@ mod certificates;
 mod description;
 mod joining;
 mod offline;
+mod pools;
 mod records;
 mod refused;
 mod renewal;

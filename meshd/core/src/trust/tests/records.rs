@@ -270,6 +270,7 @@ fn fields_that_could_mislead_or_overflow_are_refused() {
         |payload| payload.version = u64::MAX,
         |payload| payload.issued_at = -1,
         |payload| payload.boot_id = vec![1; 15].into(),
+        |payload| payload.via = vec![1; 31].into(),
         |payload| payload.zone = "a b".into(),
         |payload| payload.capabilities = vec!["a\n".into()],
         |payload| payload.capabilities = vec!["a".repeat(33)],
@@ -284,6 +285,40 @@ fn fields_that_could_mislead_or_overflow_are_refused() {
     let many = |case: &mut Case| case.payload.capabilities = vec!["a".into(); 33];
     assert_eq!(Case::refused(many), Code::TooLarge);
     let many = |case: &mut Case| case.payload.node_addresses = vec![vec![1; 4].into(); 33];
+    assert_eq!(Case::refused(many), Code::TooLarge);
+}
+
+#[test]
+fn node_addresses_need_an_exact_grant_each() {
+    let mesh = TestMesh::new(1);
+    let node =
+        mesh.node("a", &["192.0.2.7/32", "2001:db8::7/128", "192.0.2.0/24@32", "10.1.0.0/16"]);
+    let sign = |claims: &[&str]| {
+        let mut draft = mesh.draft(&node, &[]);
+        draft.node_claims = claims.iter().map(|text| text.parse().unwrap()).collect();
+        authenticate(&mesh.sign(&node, &draft, 5), &mesh.anchors)
+    };
+    let record = sign(&["2001:db8::7", "192.0.2.7"]).unwrap();
+    let claims: Vec<String> = record.node_claims.iter().map(ToString::to_string).collect();
+    assert_eq!(claims, ["192.0.2.7/32", "2001:db8::7/128"]);
+    assert!(record.prefixes.is_empty(), "who knows no better must not route them");
+    // Of a pool, within a wider grant, of nobody, the mesh's own.
+    for bad in ["192.0.2.8", "10.1.0.1", "198.51.100.1"] {
+        assert_eq!(sign(&[bad]).unwrap_err().code, Code::PrefixNotGranted, "{bad}");
+    }
+    let node = mesh.node("b", &["127.0.0.1/32"]);
+    let mut draft = mesh.draft(&node, &[]);
+    draft.node_claims = vec!["127.0.0.1".parse().unwrap()];
+    let refused = authenticate(&mesh.sign(&node, &draft, 5), &mesh.anchors).unwrap_err();
+    assert_eq!(refused.code, Code::PrefixNotGranted);
+    let bytes = |claims: &[&[u8]]| -> Vec<bytes::Bytes> {
+        claims.iter().map(|claim| claim.to_vec().into()).collect()
+    };
+    for claims in [&[&[192, 0, 2, 9][..], &[192, 0, 2, 7]][..], &[&[1; 5]]] {
+        let change = |case: &mut Case| case.payload.node_claims = bytes(claims);
+        assert_eq!(Case::refused(change), Code::Malformed);
+    }
+    let many = |case: &mut Case| case.payload.node_claims = bytes(&[&[1; 4][..]; 33]);
     assert_eq!(Case::refused(many), Code::TooLarge);
 }
 

@@ -34,6 +34,7 @@ pub(super) fn params() -> InitParams {
         identity: TestMesh::key("signer"),
         prefixes: vec!["10.1.0.0/16".parse().unwrap()],
         allow: vec!["10.2.0.0/16".parse().unwrap()],
+        pools: Vec::new(),
         wanted: vec!["10.2.3.0/24".parse().unwrap(), "10.9.0.0/24".parse().unwrap()],
         ipv4_pool: "100.112.0.0/16".parse().unwrap(),
     }

@@ -1,5 +1,6 @@
 //! Our nftables table, through the nft program: what it is told and says is in `table`.
 
+pub(crate) mod arp;
 mod table;
 
 use std::{
@@ -8,15 +9,16 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use meshd_core::plan::{Firewall, FirewallRules, FirewallSets, ObservedFirewall};
+use meshd_core::plan::{ArpMark, Firewall, FirewallRules, FirewallSets, ObservedFirewall};
 use serde_json::Value;
 
 use self::table::{FAMILY, Listing, Shape, TABLE};
-use crate::dataplane::DataplaneError;
+use crate::dataplane::{DataplaneError, Ours};
 
 /// What is remembered of our table between looks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Nft {
+    ours: Ours,
     /// Rules that were written and not looked at yet.
     written: Option<FirewallRules>,
     /// How this version of nft lists what was written last, when not in our words: else it would be written anew at
@@ -29,27 +31,43 @@ pub(crate) struct Reading(Option<io::Result<Child>>);
 
 impl Reading {
     /// Starts to read.
-    pub(crate) fn start() -> Self {
-        Self(Some(start(&["-j", "list", "table", FAMILY, TABLE])))
+    pub(crate) fn start(family: &str) -> Self {
+        Self(Some(start(&["-j", "list", "table", family, TABLE])))
+    }
+
+    /// Of our main table.
+    pub(crate) fn of_inet() -> Self {
+        Self::start(FAMILY)
+    }
+
+    /// Of our table for ARP.
+    pub(crate) fn of_arp() -> Self {
+        Self::start(arp::FAMILY)
     }
 
     /// What was read. Where nft or nftables is missing, so is the table.
-    fn finish(mut self) -> Result<Option<Listing>, DataplaneError> {
-        let action = "read the nftables table inet meshd";
+    fn finish(mut self) -> Result<Option<Value>, DataplaneError> {
+        let action = "read the nftables table meshd";
         let Some(started) = self.0.take() else { return Ok(None) };
         let output = match started.and_then(|child| finish(child, "")) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             output => output.map_err(|e| failed(action, &e.to_string()))?,
         };
         if output.status.success() {
-            let listing: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            return Ok(Some(Listing::read(&listing)));
+            return Ok(Some(serde_json::from_slice(&output.stdout).unwrap_or_default()));
         }
         let reason = String::from_utf8_lossy(&output.stderr);
         if reason.contains("No such file or directory") || lacks_nftables(&reason) {
             return Ok(None);
         }
         Err(failed(action, &reason))
+    }
+}
+
+impl Reading {
+    /// There is no program to read it with.
+    pub(crate) fn lacks_nft(&self) -> bool {
+        matches!(&self.0, Some(Err(e)) if e.kind() == io::ErrorKind::NotFound)
     }
 }
 
@@ -64,6 +82,11 @@ impl Drop for Reading {
 }
 
 impl Nft {
+    /// Nothing is known yet.
+    pub(crate) fn new(ours: Ours) -> Self {
+        Self { ours, written: None, known: None }
+    }
+
     /// What stands in our table.
     pub(crate) fn observe(
         &mut self,
@@ -73,6 +96,7 @@ impl Nft {
             self.written = None;
             return Ok(None);
         };
+        let listing = Listing::read(&listing);
         let shape = listing.shape.clone();
         let observed = listing.observed(self.known.as_ref());
         if let Some(written) = self.written.take()
@@ -87,31 +111,61 @@ impl Nft {
 
     /// Makes our table hold exactly this, in one transaction.
     pub(crate) fn put(&mut self, table: &Firewall) -> Result<(), DataplaneError> {
-        apply("set up nftables", &table::whole(table))?;
+        self.apply("set up nftables", &table::whole(table))?;
         self.written = Some(table.rules.clone());
         Ok(())
     }
-}
 
-/// Changes elements of our sets, in one transaction.
-pub(crate) fn change_sets(add: &FirewallSets, remove: &FirewallSets) -> Result<(), DataplaneError> {
-    apply("change nftables sets", &table::changed(add, remove))
-}
-
-/// Removes our table; gone already is fine.
-pub(crate) fn remove() -> Result<(), DataplaneError> {
-    if Reading::start().finish()?.is_none() {
-        return Ok(());
+    /// Changes elements of our sets, in one transaction.
+    pub(crate) fn change_sets(
+        &self,
+        add: &FirewallSets,
+        remove: &FirewallSets,
+    ) -> Result<(), DataplaneError> {
+        self.apply("change nftables sets", &table::changed(add, remove))
     }
-    apply("remove the nftables table", &table::removal())
-}
 
-fn apply(action: &'static str, script: &Value) -> Result<(), DataplaneError> {
-    match start(&["-j", "-f", "-"]).and_then(|child| finish(child, &script.to_string())) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(DataplaneError::NftMissing { action }),
-        Err(e) => Err(failed(action, &e.to_string())),
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(failed(action, &String::from_utf8_lossy(&output.stderr))),
+    /// Makes our table for ARP hold exactly this.
+    pub(crate) fn put_arp(&self, mark: ArpMark) -> Result<(), DataplaneError> {
+        arp::put(self, mark)
+    }
+
+    /// Removes our table for ARP; gone already is fine.
+    pub(crate) fn remove_arp(&self) -> Result<(), DataplaneError> {
+        arp::remove(self)
+    }
+
+    /// Removes our table; gone already is fine.
+    pub(crate) fn remove(&self) -> Result<(), DataplaneError> {
+        if Reading::of_inet().finish()?.is_none() {
+            return Ok(());
+        }
+        self.apply("remove the nftables table", &table::removal())
+    }
+
+    fn apply(&self, action: &'static str, script: &Value) -> Result<(), DataplaneError> {
+        match self.apply_script(script) {
+            Err(Err(e)) if e.kind() == io::ErrorKind::NotFound => {
+                Err(DataplaneError::NftMissing { action })
+            }
+            Err(Err(e)) => Err(failed(action, &e.to_string())),
+            Err(Ok(said)) => Err(failed(action, &said)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Why it failed: nft could not be started, or what it said.
+    fn apply_script(&self, script: &Value) -> Result<(), Result<String, io::Error>> {
+        let done = start(&["-j", "-f", "-"]).and_then(|child| {
+            // Before it is told anything to do.
+            self.ours.add_program(child.id());
+            finish(child, &script.to_string())
+        });
+        match done {
+            Err(e) => Err(Err(e)),
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(Ok(String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
     }
 }
 
@@ -149,15 +203,13 @@ fn lacks_nftables(reason: &str) -> bool {
         .any(|text| reason.contains(text))
 }
 
+fn first_line(stderr: &str) -> String {
+    let line = stderr.lines().next().unwrap_or_default();
+    line.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
 fn failed(action: &'static str, stderr: &str) -> DataplaneError {
-    let reason: String = stderr
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(200)
-        .collect();
+    let reason = first_line(stderr);
     let fix = if stderr.contains("Operation not permitted") {
         "meshd needs root or CAP_NET_ADMIN"
     } else if lacks_nftables(stderr) || stderr.contains("No such file or directory") {

@@ -4,10 +4,13 @@
 //! table inet meshd {
 //!   set guarded4 { type ipv4_addr; flags interval; }   # and guarded6
 //!   set fragmented { type ipv4_addr; }
+//!   set own4 { type ipv4_addr; }                       # and own6: workloads
 //!   chain postrouting { type nat hook postrouting priority srcnat;
 //!     oifname != "mesh0" return
+//!     iifname "mesh0" return           # from a member to a device behind this host, or back
 //!     ip saddr 10.1.0.0/24 return      # one per own prefix; prefixes that overlap do not fit into a set
 //!     ip6 saddr fd00::/64 return
+//!     ip saddr @own4 return; ip6 saddr @own6 return
 //!     masquerade }
 //!   chain clamp { type filter hook postrouting priority mangle;
 //!     oifname "mesh0" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu }
@@ -15,23 +18,27 @@
 //!     iifname "lo" accept; iifname "mesh0" accept
 //!     ip saddr @guarded4 counter drop; ip6 saddr @guarded6 counter drop }
 //!   chain guard_out { type filter hook postrouting priority 300; … daddr … }
+//!   chain confined { type filter hook forward priority 0;       # only with devices, see `confined`
+//!     iifname != "mesh0" return; oifname "mesh0" return; ip daddr 10.1.0.0/24 return
+//!     ip saddr 10.9.0.0/24 counter drop }
 //!   chain dont_fragment { type filter hook postrouting priority 310;
 //!     meta mark & 0x10 == 0x10 udp sport 51820 ip daddr != @fragmented ip frag-off set 0x4000 }
 //! }
 //! ```
-//! The guard looks first at what comes in (before connection tracking, −200) and last at what goes out (after source
-//! NAT, 100), so that no rule of others changes what it has seen.
+//! What is there for node addresses is in `nodes`. The guard looks first at what comes in (before connection tracking,
+//! −200) and last at what goes out (after source NAT, 100), so that no rule of others changes what it has seen.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-};
+mod nodes;
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use meshd_core::plan::{
     DontFragment, Firewall, FirewallRules, FirewallSets, ObservedFirewall, SourceNat,
 };
 use serde_json::{Value, json};
+
+use self::confined::{CONFINED, confined_by};
 
 pub(super) const FAMILY: &str = "inet";
 pub(super) const TABLE: &str = "meshd";
@@ -44,6 +51,8 @@ const DONT_FRAGMENT: &str = "dont_fragment";
 const GUARDED_V4: &str = "guarded4";
 const GUARDED_V6: &str = "guarded6";
 const FRAGMENTED: &str = "fragmented";
+const OWN_V4: &str = "own4";
+const OWN_V6: &str = "own6";
 
 /// DF of the fragment field of IPv4 (RFC 791, 3.1).
 const DF: u16 = 0x4000;
@@ -93,14 +102,21 @@ impl Shape {
     pub(super) fn of(rules: &FirewallRules) -> Self {
         let mut shape = Self::default();
         shape.nat(&rules.nat);
+        if let Some(which) = rules.steering {
+            shape.steering(&rules.nat.device, which);
+        }
         if rules.clamp_mss {
             shape.clamp(&rules.nat.device);
         }
         if rules.guard {
             shape.guard(&rules.nat.device);
+            rules.steering.into_iter().for_each(|which| shape.guard_of_nodes(which));
         }
         if let Some(which) = rules.dont_fragment {
             shape.dont_fragment(which);
+        }
+        if let Some(confined) = &rules.confined {
+            shape.confined(&rules.nat.device, confined);
         }
         shape
     }
@@ -108,12 +124,23 @@ impl Shape {
     fn nat(&mut self, nat: &SourceNat) {
         self.chain(NAT, "nat", "postrouting", 100);
         self.rule(NAT, &[interface("!=", "oifname", &nat.device), json!({"return": null})]);
+        // What came in through the mesh has a source that WireGuard has checked. Linux tells here where from since 5.7.
+        self.rule(NAT, &[interface("==", "iifname", &nat.device), json!({"return": null})]);
         let v4 = nat.own_v4.iter().map(|net| ("ip", IpNet::V4(*net)));
         let v6 = nat.own_v6.iter().map(|net| ("ip6", IpNet::V6(*net)));
         for (protocol, net) in v4.chain(v6) {
             let own = field("==", protocol, "saddr", &prefix(&net));
             self.rule(NAT, &[own, json!({"return": null})]);
         }
+        if nat.workloads {
+            for (protocol, set, kind) in [("ip", OWN_V4, "ipv4_addr"), ("ip6", OWN_V6, "ipv6_addr")]
+            {
+                self.set(json!({"family": FAMILY, "name": set, "table": TABLE, "type": kind}));
+                let own = field("==", protocol, "saddr", &json!(format!("@{set}")));
+                self.rule(NAT, &[own, json!({"return": null})]);
+            }
+        }
+        self.nat_of_nodes(nat);
         self.rule(NAT, &[json!({"masquerade": null})]);
     }
 
@@ -150,16 +177,20 @@ impl Shape {
                 self.rule(chain, &[interface("==", way, inside), json!({"accept": null})]);
             }
             for (protocol, set) in [("ip", GUARDED_V4), ("ip6", GUARDED_V6)] {
-                self.rule(
-                    chain,
-                    &[
-                        field("==", protocol, side, &json!(format!("@{set}"))),
-                        json!({"counter": {"packets": 0, "bytes": 0}}),
-                        json!({"drop": null}),
-                    ],
-                );
+                self.drop_set(chain, protocol, side, set);
             }
         }
+    }
+
+    fn drop_set(&mut self, chain: &str, protocol: &str, side: &str, set: &str) {
+        self.rule(
+            chain,
+            &[
+                field("==", protocol, side, &json!(format!("@{set}"))),
+                json!({"counter": {"packets": 0, "bytes": 0}}),
+                json!({"drop": null}),
+            ],
+        );
     }
 
     fn dont_fragment(&mut self, which: DontFragment) {
@@ -220,10 +251,18 @@ impl Shape {
         };
         let rules = of(NAT);
         let (first, rest) = rules.split_first()?;
-        let (_, own) = rest.split_last()?;
+        let (_, own) = rest.get(1..)?.split_last()?;
         let device = right(first, 0)?.as_str()?.to_owned();
-        let mut nat = SourceNat { device, own_v4: BTreeSet::new(), own_v6: BTreeSet::new() };
+        let mut nat = SourceNat { device, ..SourceNat::default() };
         for rule in own {
+            if right(rule, 1).is_some() {
+                nat.own_nodes.insert(right(rule, 0)?.as_str()?.parse().ok()?);
+                continue;
+            }
+            if right(rule, 0)?.as_str().is_some_and(|set| set.starts_with('@')) {
+                nat.workloads = true;
+                continue;
+            }
             match read_prefix(&right(rule, 0)?)? {
                 IpNet::V4(net) => nat.own_v4.insert(net),
                 IpNet::V6(net) => nat.own_v6.insert(net),
@@ -237,7 +276,13 @@ impl Shape {
                 port: u16::try_from(number(right(rule, 1)?)?).ok()?,
             }),
         };
-        Some(FirewallRules { nat, clamp_mss: has(CLAMP), dont_fragment, guard: has(GUARD_IN) })
+        let steering = self.meaning_of_steering()?;
+        let confined = match has(CONFINED) {
+            true => Some(confined_by(&of(CONFINED))?),
+            false => None,
+        };
+        let (clamp_mss, guard) = (has(CLAMP), has(GUARD_IN));
+        Some(FirewallRules { nat, clamp_mss, dont_fragment, guard, steering, confined })
     }
 }
 
@@ -303,6 +348,13 @@ impl Listing {
         match (set, prefix.addr()) {
             (GUARDED_V4 | GUARDED_V6, _) => drop(self.sets.guarded.insert(prefix)),
             (FRAGMENTED, IpAddr::V4(address)) => drop(self.sets.fragmented.insert(address)),
+            (OWN_V4 | OWN_V6, address) => drop(self.sets.own.insert(address)),
+            (set, address) if nodes::ROUTED.contains(&set) => {
+                self.sets.routed_nodes.insert(address);
+            }
+            (set, address) if nodes::GUARDED.contains(&set) => {
+                self.sets.guarded_nodes.insert(address);
+            }
             _ => return None,
         }
         Some(())
@@ -336,8 +388,23 @@ fn elements(verb: &str, sets: &FirewallSets) -> Vec<Value> {
         guarded.map(prefix).collect()
     };
     let fragmented = sets.fragmented.iter().map(|address: &Ipv4Addr| json!(address.to_string()));
-    [(GUARDED_V4, of(false)), (GUARDED_V6, of(true)), (FRAGMENTED, fragmented.collect())]
+    let own = |v6: bool| -> Vec<Value> {
+        let own = sets.own.iter().filter(|address| address.is_ipv6() == v6);
+        own.map(|address| json!(address.to_string())).collect()
+    };
+    let of_nodes = [(nodes::ROUTED, &sets.routed_nodes), (nodes::GUARDED, &sets.guarded_nodes)];
+    let of_nodes = of_nodes
         .into_iter()
+        .flat_map(|(names, addresses)| names.into_iter().zip(nodes::elements(addresses)));
+    let all = [
+        (GUARDED_V4, of(false)),
+        (GUARDED_V6, of(true)),
+        (FRAGMENTED, fragmented.collect()),
+        (OWN_V4, own(false)),
+        (OWN_V6, own(true)),
+    ];
+    all.into_iter()
+        .chain(of_nodes)
         .filter(|(_, elements)| !elements.is_empty())
         .map(|(set, elements)| {
             json!({verb: {"element": {
@@ -364,5 +431,6 @@ fn read_prefix(value: &Value) -> Option<IpNet> {
     IpNet::new(prefix.get("addr")?.as_str()?.parse().ok()?, length).ok()
 }
 
+mod confined;
 #[cfg(test)]
 mod tests;

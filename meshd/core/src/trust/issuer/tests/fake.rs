@@ -132,6 +132,7 @@ pub(in crate::trust) fn rule() -> Rule {
         once: true,
         prefixes: Vec::new(),
         allow: vec!["10.128.0.0/9".parse().unwrap()],
+        pools: Vec::new(),
         groups: vec!["k8s".into()],
     }
 }

@@ -1,5 +1,7 @@
 //! What is written reads back, and nothing else does.
 
+use meshd_core::plan::{Confined, Steering};
+
 use super::*;
 
 fn rules() -> FirewallRules {
@@ -10,11 +12,18 @@ fn rules() -> FirewallRules {
                 .iter()
                 .map(|net| net.parse().unwrap())
                 .collect(),
+            own_nodes: ["192.0.2.9", "2001:db8::9"].map(|ip| ip.parse().unwrap()).into(),
             own_v6: ["fd00::1/128", "fd01::/64"].iter().map(|net| net.parse().unwrap()).collect(),
+            workloads: true,
         },
         clamp_mss: true,
         dont_fragment: Some(DontFragment { port: 51820, mark: 16 }),
         guard: true,
+        steering: Some(Steering { mark: 16, gossip: 51800, wireguard: 51820 }),
+        confined: Some(Confined {
+            ranges: ["10.9.0.0/24", "fd09::/64"].iter().map(|net| net.parse().unwrap()).collect(),
+            local: ["10.1.0.0/16", "fd01::/64"].iter().map(|net| net.parse().unwrap()).collect(),
+        }),
     }
 }
 
@@ -25,6 +34,9 @@ fn sets() -> FirewallSets {
             .map(|net| net.parse().unwrap())
             .collect(),
         fragmented: [Ipv4Addr::new(192, 0, 2, 1)].into(),
+        own: ["10.240.0.5", "fd00:9::5"].map(|address| address.parse().unwrap()).into(),
+        routed_nodes: ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into(),
+        guarded_nodes: ["192.0.2.2", "2001:db8::2"].map(|ip| ip.parse().unwrap()).into(),
     }
 }
 

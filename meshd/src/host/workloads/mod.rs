@@ -1,0 +1,212 @@
+//! The workloads of this host, one by one, where the network behind it gives each an address of its own: from the
+//! routes that the CNI made towards their interfaces.
+//!
+//! Owns a thread of its own, since netlink blocks: it reads all such routes when netlink says that one of them or a link
+//! changed, and each half minute in any case, and hands the newest set to the daemon's loop through a channel of which
+//! only the last value counts. Reading anew rather than following each message: the kernel drops messages when it is
+//! busy, and takes IPv4 routes away with their link without a word. It ends when the loop has gone.
+
+mod route;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+use meshd_core::{address::host_prefix, limits::RECORD_PREFIXES};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkMessage},
+    route::{RouteHeader, RouteMessage, RouteType},
+};
+use nix::errno::Errno;
+use tokio::sync::watch;
+
+pub use self::route::matches;
+use crate::dataplane::{DataplaneError, Ours, linux::netlink::Netlink, watch::Watch};
+
+/// Workloads that are kept track of: a few times as many as a record can name.
+pub const MOST: usize = 4 * RECORD_PREFIXES;
+/// Whatever was missed is found after this.
+const RELOOK: Duration = Duration::from_secs(30);
+/// The pause after a look, as a multiple of what it took: a tenth of a processor at most.
+const PAUSE: u32 = 10;
+/// The pause at least: what a CNI does for one pod is one look.
+const PAUSE_LEAST: Duration = Duration::from_millis(20);
+/// After a look that failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What was found at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Workloads {
+    /// Single addresses, none of this host's own, [`MOST`] of them at most.
+    pub addresses: BTreeSet<IpNet>,
+    /// How many more there are.
+    pub beyond: usize,
+}
+
+/// Starts to follow the workloads behind the interfaces whose names match `patterns`. The first look is done when this
+/// returns. Blocks for some milliseconds.
+///
+/// # Errors
+/// When netlink cannot be used.
+pub fn follow(patterns: Vec<String>) -> Result<watch::Receiver<Arc<Workloads>>, DataplaneError> {
+    let failed = |e: std::io::Error| DataplaneError::Netlink { reason: e.to_string() };
+    let (first, begun) = std::sync::mpsc::channel();
+    thread::Builder::new()
+        .name("workloads".to_owned())
+        .spawn(move || match Follower::start(patterns) {
+            Ok((follower, found)) => {
+                let (tell, told) = watch::channel(Arc::new(found));
+                // Who asked waits for this.
+                let _ = first.send(Ok(told));
+                follower.run(&tell);
+            }
+            Err(error) => drop(first.send(Err(error))),
+        })
+        .map_err(failed)?;
+    begun.recv().unwrap_or_else(|_| {
+        Err(DataplaneError::Netlink { reason: "the workloads' thread ended early".to_owned() })
+    })
+}
+
+struct Follower {
+    patterns: Vec<String>,
+    netlink: Netlink,
+    /// Waits: reading brings a runtime of its own, which may not run inside another.
+    runtime: tokio::runtime::Runtime,
+    watch: Watch,
+}
+
+impl Follower {
+    fn start(patterns: Vec<String>) -> Result<(Self, Workloads), DataplaneError> {
+        let failed = |e: std::io::Error| DataplaneError::Netlink { reason: e.to_string() };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        // Listening first: what changes during the first look is seen.
+        let watch = runtime.block_on(async { Watch::of_workloads() })?;
+        let netlink = Netlink::open(&Ours::default())?;
+        let found = read(&netlink, &patterns)?;
+        Ok((Self { patterns, netlink, runtime, watch }, found))
+    }
+
+    fn run(mut self, tell: &watch::Sender<Arc<Workloads>>) {
+        let mut pause = PAUSE_LEAST;
+        let mut failing = false;
+        loop {
+            let watch = &mut self.watch;
+            let gone = self.runtime.block_on(async {
+                tokio::select! {
+                    () = tell.closed() => true,
+                    () = async {
+                        tokio::time::sleep(pause).await;
+                        // Nothing told is as good as told: it is looked in any case.
+                        let _ = tokio::time::timeout(RELOOK, watch.changed()).await;
+                    } => false,
+                }
+            });
+            if gone {
+                return;
+            }
+            let started = Instant::now();
+            match self.read() {
+                Ok(found) => {
+                    failing = false;
+                    pause = PAUSE_LEAST.max(started.elapsed() * PAUSE);
+                    tell.send_if_modified(|held| {
+                        let news = **held != found;
+                        if news {
+                            *held = Arc::new(found);
+                        }
+                        news
+                    });
+                }
+                Err(error) => {
+                    // What was found last stays: a pod is not gone because netlink is busy.
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "cannot look at the routes to workloads");
+                    }
+                    pause = RETRY;
+                }
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Workloads, DataplaneError> {
+        if self.netlink.is_broken() {
+            self.netlink = Netlink::open(&Ours::default())?;
+        }
+        read(&self.netlink, &self.patterns)
+    }
+}
+
+fn read(netlink: &Netlink, patterns: &[String]) -> Result<Workloads, DataplaneError> {
+    let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let mut interfaces = BTreeMap::new();
+    for answer in dump(netlink, "the interfaces", &links)? {
+        let RouteNetlinkMessage::NewLink(link) = answer else { continue };
+        let name = link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        });
+        interfaces.extend(
+            name.filter(|name| patterns.iter().any(|p| matches(p, name)))
+                .map(|name| (link.header.index, name)),
+        );
+    }
+    let mut found = Workloads::default();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        request.header.table = RouteHeader::RT_TABLE_MAIN;
+        request.header.kind = RouteType::Unicast;
+        let request = RouteNetlinkMessage::GetRoute(request);
+        for answer in dump(netlink, "the main routing table", &request)? {
+            let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
+            let workload = route::workload(&route, |index| interfaces.contains_key(&index));
+            found.addresses.extend(workload);
+        }
+    }
+    // After the routes: an address of this host may have one too, and is there as long as that.
+    for own in own_addresses(netlink)? {
+        found.addresses.remove(&own);
+    }
+    while found.addresses.len() > MOST {
+        found.addresses.pop_last();
+        found.beyond += 1;
+    }
+    Ok(found)
+}
+
+fn own_addresses(netlink: &Netlink) -> Result<Vec<IpNet>, DataplaneError> {
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let mut own = Vec::new();
+    for answer in dump(netlink, "the addresses", &request)? {
+        let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+        // On a point-to-point link Address is the other end.
+        let (mut local, mut address) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                AddressAttribute::Local(ip) => local = Some(ip),
+                AddressAttribute::Address(ip) => address = Some(ip),
+                _ => {}
+            }
+        }
+        own.extend(local.or(address).map(host_prefix));
+    }
+    Ok(own)
+}
+
+fn dump(
+    netlink: &Netlink,
+    what: &str,
+    request: &RouteNetlinkMessage,
+) -> Result<Vec<RouteNetlinkMessage>, DataplaneError> {
+    let failed =
+        |errno: Errno| DataplaneError::Kernel { action: "read", object: what.to_owned(), errno };
+    netlink.dump(request).map_err(failed)
+}

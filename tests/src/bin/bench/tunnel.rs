@@ -1,0 +1,160 @@
+//! What a tunnel of meshd carries beside one made by hand with `wg` and `ip` on hosts of the same kind.
+
+use anyhow::{Context, Result};
+use meshd_tests::harness::{Backend, Host, HostPlan, Mesh, Place, Running, World, pace, wait_for};
+use serde_json::Value;
+
+use crate::{
+    in_a_world,
+    report::{Machine, Report},
+};
+
+/// The rounds' order is turned each time, so that what comes and goes on the machine meets both.
+const ROUNDS: u32 = 20;
+const SECONDS: &str = "2";
+const PINGS: &str = "100";
+
+/// Two ends of one tunnel.
+struct Pair<'a> {
+    from: &'a Host,
+    to: &'a Host,
+    address: String,
+    megabits: Vec<f64>,
+    rtt_ms: Vec<f64>,
+    _server: Running,
+}
+
+impl<'a> Pair<'a> {
+    fn new(from: &'a Host, to: &'a Host, address: &str) -> Result<Self> {
+        let server = to.start(&["iperf3", "-s", "-B", address])?;
+        wait_for("iperf3 listens", pace(10), || {
+            to.sh("ss -tln | grep -q :5201").context("not yet")
+        })?;
+        from.ping(address, "")?;
+        let address = address.to_owned();
+        Ok(Self { from, to, address, megabits: Vec::new(), rtt_ms: Vec::new(), _server: server })
+    }
+
+    fn measure(&mut self) -> Result<()> {
+        let text = self
+            .from
+            .run(&["timeout", "60", "iperf3", "-J", "-t", SECONDS, "-c", &self.address])
+            .with_context(|| format!("iperf3 to {}", self.to.name()))?;
+        let result: Value = serde_json::from_str(&text)?;
+        let bits = result["end"]["sum_received"]["bits_per_second"].as_f64();
+        self.megabits.push(bits.context("iperf3 gives no throughput")? / 1e6);
+        let text =
+            self.from.run(&["ping", "-n", "-q", "-i", "0.005", "-c", PINGS, &self.address])?;
+        let average = text.rsplit_once(" = ").and_then(|(_, times)| times.split('/').nth(1));
+        self.rtt_ms.push(average.context("ping gives no times")?.parse()?);
+        Ok(())
+    }
+}
+
+pub(crate) fn measure(machine: Machine) -> Result<Report> {
+    let mut report = Report::new(machine, "tunnel", 2);
+    in_a_world(4, |world| {
+        let mesh = crate::formed(world, 2)?;
+        let hand: Vec<Host> = ["h1", "h2"]
+            .map(|name| world.host(&HostPlan::vm(name)))
+            .into_iter()
+            .collect::<Result<_>>()?;
+        let _devices = make_by_hand(world, &hand[0], &hand[1])?;
+        wait_measured(&mesh)?;
+        let mut ours =
+            Pair::new(&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[1].mesh_addresses()?.0)?;
+        let mut theirs = Pair::new(&hand[0], &hand[1], "100.64.0.2")?;
+        for round in 0..ROUNDS {
+            let pairs = [&mut ours, &mut theirs];
+            let [first, second] = if round % 2 == 0 {
+                pairs
+            } else {
+                {
+                    let [a, b] = pairs;
+                    [b, a]
+                }
+            };
+            first.measure()?;
+            second.measure()?;
+        }
+        let median = |values: &[f64]| {
+            let mut sorted = values.to_vec();
+            sorted.sort_by(f64::total_cmp);
+            let middle = sorted.len() / 2;
+            (sorted[middle] + sorted[(sorted.len() - 1) / 2]) / 2.0
+        };
+        for (pair, key, what) in [(&ours, "ours", "meshd"), (&theirs, "hand", "by hand")] {
+            report.add_spread(
+                &format!("{key}_megabits"),
+                &format!("{what}: TCP"),
+                &pair.megabits,
+                "Mbit/s",
+            );
+            report.add_spread(
+                &format!("{key}_rtt_ms"),
+                &format!("{what}: ping"),
+                &pair.rtt_ms,
+                "ms",
+            );
+        }
+        // Round by round, so that a slow moment of the machine is not one side's.
+        let ratios = |ours: &[f64], theirs: &[f64]| -> Vec<f64> {
+            ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()
+        };
+        let throughput = median(&ratios(&ours.megabits, &theirs.megabits));
+        report.add("throughput_ratio", "throughput, meshd against by hand", throughput, "times");
+        let latency = median(&ratios(&ours.rtt_ms, &theirs.rtt_ms));
+        report.add("latency_ratio", "round trip, meshd against by hand", latency, "times");
+        Ok(())
+    })?;
+    Ok(report)
+}
+
+/// Until the path was measured: its probes would be part of what is compared.
+fn wait_measured(mesh: &Mesh) -> Result<()> {
+    for host in &mesh.hosts {
+        wait_for("the path is measured", pace(60), || {
+            let text = host.meshctl(&["mtu", "-o", "json"])?.ok()?.stdout;
+            anyhow::ensure!(text.contains("\"measured\""), "{text}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A tunnel as people make it: `ip link add`, `wg set`, an address each.
+fn make_by_hand(world: &World, one: &Host, two: &Host) -> Result<Vec<Running>> {
+    let mut processes = Vec::new();
+    let mut keys = Vec::new();
+    for (number, host) in [(1, one), (2, two)] {
+        if world.backend() == Backend::Userspace {
+            processes.push(host.start(&["wireguard-go", "-f", "wg0"])?);
+            wait_for("wireguard-go makes its device", pace(10), || {
+                host.run(&["ip", "link", "show", "wg0"])
+            })?;
+        } else {
+            host.run(&["ip", "link", "add", "wg0", "type", "wireguard"])?;
+        }
+        let key = host.sh(&format!(
+            "wg genkey >/run/key; wg set wg0 listen-port 51820 private-key /run/key; wg pubkey </run/key
+             ip addr add 100.64.0.{number}/32 dev wg0; ip link set wg0 up; ip route add 100.64.0.0/24 dev wg0"
+        ))?;
+        keys.push(key.trim().to_owned());
+    }
+    for (host, key, other, number) in [(one, &keys[1], two, 2), (two, &keys[0], one, 1)] {
+        let endpoint = format!("{}:51820", other.address());
+        let allowed = format!("100.64.0.{number}/32");
+        host.run(&[
+            "wg",
+            "set",
+            "wg0",
+            "peer",
+            key,
+            "endpoint",
+            &endpoint,
+            "allowed-ips",
+            &allowed,
+        ])?;
+    }
+    Ok(processes)
+}
