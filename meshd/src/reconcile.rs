@@ -303,7 +303,7 @@ impl Worker {
     /// Looks at the device and its peers, and asks for a round when they are not as planned. Tells when tunnels came up,
     /// or somebody wants to know.
     fn glance(&mut self, wanted: bool, asked: Vec<Asked>) {
-        let started = Instant::now();
+        let (started, spent) = (Instant::now(), spent());
         let mut news = false;
         if let (Some((desired, scope, _)), Some((last, read))) = (&self.want, &mut self.last)
             && last.device.is_some()
@@ -329,8 +329,7 @@ impl Worker {
         if news && !self.look {
             self.tell(Vec::new());
         }
-        let ended = Instant::now();
-        self.pace.glanced(ended, ended - started);
+        self.pace.glanced(Instant::now(), self::spent().saturating_sub(spent));
     }
 
     /// Reports what is known without a round.
@@ -393,6 +392,12 @@ impl Worker {
         report.observed = self.dataplane.observe(scope).ok().or(report.observed);
         report
     }
+}
+
+/// What this thread has taken of a processor so far. Time on the wall would also count who else was busy.
+fn spent() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(spent).unwrap_or_default()
 }
 
 #[cfg(test)]

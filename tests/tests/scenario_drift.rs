@@ -1,9 +1,9 @@
 //! What others change in the kernel comes back, and a program that insists is not fought in a spin.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
-use meshd_tests::harness::{Host, HostPlan, Mesh, Place, in_vm, pace, scenario, wait_for};
+use meshd_tests::harness::{Host, HostPlan, Mesh, Place, pace, scenario, wait_for};
 
 const STRICT: &str = "[network]\nleak_protection = \"strict\"\n";
 
@@ -83,9 +83,9 @@ fn every_drift_is_repaired_within_a_second_and_counted() {
                 .replace("<ULA>", &ula)
                 .replace("<V4>", &v4);
             let counted = a.counters()?.value("meshd_kernel_changes_total", None);
-            let broken = Instant::now();
+            let broken = SystemTime::now();
             a.sh(&script)?;
-            let done = Instant::now();
+            let done = SystemTime::now();
             // A look between the change and its repair can miss the change; the counter cannot.
             wait_for(what, pace(20), || {
                 ensure!(
@@ -97,11 +97,13 @@ fn every_drift_is_repaired_within_a_second_and_counted() {
                 ensure!(now == before, "it is\n{now}\ninstead of\n{before}");
                 Ok(())
             })?;
-            let took = broken.elapsed();
-            println!("drift: {what}: back {took:.2?} after, {:.2?} of it to do it", done - broken);
-            let late = done.elapsed() > Duration::from_secs(1);
+            // The looks above take longer than the repair, on an emulated processor by far.
+            let logged = a.last_logged("repaired what another program changed", broken)?;
+            let at = logged.unwrap_or_else(SystemTime::now);
+            let took = at.duration_since(done).unwrap_or_default();
+            println!("drift: {what}: repaired {took:.2?} after");
             match attempt {
-                _ if !late || in_vm() => {}
+                _ if took <= Duration::from_secs(1) => {}
                 3 => slow.push(what),
                 _ => due.push((what, how, attempt + 1)),
             }
@@ -117,7 +119,6 @@ fn every_drift_is_repaired_within_a_second_and_counted() {
         // A repair that falls together with a change of the plan is not told from it.
         let counted = a.counters()?.value("meshd_drift_repaired_total", None);
         ensure!(counted >= 15, "{counted} repairs counted for {} drifts", DRIFTS.len());
-        // An emulated processor takes longer for the looking alone.
         ensure!(slow.is_empty(), "three times not within a second: {slow:?}");
         a.ping(&b.mesh_addresses()?.0, "").map(drop)
     });

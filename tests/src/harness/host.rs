@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::daemon::{self, Daemon};
 use super::place::{Place, Space};
@@ -237,6 +238,17 @@ impl Host {
             return Ok(path.clone());
         }
         Ok(daemon::binary(name)?.to_string_lossy().into_owned())
+    }
+
+    /// When the daemon last logged a line with `text`, since `since`.
+    pub fn last_logged(&self, text: &str, since: SystemTime) -> Result<Option<SystemTime>> {
+        let log = std::fs::read_to_string(&self.log)?;
+        let Some(line) = log.lines().rev().find(|line| line.contains(text)) else {
+            return Ok(None);
+        };
+        let stamp = line.split_whitespace().next().unwrap_or_default();
+        let time = OffsetDateTime::parse(stamp, &Rfc3339).with_context(|| line.to_owned())?;
+        Ok(Some(SystemTime::from(time)).filter(|time| *time >= since))
     }
 
     /// The last lines of the daemon's log.

@@ -22,6 +22,7 @@
 //!     iifname != "mesh0" return; oifname "mesh0" return; ip daddr 10.1.0.0/24 return
 //!     ip saddr 10.9.0.0/24 counter drop }
 //!   chain dont_fragment { type filter hook postrouting priority 310;
+//!     meta mark & 0x10 == 0x10 udp sport 51820 ip length > 1340 ip frag-off set 0x4000 accept
 //!     meta mark & 0x10 == 0x10 udp sport 51820 ip daddr != @fragmented ip frag-off set 0x4000 }
 //! }
 //! ```
@@ -199,21 +200,22 @@ impl Shape {
         );
         self.chain(DONT_FRAGMENT, "filter", "postrouting", 310);
         let marked = json!({"&": [{"meta": {"key": "mark"}}, which.mark]});
-        for condition in [
-            field("!=", "ip", "daddr", &json!(format!("@{FRAGMENTED}"))),
-            field(">", "ip", "length", &json!(DontFragment::LARGEST_FRAGMENTED)),
+        let fits = json!(DontFragment::LARGEST_FRAGMENTED);
+        // Most bytes are in large packets: one rule is enough for those.
+        for (condition, end) in [
+            (field(">", "ip", "length", &fits), Some(json!({"accept": null}))),
+            (field("!=", "ip", "daddr", &json!(format!("@{FRAGMENTED}"))), None),
         ] {
-            self.rule(
-                DONT_FRAGMENT,
-                &[
-                    json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
-                    field("==", "udp", "sport", &json!(which.port)),
-                    condition,
-                    json!({"mangle": {
-                        "key": {"payload": {"protocol": "ip", "field": "frag-off"}}, "value": DF,
-                    }}),
-                ],
-            );
+            let mut rule = vec![
+                json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
+                field("==", "udp", "sport", &json!(which.port)),
+                condition,
+                json!({"mangle": {
+                    "key": {"payload": {"protocol": "ip", "field": "frag-off"}}, "value": DF,
+                }}),
+            ];
+            rule.extend(end);
+            self.rule(DONT_FRAGMENT, &rule);
         }
     }
 
