@@ -141,7 +141,11 @@ mod tests {
         pace.glanced(start, MS / 10);
         assert_eq!(pace.glance_from() - start, GLANCE_PAUSE);
         pace.glanced(start, 3 * MS);
-        assert_eq!(pace.glance_from() - start, GLANCE_PAUSE, "an emulated processor's, with few peers");
+        assert_eq!(
+            pace.glance_from() - start,
+            GLANCE_PAUSE,
+            "an emulated processor's, with few peers"
+        );
         pace.glanced(start, 25 * MS);
         assert_eq!(pace.glance_from() - start, Duration::from_secs(5));
         pace.glanced(start, Duration::from_secs(1));
