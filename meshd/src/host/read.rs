@@ -55,7 +55,7 @@ fn read_with(netlink: &Netlink) -> Result<Facts, DataplaneError> {
 /// Such routes that are looked at: a node has a few.
 const INNER_ROUTES: usize = 1_024;
 
-fn dump(
+pub(super) fn dump(
     netlink: &Netlink,
     what: &str,
     request: &RouteNetlinkMessage,

@@ -23,10 +23,10 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkMessage},
     route::{RouteHeader, RouteMessage, RouteType},
 };
-use nix::errno::Errno;
 use tokio::sync::watch;
 
 pub use self::route::matches;
+use super::read::dump;
 use crate::dataplane::{DataplaneError, Ours, linux::netlink::Netlink, watch::Watch};
 
 /// Workloads that are kept track of: a few times as many as a record can name.
@@ -199,14 +199,4 @@ fn own_addresses(netlink: &Netlink) -> Result<Vec<IpNet>, DataplaneError> {
         own.extend(local.or(address).map(host_prefix));
     }
     Ok(own)
-}
-
-fn dump(
-    netlink: &Netlink,
-    what: &str,
-    request: &RouteNetlinkMessage,
-) -> Result<Vec<RouteNetlinkMessage>, DataplaneError> {
-    let failed =
-        |errno: Errno| DataplaneError::Kernel { action: "read", object: what.to_owned(), errno };
-    netlink.dump(request).map_err(failed)
 }
