@@ -82,7 +82,10 @@ impl World {
                 mesh: "prod".parse().expect("a name"),
                 node: "alice".parse().expect("a name"),
                 identity: identity.clone(),
-                prefixes: vec!["10.1.0.0/24".parse().expect("a prefix")],
+                prefixes: vec![
+                    "10.1.0.0/24".parse().expect("a prefix"),
+                    "192.0.2.1/32".parse().expect("a prefix"),
+                ],
                 allow: Vec::new(),
                 pools: Vec::new(),
                 wanted: Vec::new(),
