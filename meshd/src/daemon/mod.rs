@@ -77,7 +77,7 @@ use self::{
     events::EventLog,
     handed::Handed,
     identities::{Pending, Requester},
-    inboxes::{Inboxes, changed, newest},
+    inboxes::{Inboxes, changed, foreign, newest},
     joining::Joining,
     own::{Found, Own},
     renewing::Waiter,
@@ -93,6 +93,7 @@ use crate::{
     chosen::chosen,
     config::{Config, Origin, Sources, issuers::Loaded},
     control::ControlError,
+    dataplane::DataplaneError,
     metrics::Metrics,
     privileges,
     probe::Heard,
@@ -243,6 +244,7 @@ impl Daemon {
                     self.look_soon();
                 }
                 Some(workloads) = newest(&mut inboxes.workloads) => self.see_workloads(workloads),
+                () = foreign(&mut inboxes.foreign) => self.see_foreign_source(),
                 () = changed(&mut inboxes.files) => self.look_soon(),
                 () = sleep_until(wake.into()) => self.on_wake(),
                 _ = tick.tick() => self.on_tick(),
@@ -444,6 +446,12 @@ impl Daemon {
 
     fn on_report(&mut self, report: Report) {
         let Some(running) = &mut self.running else { return };
+        let refused = report.errors.iter().any(|error| matches!(error, DataplaneError::Nft { .. }));
+        if refused && self.own.sources.watch() {
+            // A kernel may have nfnetlink_log, and no nft_log.
+            self.own.sources.told = false;
+            running.plan_due.get_or_insert_with(Instant::now);
+        }
         running.take_report(report, &mut self.counters);
         if let Some(device) = &running.plan.desired.device {
             self.transport.keep_inside(running.own_ula(), &device.name);

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use meshd_core::{
     address::{host_prefix, is_forbidden_prefix, is_routable_unicast},
     limits::{RECORD_ENDPOINTS, RECORD_NODE_ADDRESSES},
-    plan::LocalNetwork,
+    plan::{LocalNetwork, SourceFacts},
 };
 
 use crate::{
@@ -29,8 +29,19 @@ pub(super) struct Own {
     pub(super) prefixes: BTreeSet<IpNet>,
     /// Single workloads on this host, where it is their routes that count.
     pub(super) workloads: Arc<Workloads>,
+    /// Whether sources need NAT.
+    pub(super) sources: SourceFacts,
     /// What could not be used, for a person.
     pub(super) warnings: Vec<String>,
+}
+
+/// What others tell of this host by themselves.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The follower of routes.
+    pub(super) workloads: Arc<Workloads>,
+    /// nfnetlink_log, and every look before.
+    pub(super) sources: SourceFacts,
 }
 
 /// A prefix that is gone from the CNI's files or routes is announced for this long all the same: a file may be
@@ -66,14 +77,15 @@ impl Found {
 }
 
 impl Own {
-    /// Looks at the host, all but its `workloads`. Blocks for some milliseconds.
+    /// Looks at the host, at all but what it is told of. Blocks for some milliseconds.
     pub(super) fn look(
         config: &Config,
         found: &mut Found,
-        workloads: Arc<Workloads>,
+        told: Told,
         now: Instant,
     ) -> Result<Self, DataplaneError> {
         let facts = host::read()?;
+        let (workloads, sources) = (told.workloads, told.sources.and(facts.tracked));
         let mut warnings = Vec::new();
         let prefixes = match &config.network.pod_prefixes {
             Automatic::Given(prefixes) => {
@@ -101,7 +113,12 @@ impl Own {
         warnings.extend(forbidden.iter().map(|prefix| {
             format!("pod prefix {prefix} is not announced: it holds reserved addresses")
         }));
-        Ok(Self { facts, prefixes, workloads, warnings })
+        Ok(Self { facts, prefixes, workloads, sources, warnings })
+    }
+
+    /// What a look does not find.
+    pub(super) fn told(&self) -> Told {
+        Told { workloads: self.workloads.clone(), sources: self.sources }
     }
 
     /// Where others may reach this host's gossip port, best first.
@@ -184,6 +201,7 @@ impl Own {
             workloads: self.workloads.addresses.clone(),
             node_addresses: self.claimed_addresses(config),
             underlay: self.facts.underlay(&self.node_addresses(config)),
+            sources: self.sources,
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Facts {
     pub forwarding_v4: bool,
     /// `net.ipv6.conf.all.forwarding`; also true where IPv6 is switched off, since there is nothing to forward.
     pub forwarding_v6: bool,
+    /// The kernel tracks connections here (`net.netfilter.nf_conntrack_count` is not 0).
+    pub tracked: bool,
 }
 
 /// A network interface.

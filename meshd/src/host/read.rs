@@ -49,6 +49,7 @@ fn read_with(netlink: &Netlink) -> Result<Facts, DataplaneError> {
         inner_routes: routes.inner,
         forwarding_v4: is_on("net/ipv4/ip_forward").unwrap_or(false),
         forwarding_v6: is_on("net/ipv6/conf/all/forwarding").unwrap_or(true),
+        tracked: sysctl::read("net/netfilter/nf_conntrack_count").is_ok_and(|count| count != "0"),
     })
 }
 

@@ -88,7 +88,8 @@ impl SavedGuard {
     /// What sets it up in the kernel, the nftables guard first. Rules come from the configuration.
     #[must_use]
     pub fn changes(&self, config: &PlanConfig, ipv6: bool) -> Vec<Change> {
-        let mut nat = SourceNat { device: self.device.clone(), ..SourceNat::default() };
+        let mut nat =
+            SourceNat { watch: true, device: self.device.clone(), ..SourceNat::default() };
         for own in &self.own {
             match own {
                 IpNet::V4(net) => drop(nat.own_v4.insert(*net)),

@@ -15,6 +15,7 @@ const ADDRESSES: [&str; 2] = ["100.112.0.1/32", "fd00::1/128"];
 /// With every part that there is.
 fn firewall(host: &Host) -> Firewall {
     let nat = SourceNat {
+        watch: false,
         device: host.device.clone(),
         own_v4: ["100.112.0.1/32", "10.1.0.0/24"].iter().map(|n| n.parse().unwrap()).collect(),
         own_v6: ["fd00::1/128", "fd01::/64"].iter().map(|n| n.parse().unwrap()).collect(),

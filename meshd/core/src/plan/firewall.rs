@@ -59,8 +59,13 @@ pub struct Steering {
 
 /// What leaves through the device with a source that is not ours inside the mesh (a socket bound to the node's own
 /// address) gets the device's address, since the other side accepts no other.
+///
+/// Source NAT makes the kernel track every connection of the host, which costs each packet a few percent. So where nobody
+/// else has it track connections, such packets are looked for first, and translated from the first one on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceNat {
+    /// Not translated yet: told to [`SourceNat::LOG_GROUP`], and dropped.
+    pub watch: bool,
     /// Interface name.
     pub device: String,
     /// Sources that stay as they are.
@@ -71,6 +76,11 @@ pub struct SourceNat {
     pub workloads: bool,
     /// Sources that stay as they are towards [`FirewallSets::routed_nodes`].
     pub own_nodes: BTreeSet<IpAddr>,
+}
+
+impl SourceNat {
+    /// Group of nfnetlink_log that is told of foreign sources.
+    pub const LOG_GROUP: u16 = 51_820;
 }
 
 /// What devices of this host may not do: with a source in `ranges` nothing goes on from this host but into the mesh, or
@@ -212,7 +222,8 @@ fn source_nat(
     let own_nodes =
         if nodes.steered { nodes.own.iter().copied().collect() } else { BTreeSet::new() };
     let device = input.config.interface.clone();
-    (SourceNat { device, own_v4, own_v6, workloads, own_nodes }, own)
+    let watch = input.local.sources.watch();
+    (SourceNat { watch, device, own_v4, own_v6, workloads, own_nodes }, own)
 }
 
 fn confined(input: &PlanInput<'_>) -> Option<Confined> {

@@ -153,6 +153,34 @@ pub struct LocalNetwork {
     pub underlay: BTreeSet<String>,
     /// The host can have IPv6 addresses (false with `ipv6.disable=1`).
     pub ipv6: bool,
+    /// Whether sources need NAT, as far as it is known.
+    pub sources: SourceFacts,
+}
+
+/// What is known of packets that leave into the mesh with a source that is not ours there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// The kernel tracks connections, for whomever. One that it tracks before there is NAT stays without, so there has to be
+    /// NAT before the first such packet; and it costs little more.
+    pub tracked: bool,
+    /// There was one.
+    pub seen: bool,
+    /// The kernel would tell of one.
+    pub told: bool,
+}
+
+impl SourceFacts {
+    /// It is enough to look for such packets.
+    #[must_use]
+    pub fn watch(self) -> bool {
+        self.told && !self.seen && !self.tracked
+    }
+
+    /// With what was found later: what was there once may come again, and a table that changes with it drops packets.
+    #[must_use]
+    pub fn and(self, tracked: bool) -> Self {
+        Self { tracked: self.tracked || tracked, ..self }
+    }
 }
 
 /// Another member as it is known now.

@@ -46,8 +46,8 @@ pub use firewall::{
 pub use first::{Due, FirstHandshakes, renewals};
 pub use health::TunnelTracker;
 pub use input::{
-    LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, SteeringSeen, TunnelHealth,
-    TunnelState,
+    LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, SourceFacts, SteeringSeen,
+    TunnelHealth, TunnelState,
 };
 pub use model::{Kernel, KernelError, Verdict};
 pub use nodes::CarriedNodes;

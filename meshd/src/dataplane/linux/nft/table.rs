@@ -11,7 +11,8 @@
 //!     ip saddr 10.1.0.0/24 return      # one per own prefix; prefixes that overlap do not fit into a set
 //!     ip6 saddr fd00::/64 return
 //!     ip saddr @own4 return; ip6 saddr @own6 return
-//!     masquerade }
+//!     masquerade }                     # or, while no such packet was seen, in a chain of type filter:
+//!                                      # limit rate 1/second log group 51820; drop
 //!   chain clamp { type filter hook postrouting priority mangle;
 //!     oifname "mesh0" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu }
 //!   chain guard_in { type filter hook prerouting priority -350;
@@ -123,7 +124,9 @@ impl Shape {
     }
 
     fn nat(&mut self, nat: &SourceNat) {
-        self.chain(NAT, "nat", "postrouting", 100);
+        // After NAT of others, where none of ours is.
+        let (kind, priority) = if nat.watch { ("filter", 250) } else { ("nat", 100) };
+        self.chain(NAT, kind, "postrouting", priority);
         self.rule(NAT, &[interface("!=", "oifname", &nat.device), json!({"return": null})]);
         // What came in through the mesh has a source that WireGuard has checked. Linux tells here where from since 5.7.
         self.rule(NAT, &[interface("==", "iifname", &nat.device), json!({"return": null})]);
@@ -142,7 +145,14 @@ impl Shape {
             }
         }
         self.nat_of_nodes(nat);
-        self.rule(NAT, &[json!({"masquerade": null})]);
+        if nat.watch {
+            let limit = json!({"limit": {"rate": 1, "burst": 5, "per": "second"}});
+            self.rule(NAT, &[limit, json!({"log": {"group": SourceNat::LOG_GROUP}})]);
+            // Nobody would take it; and if it is tracked, what repeats it must not go on as it is.
+            self.rule(NAT, &[json!({"drop": null})]);
+        } else {
+            self.rule(NAT, &[json!({"masquerade": null})]);
+        }
     }
 
     /// SYN and SYN-ACK: each side says what it can be sent.
@@ -253,9 +263,11 @@ impl Shape {
         };
         let rules = of(NAT);
         let (first, rest) = rules.split_first()?;
-        let (_, own) = rest.get(1..)?.split_last()?;
+        let (last, own) = rest.get(1..)?.split_last()?;
         let device = right(first, 0)?.as_str()?.to_owned();
-        let mut nat = SourceNat { device, ..SourceNat::default() };
+        let watch = last.get(0)?.get("drop").is_some();
+        let own = if watch { own.split_last()?.1 } else { own };
+        let mut nat = SourceNat { watch, device, ..SourceNat::default() };
         for rule in own {
             if right(rule, 1).is_some() {
                 nat.own_nodes.insert(right(rule, 0)?.as_str()?.parse().ok()?);

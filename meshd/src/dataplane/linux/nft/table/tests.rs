@@ -7,6 +7,7 @@ use super::*;
 fn rules() -> FirewallRules {
     FirewallRules {
         nat: SourceNat {
+            watch: false,
             device: "mesh0".to_owned(),
             own_v4: ["10.1.0.0/16", "10.1.2.0/24", "100.112.0.1/32"]
                 .iter()
@@ -75,7 +76,9 @@ fn what_is_written_reads_back() {
         nat: SourceNat { device: "m".to_owned(), ..SourceNat::default() },
         ..FirewallRules::default()
     };
-    for (rules, sets) in [(rules(), sets()), (plain, FirewallSets::default())] {
+    let mut watching = rules();
+    watching.nat.watch = true;
+    for (rules, sets) in [(rules(), sets()), (watching, sets()), (plain, FirewallSets::default())] {
         let read = Listing::read(&listing(&rules, &sets)).observed(None);
         assert_eq!(read, ObservedFirewall { rules: Some(rules), sets });
     }
