@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 use meshd_core::{
-    address::{host_prefix, is_forbidden_prefix, is_routable_unicast},
+    address::{host_prefix, is_forbidden_prefix, is_routable_unicast, overlaps},
     limits::{RECORD_ENDPOINTS, RECORD_NODE_ADDRESSES},
     plan::{LocalNetwork, SourceFacts},
 };
@@ -173,6 +173,19 @@ impl Own {
         addresses
     }
 
+    /// Prefixes that may lie behind an interface that leads to other hosts: given by configuration, and not known to lead
+    /// into this host. What the CNI's files say is this host's own.
+    fn behind(&self, config: &Config) -> BTreeSet<IpNet> {
+        match &config.network.pod_prefixes {
+            Automatic::Auto => BTreeSet::new(),
+            Automatic::Given(_) => {
+                let inward = self.facts.inward();
+                let leads_in = |net: &IpNet| inward.iter().any(|inner| overlaps(inner, net));
+                self.prefixes.iter().filter(|net| !leads_in(net)).copied().collect()
+            }
+        }
+    }
+
     /// What the planner must not cut off.
     pub(super) fn local_network(
         &self,
@@ -200,6 +213,7 @@ impl Own {
             addresses,
             workloads: self.workloads.addresses.clone(),
             node_addresses: self.claimed_addresses(config),
+            behind: self.behind(config),
             underlay: self.facts.underlay(&self.node_addresses(config)),
             sources: self.sources,
         }

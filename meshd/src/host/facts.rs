@@ -204,6 +204,15 @@ impl Facts {
         self.interfaces.iter().filter(is_underlay).map(|i| i.name.clone()).collect()
     }
 
+    /// Prefixes that the main table keeps on this host, on an interface that leads into it or nowhere.
+    #[must_use]
+    pub fn inward(&self) -> BTreeSet<IpNet> {
+        let is_inward = |name: &str| self.interface(name).is_some_and(Interface::is_inward);
+        let connected = self.networks.iter().filter(|network| is_inward(&network.interface));
+        let inner = self.inner_routes.iter().map(|route| route.prefix);
+        connected.map(|network| network.prefix).chain(inner).collect()
+    }
+
     fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.name == name)
     }

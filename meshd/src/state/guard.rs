@@ -45,7 +45,8 @@ impl SavedGuard {
     /// What is to be kept of a plan; `None` when it has no guard.
     #[must_use]
     pub fn of(desired: &Desired, config: &PlanConfig) -> Option<Self> {
-        let Firewall { rules, sets } = desired.firewall.as_ref().filter(|f| f.rules.guard)?;
+        let Firewall { rules, sets } =
+            desired.firewall.as_ref().filter(|f| f.rules.guard.is_some())?;
         let own = rules.nat.own_v4.iter().map(|net| IpNet::V4(*net));
         let own = own.chain(rules.nat.own_v6.iter().map(|net| IpNet::V6(*net)));
         let second = config.second_table();
@@ -99,7 +100,7 @@ impl SavedGuard {
         let rules = FirewallRules {
             nat,
             clamp_mss: self.clamp_mss,
-            guard: true,
+            guard: Some(config.steering()),
             steering: (!self.nodes.is_empty()).then_some(config.steering()),
             ..FirewallRules::default()
         };
@@ -254,7 +255,7 @@ mod tests {
     fn the_guard_comes_before_the_routes_and_the_rules_last() {
         let config = PlanConfig { strict: true, ..PlanConfig::default() };
         let changes = guard().changes(&config, true);
-        assert!(matches!(&changes[0], Change::PutFirewall(f) if f.rules.guard));
+        assert!(matches!(&changes[0], Change::PutFirewall(f) if f.rules.guard.is_some()));
         let rules: Vec<_> = changes.iter().filter(|c| matches!(c, Change::AddRule(_))).collect();
         assert_eq!(rules.len(), 2);
         assert!(matches!(changes.last(), Some(Change::AddRule(rule)) if rule.priority == 2601));

@@ -13,7 +13,7 @@ use std::{
 
 use meshd::{dataplane::sources::ForeignSources, host};
 use meshd_core::plan::{
-    Change, Family, Firewall, FirewallRules, FirewallSets, RouteKind, SourceNat,
+    Change, Family, Firewall, FirewallRules, FirewallSets, Forwarded, RouteKind, SourceNat,
 };
 
 use crate::host::{Host, net, nets, public, route, rule};
@@ -85,7 +85,14 @@ impl Pair {
             own_v6: ["fd00::1/128", "fd01::/64"].iter().map(|n| n.parse().unwrap()).collect(),
             ..SourceNat::default()
         };
-        let rules = FirewallRules { nat, ..FirewallRules::default() };
+        let forwarded = Forwarded {
+            own: nets(&["100.112.0.1/32", "fd00::1/128"]),
+            outside: ["wire".to_owned()].into(),
+            local: nets(&["10.1.0.0/24", "fd01::/64"]),
+            ..Forwarded::default()
+        };
+        let forwarded = Some(forwarded);
+        let rules = FirewallRules { nat, forwarded, ..FirewallRules::default() };
         Firewall { rules, sets: FirewallSets::default() }
     }
 }
@@ -159,6 +166,10 @@ fn only_sources_that_are_not_ours_become_the_mesh_address() {
     assert_eq!(see(&pair.pod, "10.1.0.2", v4).as_deref(), Some("10.1.0.2"), "pods keep theirs");
     assert_eq!(see(&pair.pod, "fd01::2", v6).as_deref(), Some("fd01::2"), "pods keep theirs");
 
+    // A container of this host alone: what answers it is let back to it.
+    pair.pod.sh("ip addr add 172.17.0.2/32 dev eth0");
+    pair.a.sh("ip route add 172.17.0.2/32 dev pod");
+    assert_eq!(see(&pair.pod, "172.17.0.2", v4).as_deref(), Some("100.112.0.1"));
     // A CNI that masquerades its pods, before us and after us.
     for priority in ["srcnat - 1", "srcnat + 1"] {
         pair.a.sh(&format!(

@@ -151,6 +151,8 @@ pub struct LocalNetwork {
     pub node_addresses: Vec<IpAddr>,
     /// Interfaces that lead to other hosts.
     pub underlay: BTreeSet<String>,
+    /// Those of this host's own prefixes that may lie behind such an interface.
+    pub behind: BTreeSet<IpNet>,
     /// The host can have IPv6 addresses (false with `ipv6.disable=1`).
     pub ipv6: bool,
     /// Whether sources need NAT, as far as it is known.

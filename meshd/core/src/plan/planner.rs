@@ -103,6 +103,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     let mut mtus = mtus::route_mtus(input, &members, &plan.routed, device.mtu);
     placed.add_mtus(&mut mtus, device.mtu);
     let (peers, blocked) = placed.into_parts();
+    plan.desired.confined = peers.keys().copied().collect();
     plan.desired.peers.extend(peers);
     plan.externals = blocked;
     if input.externals.incomplete {

@@ -1,6 +1,6 @@
 //! What is written reads back, and nothing else does.
 
-use meshd_core::plan::{Confined, Steering};
+use meshd_core::plan::{DontFragment, Forwarded, SourceNat, Steering};
 
 use super::*;
 
@@ -19,13 +19,20 @@ fn rules() -> FirewallRules {
         },
         clamp_mss: true,
         dont_fragment: Some(DontFragment { port: 51820, mark: 16 }),
-        guard: true,
+        guard: Some(Steering { mark: 16, gossip: 51800, wireguard: 51820 }),
         steering: Some(Steering { mark: 16, gossip: 51800, wireguard: 51820 }),
-        confined: Some(Confined {
-            ranges: ["10.9.0.0/24", "fd09::/64"].iter().map(|net| net.parse().unwrap()).collect(),
-            local: ["10.1.0.0/16", "fd01::/64"].iter().map(|net| net.parse().unwrap()).collect(),
+        forwarded: Some(Forwarded {
+            own: nets(&["100.112.0.1/32", "fd00::1/128"]),
+            outside: ["eth0", "eth1"].map(str::to_owned).into(),
+            behind: nets(&["192.168.50.0/24"]),
+            local: nets(&["10.1.0.0/16", "fd01::/64"]),
+            devices: nets(&["10.9.0.0/24", "fd09::/64"]),
         }),
     }
+}
+
+fn nets(list: &[&str]) -> std::collections::BTreeSet<IpNet> {
+    list.iter().map(|net| net.parse().unwrap()).collect()
 }
 
 fn sets() -> FirewallSets {
