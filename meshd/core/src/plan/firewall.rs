@@ -214,7 +214,8 @@ fn source_nat(
     let own_nodes =
         if nodes.steered { nodes.own.iter().copied().collect() } else { BTreeSet::new() };
     let device = input.config.interface.clone();
-    let watch = input.local.sources.watch();
+    // From a node address that is carried, answers go to pods too, which only tracking tells from other packets.
+    let watch = input.local.sources.watch() && !nodes.steered;
     (SourceNat { watch, device, own_v4, own_v6, workloads, own_nodes }, own)
 }
 

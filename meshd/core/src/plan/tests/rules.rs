@@ -75,6 +75,10 @@ fn foreign_sources_are_only_looked_for_while_there_was_none_and_nobody_tracks_co
     assert!(!watched(told.and(true)), "what is tracked already would stay without NAT");
     assert!(!watched(told.and(true).and(false)), "once tracked, tracked again");
     assert!(watched(told.and(false)));
+    let mut carried = World::with([]);
+    carried.local.sources = told;
+    carried.config.nodes = true;
+    assert!(!carried.plan().desired.firewall.unwrap().rules.nat.watch, "it answers pods");
 }
 
 #[test]
