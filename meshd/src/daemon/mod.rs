@@ -40,6 +40,7 @@ mod measuring;
 mod nodes;
 mod own;
 mod planning;
+mod reached;
 mod reloading;
 mod renewing;
 mod requests;
@@ -312,6 +313,7 @@ impl Daemon {
         {
             running.plan_number = self.reconciler.want(desired.clone(), scope);
             self.keep_guard(&desired);
+            self.settle_doubts();
         }
         for (id, request) in wants.doors {
             self.ask_at_the_door(id, request);
@@ -412,8 +414,9 @@ impl Daemon {
         let now = clock::now();
         let Some(running) = &mut self.running else { return };
         match event {
+            Event::Reached { peer, remote } => running.note_reached(peer, remote.ip(), false),
             Event::Connected { peer, remote, outgoing, .. } => {
-                running.note_path(peer, remote.ip());
+                running.note_reached(peer, remote.ip(), true);
                 running.node.handle_connected(peer, remote, outgoing, now);
             }
             Event::Disconnected { peer } => running.node.handle_disconnected(peer, now),

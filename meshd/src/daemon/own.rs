@@ -208,6 +208,7 @@ impl Own {
                 .iter()
                 .any(|i| i.addresses.iter().any(|address| matches!(address, IpNet::V6(_)))),
             gateways: self.facts.gateways(),
+            nameservers: self.facts.nameservers.clone(),
             underlay_mtu: Some(self.facts.underlay_mtu()),
             behind_nat,
             addresses,

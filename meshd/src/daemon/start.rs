@@ -289,7 +289,7 @@ impl Daemon {
             plan_number: 0,
             plan_due: Some(Instant::now()),
             planned_at: None,
-            paths: std::collections::BTreeMap::new(),
+            reached: opened.reached.into_iter().collect(),
             dataplane_errors: Vec::new(),
             repaired: String::new(),
             contested: false,

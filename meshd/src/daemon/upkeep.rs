@@ -57,6 +57,7 @@ impl Daemon {
     /// Looks at this host again and tells the mesh what changed.
     pub(super) fn look_at_host(&mut self) {
         self.look_due = Some(Instant::now() + LOOK_EVERY);
+        self.settle_doubts();
         match Own::look(&self.config, &mut self.found, self.own.told(), Instant::now()) {
             Ok(own) if own == self.own => {}
             Ok(own) => {

@@ -19,6 +19,8 @@ pub struct Facts {
     pub interfaces: Vec<Interface>,
     /// Default routes of the main table; the preferred one of each family first.
     pub default_routes: Vec<DefaultRoute>,
+    /// Servers that this host asks for names.
+    pub nameservers: BTreeSet<IpAddr>,
     /// Prefixes that are on-link by the main table, those of single pods left out.
     pub networks: Vec<ConnectedNetwork>,
     /// Routes of the main table by which a CNI keeps what is its own.

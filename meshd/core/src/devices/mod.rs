@@ -164,8 +164,8 @@ fn local_network(around: &Around<'_>, prefix: &IpNet) -> Result<(), Refused> {
     }
     let endpoints =
         around.members.iter().flat_map(|record| record.endpoints.iter().map(|e| e.ip()));
-    let gateways = around.local.gateways.iter().copied();
-    if let Some(address) = gateways.chain(endpoints).find(|address| prefix.contains(address)) {
+    let needed = around.local.gateways.iter().chain(&around.local.nameservers).copied();
+    if let Some(address) = needed.chain(endpoints).find(|address| prefix.contains(address)) {
         let why = format!("{prefix} covers {address}, which this host reaches without the mesh");
         return Err(Refused::new("covers_endpoint", why, fix));
     }

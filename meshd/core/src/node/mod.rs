@@ -19,6 +19,7 @@
 mod barred;
 mod budget;
 mod dissemination;
+mod doubts;
 mod frames;
 mod handed;
 mod membership;
@@ -174,8 +175,8 @@ impl Node {
         self.config.forget_after = forget_after;
     }
 
-    /// The prefixes that this host routes into the mesh now: endpoints inside them are not dialled.
-    pub fn set_routed(&mut self, routed: Vec<IpNet>) {
+    /// The prefixes that this host routes into the mesh now: endpoints inside them are not dialled, single addresses excepted.
+    pub fn set_routed(&mut self, routed: impl IntoIterator<Item = IpNet>) {
         self.paths.set_routed(routed);
     }
 

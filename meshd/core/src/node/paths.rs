@@ -41,6 +41,7 @@ pub(super) struct Paths {
     last: BTreeMap<NodeKey, IpAddr>,
     dials: BTreeMap<SocketAddr, Dial>,
     observed: BTreeMap<NodeKey, SocketAddr>,
+    /// Wider than one address, all of them.
     routed: Vec<IpNet>,
 }
 
@@ -56,8 +57,10 @@ impl Paths {
         }
     }
 
-    pub(super) fn set_routed(&mut self, routed: Vec<IpNet>) {
-        self.routed = routed;
+    /// What is routed into the mesh. Single addresses are passed over: a member may announce the very one of another's host,
+    /// and our packets are marked and go past the tunnel.
+    pub(super) fn set_routed(&mut self, routed: impl IntoIterator<Item = IpNet>) {
+        self.routed = routed.into_iter().filter(|prefix| !address::is_single(prefix)).collect();
     }
 
     pub(super) fn connected(&self) -> impl Iterator<Item = &NodeKey> {
@@ -161,12 +164,10 @@ impl Paths {
         now: Instant,
     ) -> Vec<SocketAddr> {
         let ours = own.map_or(&[][..], |own| &own.endpoints);
-        let resting = |addr: &SocketAddr| self.is_resting(addr, now);
         let mut chosen: Vec<_> = record
             .endpoints
             .iter()
-            .filter(|addr| !ours.contains(addr) && !resting(addr))
-            .filter(|addr| self.may_dial(addr, directory))
+            .filter(|addr| !ours.contains(addr) && self.is_free(addr, directory, now))
             .copied()
             .collect();
         let last = self.last.get(&record.key);
@@ -185,15 +186,22 @@ impl Paths {
             || (of_host() >= PORTS && !self.last.values().any(|ip| *ip == addr.ip()))
     }
 
+    /// It may be dialled now.
+    pub(super) fn is_free(&self, addr: &SocketAddr, directory: &Directory, now: Instant) -> bool {
+        !self.is_resting(addr, now) && self.may_dial(addr, directory)
+    }
+
     /// False for what nobody may make us dial.
     fn may_dial(&self, addr: &SocketAddr, directory: &Directory) -> bool {
         let ip = addr.ip();
-        let inside = directory.is_mesh_address(&ip)
-            || matches!(ip, IpAddr::V6(v6) if self.mesh.contains(&v6));
-        addr.port() != 0
-            && address::is_routable_unicast(&ip)
-            && !inside
-            && !self.routed.iter().any(|prefix| prefix.contains(&ip))
+        addr.port() != 0 && address::is_routable_unicast(&ip) && !self.is_inside(&ip, directory)
+    }
+
+    /// True for addresses of the mesh, and for what is routed into it as a part of a prefix.
+    pub(super) fn is_inside(&self, ip: &IpAddr, directory: &Directory) -> bool {
+        directory.is_mesh_address(ip)
+            || matches!(ip, IpAddr::V6(v6) if self.mesh.contains(v6))
+            || self.routed.iter().any(|prefix| prefix.contains(ip))
     }
 }
 
@@ -215,6 +223,7 @@ mod tests {
         record.mesh_addresses = vec!["100.112.0.9/32".parse().unwrap()];
         let inside = SocketAddr::new(address::ula(&mesh, &record.key).into(), 51800);
         let good = addr("192.0.2.1:51800");
+        let good = [good, addr("192.0.2.7:51800")];
         record.endpoints = vec![
             addr("127.0.0.1:51800"),
             addr("224.0.0.1:51800"),
@@ -222,14 +231,18 @@ mod tests {
             addr("10.1.2.3:51800"),
             addr("192.0.2.9:51800"),
             inside,
-            good,
+            good[0],
+            good[1],
         ];
         let mut own = (*fixture::record(2, "own", 1)).clone();
         own.endpoints = vec![addr("192.0.2.9:51800")];
-        paths.set_routed(vec!["10.1.0.0/16".parse().unwrap()]);
+        // Whoever announces a host's own address keeps nobody from it.
+        paths.set_routed(["10.1.0.0/16", "192.0.2.7/32"].map(|text| text.parse().unwrap()));
         let mut directory = Directory::default();
         directory.insert(std::sync::Arc::new(record.clone()));
-        assert_eq!(paths.endpoints(&record, Some(&own), &directory, now), [good]);
+        assert_eq!(paths.endpoints(&record, Some(&own), &directory, now), good);
+        let inside = |text| paths.is_inside(&addr(text).ip(), &directory);
+        assert!(inside("10.1.2.3:1") && inside("100.112.0.9:1") && !inside("192.0.2.7:1"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use prost::Message as _;
 use wire::frame::Body;
 
 mod barred;
+mod doubts;
 mod handed;
 mod renewal;
 mod succession;
