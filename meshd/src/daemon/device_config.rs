@@ -8,7 +8,11 @@ use std::{
 use data_encoding::HEXLOWER;
 use ipnet::{IpNet, Ipv4Net};
 use meshd_core::{
-    address::ula_prefix, devices::allowed_ips, node::Liveness, now::UnixTime, path_mtu::BASE,
+    address::ula_prefix,
+    devices::allowed_ips,
+    node::{Liveness, Observed},
+    now::UnixTime,
+    path_mtu::BASE,
 };
 use meshd_proto::control::DeviceConfigReply;
 use sha2::{Digest as _, Sha256};
@@ -78,25 +82,13 @@ impl Daemon {
         })
     }
 
-    /// Where WireGuard of this host may be reached, the best first: as configured, by its own public addresses, as others
-    /// see it, by the rest.
+    /// Where WireGuard of this host may be reached, the best first.
     fn wireguard_endpoints(&self, running: &Running) -> Vec<SocketAddr> {
         let port = self.config.wireguard.port;
-        let advertised = self.config.gossip.advertise.iter().map(|address| (0, address.ip()));
-        let rank = |address: &IpAddr, seen: bool| match (is_public(address), address) {
-            (true, IpAddr::V4(_)) => 1 + u8::from(seen),
-            (true, IpAddr::V6(_)) => 3,
-            (false, _) => 4,
-        };
-        let own = self.own.node_addresses(&self.config).into_iter();
-        let own = own.map(|address| (rank(&address, false), address));
-        let seen = running.node.observed().map(|seen| seen.ip().to_canonical());
-        let seen = seen.map(|address| (rank(&address, true), address));
-        let mut ranked: Vec<(u8, IpAddr)> = advertised.chain(own).chain(seen).collect();
-        ranked.sort_by_key(|(rank, _)| *rank);
-        let mut known = BTreeSet::new();
-        ranked.retain(|(_, address)| known.insert(*address));
-        ranked.into_iter().map(|(_, address)| SocketAddr::new(address, port)).collect()
+        let advertised = self.config.gossip.advertise.iter().map(SocketAddr::ip);
+        let own = self.own.node_addresses(&self.config);
+        let ranked = ranked(advertised, own, running.node.observed());
+        ranked.into_iter().map(|address| SocketAddr::new(address, port)).collect()
     }
 
     /// Everything that a device reaches by this host, neighbours joined.
@@ -147,6 +139,32 @@ impl Side {
     }
 }
 
+/// This host's addresses, the best first: as configured, its own public IPv4, as others see it, the rest of its own. What
+/// one member alone says comes last: it would decide where devices send.
+fn ranked(
+    advertised: impl IntoIterator<Item = IpAddr>,
+    own: impl IntoIterator<Item = IpAddr>,
+    seen: impl IntoIterator<Item = Observed>,
+) -> Vec<IpAddr> {
+    let rank = |address: &IpAddr| match (is_public(address), address) {
+        (true, IpAddr::V4(_)) => 1,
+        (true, IpAddr::V6(_)) => 3,
+        (false, _) => 4,
+    };
+    let advertised = advertised.into_iter().map(|address| (0, address));
+    let own = own.into_iter().map(|address| (rank(&address), address));
+    let seen = seen.into_iter().map(|seen| match rank(&seen.address) {
+        _ if !seen.agreed => (5, seen.address),
+        1 => (2, seen.address),
+        rank => (rank, seen.address),
+    });
+    let mut ranked: Vec<(u8, IpAddr)> = advertised.chain(own).chain(seen).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    let mut known = BTreeSet::new();
+    ranked.retain(|(_, address)| known.insert(*address));
+    ranked.into_iter().map(|(_, address)| address).collect()
+}
+
 /// An address that others than neighbours can reach.
 fn is_public(address: &IpAddr) -> bool {
     match address {
@@ -154,5 +172,31 @@ fn is_public(address: &IpAddr) -> bool {
             !(v4.is_private() || v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64)
         }
         IpAddr::V6(v6) => v6.octets()[0] & 0xfe != 0xfc,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_member_says_stands_behind_what_this_host_knows() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let private = [ip("10.0.0.5"), ip("2001:db8::5")];
+        let ranked = |own: &[IpAddr], agreed| {
+            let seen = Observed { address: ip("198.51.100.7"), agreed };
+            let ranked = ranked([ip("192.0.2.1")], own.iter().copied(), [seen]);
+            ranked.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ranked(&private, true),
+            ["192.0.2.1", "198.51.100.7", "2001:db8::5", "10.0.0.5"]
+        );
+        assert_eq!(
+            ranked(&private, false),
+            ["192.0.2.1", "2001:db8::5", "10.0.0.5", "198.51.100.7"]
+        );
+        let public = [ip("203.0.113.1")];
+        assert_eq!(ranked(&public, true), ["192.0.2.1", "203.0.113.1", "198.51.100.7"]);
     }
 }

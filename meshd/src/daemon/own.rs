@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use meshd_core::{
     address::{host_prefix, is_forbidden_prefix, is_routable_unicast, overlaps},
     limits::{RECORD_ENDPOINTS, RECORD_NODE_ADDRESSES},
+    node::Observed,
     plan::{LocalNetwork, SourceFacts},
 };
 
@@ -187,11 +188,7 @@ impl Own {
     }
 
     /// What the planner must not cut off.
-    pub(super) fn local_network(
-        &self,
-        config: &Config,
-        observed: Option<SocketAddr>,
-    ) -> LocalNetwork {
+    pub(super) fn local_network(&self, config: &Config, observed: &[Observed]) -> LocalNetwork {
         let ours = |interface: &&host::Interface| !interface.is_ours();
         let addresses: BTreeSet<IpNet> = self
             .facts
@@ -200,7 +197,8 @@ impl Own {
             .filter(ours)
             .flat_map(|interface| interface.addresses.iter().copied())
             .collect();
-        let behind_nat = observed.map(|seen| !addresses.iter().any(|own| own.addr() == seen.ip()));
+        let seen = observed.first().map(|seen| seen.address);
+        let behind_nat = seen.map(|seen| !addresses.iter().any(|own| own.addr() == seen));
         LocalNetwork {
             ipv6: self
                 .facts

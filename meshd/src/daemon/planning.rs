@@ -34,7 +34,7 @@ impl Running {
         self.planned_at = Some(Instant::now());
         let own_record = self.own_record()?;
         let now = Instant::now();
-        let local = own.local_network(config, self.node.observed());
+        let local = own.local_network(config, &self.node.observed());
         let members: Vec<Member> = self
             .node
             .directory()

@@ -50,6 +50,7 @@ use meshd_proto::{BootId, NodeKey, wire};
 use rand::{SeedableRng, rngs::StdRng};
 
 pub use self::own::Unnamed;
+pub use self::paths::Observed;
 pub use self::types::{
     Counters, Liveness, NodeConfig, Output, Profile, SharedRecord, TimeoutReason, Traffic,
     Unreachable, VersionBlock,
@@ -352,10 +353,12 @@ impl Node {
         self.paths.last(key)
     }
 
-    /// This host's own QUIC address as most others see it.
+    /// This host's own address of each family as most others see it.
     #[must_use]
-    pub fn observed(&self) -> Option<SocketAddr> {
-        self.paths.observed()
+    pub fn observed(&self) -> Vec<Observed> {
+        let own = self.own.key();
+        let others = self.directory.iter().filter(|record| record.key != own && !record.left);
+        self.paths.observed(others.count())
     }
 
     /// Where to dial `key` now, best first: what its record names, without what must not be dialled

@@ -27,6 +27,15 @@ const OBSERVERS: usize = 32;
 /// Ports of one host that rest before all of it does.
 const PORTS: usize = 4;
 
+/// How others see this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observed {
+    /// The address of its QUIC packets.
+    pub address: IpAddr,
+    /// Two members say so at least, or the only other one there is, and more than say anything else.
+    pub agreed: bool,
+}
+
 #[derive(Debug)]
 struct Dial {
     pause: Duration,
@@ -137,16 +146,23 @@ impl Paths {
         self.observed.insert(from, SocketAddr::new(ip, port));
     }
 
-    /// The address under which most see us.
-    pub(super) fn observed(&self) -> Option<SocketAddr> {
-        let mut votes: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+    /// The address of each family under which most of `members` others see us, that of which more say so first. Ports say
+    /// nothing: some NAT boxes give each way another.
+    pub(super) fn observed(&self, members: usize) -> Vec<Observed> {
+        let mut votes: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for addr in self.observed.values() {
-            *votes.entry(*addr).or_default() += 1;
+            *votes.entry(addr.ip().to_canonical()).or_default() += 1;
         }
-        votes
-            .into_iter()
-            .max_by_key(|(addr, count)| (*count, std::cmp::Reverse(*addr)))
-            .map(|v| v.0)
+        let most = |v4: bool| {
+            let of_family = || votes.iter().filter(|(address, _)| address.is_ipv4() == v4);
+            let (address, most) = of_family().rev().max_by_key(|(_, count)| **count)?;
+            let undisputed = of_family().filter(|(_, count)| *count == most).count() == 1;
+            let agreed = undisputed && *most >= members.clamp(1, 2);
+            Some((*most, Observed { address: *address, agreed }))
+        };
+        let mut seen: Vec<_> = [most(true), most(false)].into_iter().flatten().collect();
+        seen.sort_by_key(|(votes, _)| std::cmp::Reverse(*votes));
+        seen.into_iter().map(|(_, seen)| seen).collect()
     }
 
     /// Where to dial the owner of `record` through the tunnel: a gateway carries what is for it.
@@ -281,5 +297,42 @@ mod tests {
         assert!(paths.endpoints(&record, None, &Directory::default(), now).is_empty());
         paths.opened(NodeKey([7; 32]), port(51800), false);
         assert_eq!(paths.endpoints(&record, None, &Directory::default(), now), [port(9)]);
+    }
+
+    /// What is made of what members 1, 2, … say, in a mesh of `members` others.
+    fn seen_as(said: &[&str], members: usize) -> Vec<(String, bool)> {
+        let mut paths = Paths::new(&MeshId([1; 16]));
+        for (addr, number) in said.iter().copied().map(addr).zip(1..) {
+            let key = NodeKey([number; 32]);
+            paths.opened(key, addr, true);
+            let address = address::address_to_wire(&addr.ip()).into();
+            paths.observe(key, &wire::Endpoint { address, port: addr.port().into() });
+        }
+        let seen = paths.observed(members);
+        seen.into_iter().map(|seen| (seen.address.to_string(), seen.agreed)).collect()
+    }
+
+    #[test]
+    fn one_member_alone_does_not_say_where_this_host_is() {
+        let expect = |said: &[&str], members, address: &str, agreed| {
+            assert_eq!(seen_as(said, members), [(address.to_owned(), agreed)], "{said:?}");
+        };
+        let [here, port, lie] = ["192.0.2.9:1024", "192.0.2.9:2048", "1.1.1.1:51800"];
+        expect(&[here, port, lie], 3, "192.0.2.9", true);
+        expect(&[lie, here], 2, "1.1.1.1", false);
+        expect(&[lie], 2, "1.1.1.1", false);
+        expect(&[here], 1, "192.0.2.9", true);
+        expect(&[lie, "1.1.1.1:2", here, port], 4, "1.1.1.1", false);
+        assert_eq!(seen_as(&[], 1), []);
+    }
+
+    #[test]
+    fn each_family_is_counted_by_itself() {
+        let [v4, v6] = ["192.0.2.9", "2001:db8::9"].map(str::to_owned);
+        let by_v6 = "[2001:db8::9]:1";
+        let seen = seen_as(&["192.0.2.9:1", "192.0.2.9:2", by_v6, by_v6], 4);
+        assert_eq!(seen, [(v4.clone(), true), (v6.clone(), true)]);
+        let seen = seen_as(&["[::ffff:192.0.2.9]:1", by_v6, by_v6], 3);
+        assert_eq!(seen, [(v6, true), (v4, false)]);
     }
 }

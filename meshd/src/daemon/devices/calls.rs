@@ -91,7 +91,7 @@ impl Daemon {
             .filter(|record| record.key != own && !record.left)
             .map(AsRef::as_ref)
             .collect();
-        let local = self.own.local_network(&self.config, running.node.observed());
+        let local = self.own.local_network(&self.config, &running.node.observed());
         let devices = running.devices.kept.values();
         let around = Around {
             certificate: &running.identity.certificate,
