@@ -82,7 +82,8 @@ fn announces_machines(world: &World, config: &str) -> Result<()> {
     };
     reach_c()?;
 
-    a.kill_daemon()?;
+    // Not killed: where the store may lack somebody, nothing is taken from the kernel for two minutes.
+    a.stop_daemon()?;
     a.start_daemon()?;
     let started = Instant::now();
     while started.elapsed() < pace(4) {
