@@ -14,7 +14,7 @@ use meshd_core::{
     now::UnixTime,
     path_mtu::BASE,
 };
-use meshd_proto::control::DeviceConfigReply;
+use meshd_proto::control::{DeviceConfigReply, DeviceConfigRequest};
 use sha2::{Digest as _, Sha256};
 
 use super::{Daemon, clock, requests::not_a_member, running::Running, status::rfc3339};
@@ -32,24 +32,39 @@ pub(super) struct Side {
 
 impl Daemon {
     /// `peers config`.
-    pub(super) fn device_config(&mut self, name: &str) -> Result<DeviceConfigReply, ControlError> {
+    pub(super) fn device_config(
+        &mut self,
+        request: &DeviceConfigRequest,
+    ) -> Result<DeviceConfigReply, ControlError> {
         let side = self.side();
+        let listed = self.mesh_pool().is_none();
         let running = self.running.as_mut().ok_or_else(|| not_a_member("show a configuration"))?;
         let side = side.ok_or_else(|| not_a_member("show a configuration"))?;
         let certificate = running.identity.certificate.clone();
-        let device = running.devices.find_mut("show the configuration of", name)?;
+        let device = running.find_device("show the configuration of", &request.name)?;
         let now = clock::unix();
         let mut noted = device.clone();
         noted.shown = Some(Shown { at: now.0, fingerprint: side.fingerprint() });
         // What is asked for can be said on a full disk too.
-        let not_noted = match self.state.save_device(&noted) {
-            Ok(()) => {
-                *device = noted;
-                None
-            }
-            Err(error) => Some(error.to_string()),
+        let not_noted = match request.without_keys {
+            true => None,
+            false => match self.state.save_device(&noted) {
+                Ok(()) => {
+                    *device = noted;
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            },
         };
-        let text = |key: &crate::state::devices::Secret| key.text().to_string();
+        let text = |key: &crate::state::devices::Secret| match request.without_keys {
+            true => "x".repeat(key.text().len()),
+            false => key.text().to_string(),
+        };
+        let remarks = listed.then(|| {
+            "this host is no signer and does not know the mesh's range of IPv4 addresses, so that the file lists each \
+             member's: it is stale when a member joins (`meshctl peers show` says so)"
+                .to_owned()
+        });
         let first = side.endpoints.first();
         Ok(DeviceConfigReply {
             name: device.name.to_string(),
@@ -69,6 +84,7 @@ impl Daemon {
             at: rfc3339(now).unwrap_or_default(),
             not_noted,
             listen_port: u32::from(self.config.wireguard.port),
+            remarks: remarks.into_iter().collect(),
         })
     }
 

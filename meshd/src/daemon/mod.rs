@@ -54,6 +54,7 @@ mod status;
 mod systemd;
 mod tokens;
 mod unattended;
+mod unlike;
 mod upkeep;
 mod workloads;
 mod zones;
@@ -144,6 +145,8 @@ struct Daemon {
     join_error: Option<ControlError>,
     /// Why the configuration on disk is not the one in force.
     reload_error: Option<String>,
+    /// The files are others than what was confirmed.
+    unlike: Option<unlike::Watched>,
     /// Whose identity documents admit here, if this host is a signer.
     issuers: Loaded,
     bridge: Bridge,
@@ -479,6 +482,7 @@ impl Daemon {
             running.plan_when_complete(Instant::now());
         }
         self.end_trial_in_time();
+        self.look_at_files();
         self.tend_gateways(Instant::now());
         self.tend_signers();
         self.answer_devices();

@@ -167,6 +167,7 @@ impl Daemon {
             check_due: Instant::now(),
             join_error: None,
             reload_error: None,
+            unlike: None,
             issuers: Loaded::default(),
             stopping: false,
             bridge,

@@ -376,9 +376,10 @@ impl Node {
         self.paths.endpoints(record, self.own.published(), &self.directory, now.mono)
     }
 
-    /// What the receivers would refuse in this node's own record, and was therefore left out of it.
+    /// What the receivers would refuse in this node's own record, and was therefore left out of it; with the prefix, where
+    /// it is about one.
     #[must_use]
-    pub fn own_refusals(&self) -> &[Refusal] {
+    pub fn own_refusals(&self) -> &[(Option<IpNet>, Refusal)] {
         self.own.refusals()
     }
 
