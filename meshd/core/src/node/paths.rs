@@ -151,7 +151,7 @@ impl Paths {
     pub(super) fn observed(&self, members: usize) -> Vec<Observed> {
         let mut votes: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for addr in self.observed.values() {
-            *votes.entry(addr.ip().to_canonical()).or_default() += 1;
+            *votes.entry(addr.ip()).or_default() += 1;
         }
         let most = |v4: bool| {
             let of_family = || votes.iter().filter(|(address, _)| address.is_ipv4() == v4);
@@ -332,7 +332,7 @@ mod tests {
         let by_v6 = "[2001:db8::9]:1";
         let seen = seen_as(&["192.0.2.9:1", "192.0.2.9:2", by_v6, by_v6], 4);
         assert_eq!(seen, [(v4.clone(), true), (v6.clone(), true)]);
-        let seen = seen_as(&["[::ffff:192.0.2.9]:1", by_v6, by_v6], 3);
+        let seen = seen_as(&["192.0.2.9:1", by_v6, by_v6], 3);
         assert_eq!(seen, [(v6, true), (v4, false)]);
     }
 }
