@@ -136,6 +136,7 @@ fn a_prefix_within_the_limits_is_asked_for_at_once_and_only_once() {
 fn what_is_detected_just_after_a_grant_is_asked_for_at_once() {
     let now = start();
     let (mesh, mut us) = world(now);
+    let now = now.after(Duration::from_secs(10));
     let all = ["10.1.0.0/24", "10.1.7.0/24", "10.1.8.0/24", "10.1.9.0/24"];
     let draft = |count: usize| mesh.draft(&mesh.node("us", &[]), &all[..count]);
     let prefix = |at: usize| all[at].parse().unwrap();
