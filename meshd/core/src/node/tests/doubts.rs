@@ -55,6 +55,6 @@ fn nobody_is_asked_where_there_is_no_doubt() {
     let proves = |text: &str| us.proves_path(&text.parse().unwrap());
     assert!(proves("192.0.2.3") && proves("192.0.2.66"));
     assert!(!proves("198.51.100.9"), "a router may have let it out");
-    let inside = crate::address::ula(&us.anchors.mesh_id(), &peer("owner"));
+    let inside = crate::address::ula(us.anchors.mesh_id(), &peer("owner"));
     assert!(!us.proves_path(&inside.into()));
 }
