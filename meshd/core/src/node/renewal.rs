@@ -260,7 +260,7 @@ impl Node {
         let certificate = &self.own.identity().certificate;
         let held = certificate.not_before.plus(limits::CERTIFICATE_BACKDATE_SECONDS);
         if held.since(begins) < limits::CLOCK_SKEW_SECONDS / 2 {
-            begins = begins.max(held);
+            begins = begins.plus(-1).max(held.plus(1));
         }
         let issued_at = if self.renewals.attempts.is_multiple_of(2) { begins } else { now.unix };
         let request = build_renewal(

@@ -66,7 +66,7 @@ pub struct Steering {
 /// else has it track connections, such packets are looked for first, and translated from the first one on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceNat {
-    /// Not translated yet: told to [`SourceNat::LOG_GROUP`], and dropped.
+    /// Not translated yet: told to [`SourceNat::LOG_GROUP`].
     pub watch: bool,
     /// Interface name.
     pub device: String,

@@ -171,7 +171,7 @@ fn what_is_detected_just_after_a_grant_is_asked_for_at_once() {
     let (_, _, asked) = request(&at(&mut us, soon.after(Duration::from_secs(400)))).unwrap();
     let asked = wire::EnrolRequest::decode(asked).unwrap();
     let asked = wire::EnrolBody::decode(asked.body).unwrap();
-    assert_eq!(asked.issued_at, NOW.plus(601).0);
+    assert_eq!(asked.issued_at, NOW.plus(602).0);
     assert_eq!(us.asks_for_in(&"172.16.0.0/24".parse().unwrap(), soon.mono), None);
 }
 

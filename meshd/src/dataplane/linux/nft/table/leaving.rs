@@ -19,7 +19,7 @@
 //!     ip saddr @own4 return; ip6 saddr @own6 return
 //! ```
 //! While no other source was seen there is no `postrouting`, but at the end of `inside`: `SOURCES; limit rate 1/second log
-//! group 51820; drop`. All packets of the host pass `leaving`, so it is one chain, and most meet two conditions in it.
+//! group 51820`. All packets of the host pass `leaving`, so it is one chain, and most meet two conditions in it.
 
 use ipnet::IpNet;
 use meshd_core::plan::{DontFragment, FirewallRules, SourceNat};
@@ -64,8 +64,7 @@ impl Shape {
         if nat.watch {
             self.sources(INSIDE, nat);
             self.tell(INSIDE);
-            // Nobody would take it; and if it is tracked, what repeats it must not go on as it is.
-            self.rule(INSIDE, &[json!({"drop": null})]);
+            // It goes on: at the other end nobody takes it, and nobody is told. Dropped here, its sender would be told EPERM.
         }
         if let Some(which) = dont_fragment {
             self.dont_fragment(*which);
@@ -144,7 +143,7 @@ impl Shape {
         let (first, sources) = if watch {
             let first_of_leaving = *self.rules_of(LEAVING).first()?;
             let clamped = usize::from(self.clamps());
-            let end = of_inside.len().checked_sub(2)?;
+            let end = of_inside.len().checked_sub(1)?;
             (first_of_leaving, of_inside.get(clamped..end)?)
         } else {
             let end = of_nat.len().checked_sub(1)?;
