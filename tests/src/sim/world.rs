@@ -12,7 +12,8 @@ use meshd_core::{
     now::{Now, UnixTime},
     trust::RecordDraft,
 };
-use meshd_proto::NodeKey;
+use meshd_proto::{NodeKey, wire};
+use prost::Message as _;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
@@ -201,6 +202,13 @@ impl World {
     /// A host leaves for good.
     pub fn leave(&mut self, host: usize) {
         self.with(host, |node, now| node.leave(now));
+    }
+
+    /// A host's connection brings something that no daemon of ours would say.
+    pub fn say(&mut self, from: usize, to: usize, body: wire::frame::Body) {
+        let key = self.hosts[from].key();
+        let bytes = wire::Frame { body: Some(body) }.encode_to_vec();
+        self.with(to, |node, now| node.handle_frame(key, &bytes, now));
     }
 
     /// Puts hosts onto islands.

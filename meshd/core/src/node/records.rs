@@ -157,7 +157,13 @@ impl Node {
         let key = record.key;
         let bytes = record.signed.encode_to_vec().into();
         let left = record.left;
+        let generation = (!left).then_some(record.generation);
+        let boot_id = record.boot_id;
         let old = self.directory.insert(record);
+        if old.as_ref().and_then(|old| (!old.left).then_some(old.generation)) != generation {
+            let renewed = old.as_ref().is_some_and(|old| old.boot_id == boot_id);
+            self.heed_generation(&key, generation, renewed, self.clock);
+        }
         self.barred.remove(&key);
         self.dissemination.add(key, from);
         self.outputs.push_back(Output::Store { key, bytes });
@@ -279,6 +285,7 @@ impl Node {
     /// Takes a member out of everything; gives its record.
     pub(super) fn drop_member(&mut self, key: &NodeKey, now: Now) -> Option<SharedRecord> {
         self.membership.remove(key, now.mono);
+        self.heed_generation(key, None, false, now);
         self.paths.forget(key);
         self.handshakes.remove(key);
         self.changed = true;
