@@ -79,9 +79,16 @@ fn an_idle_node_costs_little_and_alarms_nobody_and_a_change_is_everywhere_at_onc
 #[test]
 fn a_crash_is_known_to_all_and_a_restart_too_whatever_else_goes_on() {
     let mut world = settled(2, 150, 0);
-    world.crash(70);
-    let took = world.run_until("all see it down", SECOND * 12, |w| all_see(w, 70, Liveness::Down));
-    println!("down at all after {took:?}");
+    for host in [10, 30, 50, 70] {
+        world.crash(host);
+        let known = |world: &World| all_see(world, host, Liveness::Down);
+        let took = world.run_until("all see it down", SECOND * 5, known);
+        println!("n{host} is down at all after {took:?}");
+        if host != 70 {
+            world.start(host);
+            world.run_until("it is back", SECOND * 5, all_alive);
+        }
+    }
     // Its watchers are restarted one after the other, and somebody new hears of it from those who are left.
     for host in (0..40).filter(|host| *host != 70) {
         world.crash(host);
@@ -168,6 +175,38 @@ fn lie(world: &mut World, liar: usize, victim: usize, number: u64) {
 }
 
 #[test]
+fn one_link_that_fails_takes_nobody_down() {
+    let mut world = settled(7, 100, 0);
+    let node = world.hosts[0].node.as_ref().unwrap();
+    let near: Vec<_> = node.neighbours().collect();
+    let near = (0..100).find(|i| near.contains(&world.hosts[*i].key())).unwrap();
+    let before = alarms(&world);
+    world.cut(0, near);
+    world.run(SECOND * 300);
+    assert!(all_alive(&world));
+    assert_eq!(alarms(&world), before, "a link of two took a member down");
+    // The other end is still missed when it does die.
+    world.crash(near);
+    let down = |world: &World| all_see(world, near, Liveness::Down);
+    let took = world.run_until("all see it down", SECOND * 6, down);
+    println!("down at all after {took:?}");
+}
+
+#[test]
+fn a_bad_network_takes_nobody_down_and_a_crash_is_known_all_the_same() {
+    let mut world = settled(8, 100, 0);
+    world.links.weather.loss = 0.1;
+    world.run(SECOND * 20);
+    let before = alarms(&world);
+    world.run(SECOND * 600);
+    assert_eq!(alarms(&world), before, "false alarms");
+    world.crash(42);
+    let down = |world: &World| all_see(world, 42, Liveness::Down);
+    let took = world.run_until("all see it down", SECOND * 6, down);
+    println!("down at all after {took:?}");
+}
+
+#[test]
 fn one_that_lies_changes_nothing_nor_do_two_and_three_not_for_long() {
     let mut world = settled(5, 150, 0);
     let victim = 9;
@@ -192,6 +231,17 @@ fn one_that_lies_changes_nothing_nor_do_two_and_three_not_for_long() {
     assert!((0..150).any(|i| liveness(&world, i, victim) == Some(Liveness::Down)));
     let took = world.run_until("it said that it is there", SECOND * 2, all_alive);
     println!("three that lie are answered after {took:?}");
+    // They go on, at each generation of it: for a minute nobody hears them.
+    for number in 0..50 {
+        (0..3).for_each(|liar| lie(&mut world, watchers[liar], victim, 50 + number));
+        world.run(SECOND);
+        assert!(all_see(&world, victim, Liveness::Alive), "after {number} s");
+    }
+    // When the victim does die others say so.
+    world.crash(victim);
+    let down = |world: &World| all_see(world, victim, Liveness::Down);
+    let took = world.run_until("all see it down", SECOND * 5, down);
+    println!("who was lied about dies: known after {took:?}");
 }
 
 #[test]

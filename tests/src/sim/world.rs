@@ -219,7 +219,13 @@ impl World {
         }
     }
 
-    /// Everybody reaches everybody again.
+    /// One link fails for good: these two reach each other through others only.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.links.cut(a, b);
+        self.push(IDLE_TIMEOUT, Event::Broken(a, b));
+    }
+
+    /// There are no islands any more.
     pub fn heal(&mut self) {
         (0..self.hosts.len()).for_each(|host| self.links.set_island(host, 0));
     }

@@ -96,6 +96,9 @@ impl Membership {
             self.answer_stranger(&source, &header.message, &updates, now);
             return Ok(None);
         }
+        if let Message::ForwardedAck { origin, .. } = header.message {
+            self.vouched(&origin.node, now);
+        }
         let updates = if header.message == Message::Announce {
             Vec::new()
         } else {
@@ -142,7 +145,7 @@ impl Membership {
         if !self.is_watched(&id.node) {
             return None; // Whoever watches it says so in a report.
         }
-        let patience = self.patience();
+        let (patience, pace) = (self.patience(), self.pace());
         let fresh = self.probe_period();
         let peer = self.peers.get_mut(&id.node)?;
         match (update.state(), peer.liveness) {
@@ -151,7 +154,7 @@ impl Membership {
                 let again = peer.revived.is_none_or(|at| now.duration_since(at) >= patience);
                 if again {
                     peer.revived = Some(now);
-                    self.checks.open(id.node, Purpose::Revive, now, patience);
+                    self.checks.open(id.node, Purpose::Revive, now, pace);
                 }
                 None
             }

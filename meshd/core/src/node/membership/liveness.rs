@@ -146,7 +146,7 @@ impl Membership {
                     Liveness::Down
                 }
                 State::Suspect => {
-                    self.checks.open(node, Purpose::Doubt, now, self.patience());
+                    self.checks.open(node, Purpose::Doubt, now, self.pace());
                     Liveness::Suspect
                 }
                 State::Alive if peer.confirmed => {
@@ -173,14 +173,18 @@ impl Membership {
 
     pub(super) fn resize(&mut self) {
         // Refused only for settings that `swim::config` never changes.
-        let _ = self.foca.set_config(swim::config(self.profile, self.watched_count()));
+        let _ = self.foca.set_config(self.swim_config());
+    }
+
+    fn swim_config(&self) -> foca::Config {
+        swim::config(self.profile, self.watched_count(), self.is_sparse())
     }
 
     pub(super) fn patience(&self) -> Duration {
-        swim::config(self.profile, self.watched_count()).suspect_to_down_after
+        self.swim_config().suspect_to_down_after
     }
 
     pub(super) fn probe_period(&self) -> Duration {
-        swim::config(self.profile, self.watched_count()).probe_period
+        self.swim_config().probe_period
     }
 }

@@ -14,6 +14,7 @@
 //!                                    Down ───── anything heard ──► Alive  Left (from any state)
 //! ```
 
+mod attention;
 mod checks;
 mod filter;
 mod identity;
@@ -66,6 +67,8 @@ struct Peer {
     confirmed: bool,
     /// When this node heard it itself.
     heard: Option<Instant>,
+    /// When a neighbour reached it for this node, which did not.
+    vouched: Option<Instant>,
     /// When it was last told that it is suspected.
     told: Option<Instant>,
     /// When it was last asked because others say that it is back.
@@ -162,7 +165,7 @@ impl Membership {
             // The same start: nothing for foca. If it is held for down somebody should look.
             Some((generation, liveness)) if record.generation <= generation => {
                 if fresh && liveness == Liveness::Down && self.looks_after(&node) {
-                    self.checks.open(node, Purpose::Revive, now, self.patience());
+                    self.checks.open(node, Purpose::Revive, now, self.pace());
                 }
                 return;
             }
@@ -237,8 +240,10 @@ impl Membership {
         if !peer.watched {
             return self.heard_unwatched(&node, now);
         }
+        peer.reported = false;
         match peer.liveness {
-            Liveness::Alive | Liveness::Left => {}
+            Liveness::Alive => self.checks.close(&node),
+            Liveness::Left => {}
             Liveness::Suspect => {
                 self.refresh(&BTreeSet::from([node]), now);
                 if self.peers.get(&node).is_some_and(|p| p.liveness == Liveness::Suspect) {
@@ -274,13 +279,17 @@ impl Membership {
         }
         while let Some(step) = self.checks.poll(now) {
             match step {
-                Step::Ask(node) => self.ask(&node, now),
+                Step::Ask(node, nth) => {
+                    self.ask(&node, now);
+                    self.ask_through_others(&node, nth);
+                }
                 Step::GiveUp(_, Purpose::Revive) => {}
                 Step::GiveUp(node, Purpose::Doubt) => self.give_up(&node, now),
             }
         }
         self.trust_reports_if_due(now);
         self.keep_watch(now);
+        self.attend(now);
     }
 
     /// When [`Self::handle_timeout`] is due.
@@ -364,6 +373,7 @@ fn new_peer(record: &Record, now: Instant) -> Peer {
         incarnation: 0,
         confirmed: false,
         heard: None,
+        vouched: None,
         told: None,
         revived: None,
         relays: Bucket::new(RELAYS.0, RELAYS.1, now),

@@ -33,20 +33,20 @@ impl Membership {
         }
         let subject = |node: &NodeHash| SwimId { node: *node, generation: 0 };
         match message {
-            Message::Ping(number) => self.send_to_stranger(source, Message::Ack(*number)),
+            Message::Ping(number) => self.send_message(source, Message::Ack(*number)),
             Message::PingReq { target, probe_number } => {
                 let message =
                     Message::IndirectPing { origin: subject(source), probe_number: *probe_number };
-                self.send_to_stranger(&target.node, message);
+                self.send_message(&target.node, message);
             }
             Message::IndirectPing { origin, probe_number } => {
                 let message = Message::IndirectAck { target: *origin, probe_number: *probe_number };
-                self.send_to_stranger(source, message);
+                self.send_message(source, message);
             }
             Message::IndirectAck { target, probe_number } => {
                 let message =
                     Message::ForwardedAck { origin: subject(source), probe_number: *probe_number };
-                self.send_to_stranger(&target.node, message);
+                self.send_message(&target.node, message);
             }
             Message::Ack(_)
             | Message::ForwardedAck { .. }
@@ -58,7 +58,8 @@ impl Membership {
         }
     }
 
-    fn send_to_stranger(&mut self, to: &NodeHash, mut message: Message<SwimId>) {
+    /// Sends a packet of this node's own making, past foca.
+    pub(super) fn send_message(&mut self, to: &NodeHash, mut message: Message<SwimId>) {
         let generation = |node: &NodeHash| self.peers.get(node).map_or(0, |peer| peer.generation);
         match &mut message {
             Message::IndirectPing { origin: subject, .. }

@@ -54,8 +54,10 @@ pub(super) struct Watching {
     sparse: bool,
     /// Who is next, and whom to look after, may have changed.
     pub(super) stale: bool,
-    watch: Watch,
+    pub(super) watch: Watch,
     again: Option<Again>,
+    /// When neighbours are looked at that were not heard.
+    pub(super) look: Option<Instant>,
     /// What others report is known from then on.
     informed: Option<Instant>,
     trusts_reports: bool,
@@ -76,7 +78,9 @@ impl Watching {
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let informed = self.informed.filter(|_| !self.trusts_reports);
-        self.again.as_ref().map(|again| again.at).into_iter().chain(informed).min()
+        let look = self.look.filter(|_| self.sparse);
+        let again = self.again.as_ref().map(|again| again.at);
+        again.into_iter().chain(informed).chain(look).min()
     }
 }
 
@@ -143,20 +147,21 @@ impl Membership {
     /// Enough watchers say that `key` is down, or not any more.
     pub(in crate::node) fn set_reported(&mut self, key: &NodeKey, down: bool, now: Instant) {
         let node = key.hash();
-        let patience = self.patience();
+        let (patience, pace) = (self.patience(), self.pace());
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.watched {
             // This node sees for itself.
+            peer.reported = down;
             if down && !peer.silent {
                 let heard = peer.heard.is_some_and(|at| now.duration_since(at) < patience / 3);
                 if !heard {
-                    self.checks.open(node, Purpose::Doubt, now, patience);
+                    self.checks.open(node, Purpose::Doubt, now, pace);
                 }
             }
             return;
         }
         if down && peer.heard.is_some_and(|at| now.duration_since(at) < patience) {
-            self.checks.open(node, Purpose::Doubt, now, patience);
+            self.checks.open(node, Purpose::Doubt, now, pace);
             return;
         }
         peer.reported = down;
@@ -172,7 +177,7 @@ impl Membership {
         };
         let answered = self.peers.get(&node).is_none_or(|peer| lately(peer.heard));
         if !answered && self.looks_after(&node) && !self.is_down(&node) {
-            self.checks.open(node, Purpose::Doubt, now, patience);
+            self.checks.open(node, Purpose::Doubt, now, self.pace());
         }
     }
 
@@ -184,7 +189,7 @@ impl Membership {
 
     /// Talks to a member that says that this node is down.
     pub(in crate::node) fn speak_to(&mut self, key: &NodeKey, now: Instant) {
-        self.checks.open(key.hash(), Purpose::Revive, now, self.patience());
+        self.checks.open(key.hash(), Purpose::Revive, now, self.pace());
     }
 
     /// Too few watchers of a member that is down are left who say so: this node looks, if it is one.
@@ -266,7 +271,7 @@ impl Membership {
         let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let spread = rand::RngExt::random_range(&mut self.rng, 0..=millis);
         let first = now + Duration::from_millis(spread);
-        self.checks.open(node, Purpose::Doubt, first, self.patience());
+        self.checks.open(node, Purpose::Doubt, first, self.pace());
     }
 
     /// A member that is not watched was heard.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use meshd_proto::{NodeKey, wire};
 use sha2::{Digest as _, Sha256};
 
+use super::refuted::Refuted;
 use crate::{limits, node::budget::Bucket, node::types::Liveness, trust::Report};
 
 /// A watcher that was restarted finds out again within this.
@@ -20,6 +21,8 @@ const OF_ONE: (u64, u64) = (128, 1);
 #[derive(Debug)]
 struct Held {
     report: Report,
+    /// When it came.
+    at: Instant,
     signed: wire::SignedReport,
 }
 
@@ -31,6 +34,7 @@ pub(in crate::node) struct Reports {
     rates: BTreeMap<NodeKey, Bucket>,
     /// Members of whom reports are void since a watcher was restarted: they are judged anew then.
     lapsing: BTreeMap<NodeKey, Instant>,
+    refuted: Refuted,
     /// Enough members say that this node is down.
     pub(super) accused: bool,
     /// Somebody went down: of those whom it watched fewer words may be enough now.
@@ -108,6 +112,20 @@ impl Reports {
         all.filter(|(_, held)| held.report.down).map(|(watcher, _)| watcher)
     }
 
+    /// Those of them whose word counts.
+    pub(super) fn believed(&self, watched: &NodeKey) -> impl Iterator<Item = &NodeKey> {
+        self.accusers(watched).filter(|watcher| self.refuted.counts(watched, watcher))
+    }
+
+    /// `key` was there all the time: it answered those who say otherwise.
+    pub(super) fn refute(&mut self, key: &NodeKey, now: Instant) {
+        for (watcher, held) in self.held.get(key).into_iter().flatten() {
+            if held.report.down {
+                self.refuted.note(*key, *watcher, held.at, now);
+            }
+        }
+    }
+
     /// Members of whom reports are held.
     pub(super) fn watched(&self) -> Vec<NodeKey> {
         self.held.keys().copied().collect()
@@ -123,9 +141,9 @@ impl Reports {
     }
 
     /// Holds what was verified, in the place of what its watcher said before.
-    pub(super) fn insert(&mut self, report: Report, signed: wire::SignedReport) {
+    pub(super) fn insert(&mut self, report: Report, signed: wire::SignedReport, at: Instant) {
         let of = self.held.entry(report.watched).or_default();
-        of.insert(report.watcher, Held { report, signed });
+        of.insert(report.watcher, Held { report, at, signed });
         self.root = OnceLock::new();
     }
 
@@ -133,6 +151,9 @@ impl Reports {
     /// it had said something.
     pub(super) fn heed(&mut self, key: &NodeKey, generation: Option<u64>) -> BTreeSet<NodeKey> {
         let mut less = BTreeSet::new();
+        if generation.is_none() {
+            self.refuted.forget(key);
+        }
         let current = |of: u64| generation == Some(of);
         let before = self.held.len();
         if let Some(reports) = self.held.get_mut(key) {
@@ -158,18 +179,19 @@ impl Reports {
         self.lapsing.entry(watched).or_insert(now + LAPSE);
     }
 
-    /// Those whose time has come.
+    /// Those who are judged anew since their time has come.
     pub(super) fn lapsed(&mut self, now: Instant) -> Vec<NodeKey> {
         let due = |at: &Instant| *at <= now;
-        let keys: Vec<_> =
+        let mut keys: Vec<_> =
             self.lapsing.iter().filter(|(_, at)| due(at)).map(|(key, _)| *key).collect();
         self.lapsing.retain(|_, at| !due(at));
+        keys.extend(self.refuted.ended(now));
         keys
     }
 
     /// When that is.
     pub(in crate::node) fn next_timeout(&self) -> Option<Instant> {
-        self.lapsing.values().min().copied()
+        self.lapsing.values().min().copied().into_iter().chain(self.refuted.next_timeout()).min()
     }
 
     /// Nobody needs any.

@@ -10,6 +10,7 @@
 //! lie together change nothing. Not responsible for finding out who is silent; that is `membership`.
 
 mod held;
+mod refuted;
 
 use bytes::Bytes;
 use meshd_proto::{NodeKey, wire};
@@ -42,6 +43,11 @@ impl Node {
     #[must_use]
     pub fn watches_neighbours(&self) -> bool {
         self.membership.is_sparse()
+    }
+
+    /// Those of them that are there.
+    pub fn neighbours(&self) -> impl Iterator<Item = NodeKey> {
+        self.membership.neighbours()
     }
 
     /// Signs what this node found out since the last call.
@@ -167,7 +173,7 @@ impl Node {
         from: Option<NodeKey>,
         now: Now,
     ) {
-        self.reports.insert(report, signed.clone());
+        self.reports.insert(report, signed.clone(), now.mono);
         self.dissemination.add_report(signed, from);
         if report.watched == self.own.key() {
             self.hear_of_self(&report, now);
@@ -175,7 +181,7 @@ impl Node {
             self.hear_own_report(&report);
         } else {
             self.judge(&report.watched, now);
-            if report.down {
+            if report.down && self.reports.believed(&report.watched).any(|w| *w == report.watcher) {
                 self.membership.doubt(&report.watched, now.mono);
             }
         }
@@ -187,13 +193,20 @@ impl Node {
         if !report.down {
             return;
         }
-        let own = self.own.key();
-        if self.reports.accusers(&own).count() >= self.membership.quorum(&own) {
-            self.reports.accused = true;
-            self.membership.want_renewal();
-        } else {
+        if !self.answer_reports() {
             self.membership.speak_to(&report.watcher, now.mono);
         }
+    }
+
+    /// True if so many say that this node is down that others believe it: its next generation answers them.
+    fn answer_reports(&mut self) -> bool {
+        let own = self.own.key();
+        let believed = self.reports.believed(&own).count() >= self.membership.quorum(&own);
+        if believed {
+            self.reports.accused = true;
+            self.membership.want_renewal();
+        }
+        believed
     }
 
     /// A report of this node's own that it does not hold, of this very generation: two hosts have its key.
@@ -205,7 +218,7 @@ impl Node {
     fn judge(&mut self, key: &NodeKey, now: Now) {
         let own = self.own.key();
         let down = |key: &NodeKey| *key != own && self.membership.is_down(&key.hash());
-        let accusers = self.reports.accusers(key).filter(|watcher| !down(watcher)).count();
+        let accusers = self.reports.believed(key).filter(|watcher| !down(watcher)).count();
         let quorum = self.membership.quorum(key);
         self.membership.set_reported(key, accusers >= quorum, now.mono);
     }
@@ -228,6 +241,9 @@ impl Node {
         renewed: bool,
         now: Now,
     ) {
+        if renewed && generation.is_some() {
+            self.reports.refute(key, now.mono);
+        }
         let less = self.reports.heed(key, generation);
         if *key == self.own.key() {
             return self.repeat_reports(now);
@@ -259,7 +275,11 @@ impl Node {
     /// Members whose watchers had the time to report them again.
     pub(super) fn handle_reports_timeout(&mut self, now: Now) {
         for key in self.reports.lapsed(now.mono) {
-            self.judge(&key, now);
+            if key == self.own.key() {
+                self.answer_reports();
+            } else {
+                self.judge(&key, now);
+            }
         }
     }
 

@@ -179,6 +179,85 @@ fn one_watcher_cannot_keep_all_others_busy() {
 }
 
 #[test]
+fn liars_who_were_answered_have_no_voice_for_a_minute_and_others_have() {
+    let mesh = TestMesh::new(1);
+    let now = start();
+    let mut us = crowd(&mesh, CROWD, now);
+    let (victim, watchers) = victim(&us);
+    let lie = |us: &mut Node, liars: &[String], generation, now| {
+        for watcher in liars {
+            let about = |report: &mut Report| report.generation = generation;
+            us.handle_frame(peer("n1"), &report(&mesh, victim, watcher, about), now);
+        }
+    };
+    let i = (0..CROWD).find(|i| peer(&name(*i)) == victim).unwrap();
+    lie(&mut us, &watchers[..3], 1, now);
+    assert!(down(&us, &victim));
+    let soon = now.after(Duration::from_secs(9));
+    us.handle_frame(peer("n1"), &push(vec![record(&mesh, i, 2, 2)]), soon);
+    lie(&mut us, &watchers[..3], 2, soon);
+    assert!(!down(&us, &victim) && us.reports.signed(&victim).count() == 3);
+    let mut honest = crowd(&mesh, CROWD, soon);
+    honest.handle_frame(peer("n1"), &push(vec![record(&mesh, i, 2, 2)]), soon);
+    lie(&mut honest, &watchers[1..4], 2, soon);
+    assert!(down(&honest, &victim), "who did not hear it answered knows nothing against them");
+    // What the liars say now is not worth less than before when the minute is over, nor is it forgotten.
+    let over = soon.after(Duration::from_secs(61));
+    us.handle_timeout(over);
+    assert!(down(&us, &victim));
+    us.handle_frame(peer("n1"), &push(vec![record(&mesh, i, 3, 3)]), over);
+    assert!(!down(&us, &victim));
+    lie(&mut us, &watchers[2..6], 3, over);
+    assert!(down(&us, &victim), "three others say so");
+}
+
+#[test]
+fn who_was_down_for_long_and_is_back_leaves_its_watchers_their_voice() {
+    let mesh = TestMesh::new(1);
+    let now = start();
+    let mut us = crowd(&mesh, CROWD, now);
+    let (victim, watchers) = victim(&us);
+    let i = (0..CROWD).find(|i| peer(&name(*i)) == victim).unwrap();
+    for (generation, now) in [(1, now), (2, now.after(Duration::from_secs(30)))] {
+        if generation == 2 {
+            us.handle_frame(peer("n1"), &push(vec![record(&mesh, i, 2, 2)]), now);
+            assert!(!down(&us, &victim));
+        }
+        for watcher in &watchers[..3] {
+            let about = |report: &mut Report| report.generation = generation;
+            us.handle_frame(peer("n1"), &report(&mesh, victim, watcher, about), now);
+        }
+        assert!(down(&us, &victim), "generation {generation}");
+    }
+}
+
+#[test]
+fn a_flood_leaves_no_more_than_one_report_of_each_who_may_make_one() {
+    let mesh = TestMesh::new(1);
+    let mut now = start();
+    let mut us = crowd(&mesh, CROWD, now);
+    let (victim, watchers) = victim(&us);
+    // Members that nobody knows, and all that are known, each with many numbers; a second's work of the sender at a time.
+    for i in 0..200 {
+        us.handle_frame(peer("n1"), &report(&mesh, victim, &format!("invented-{i}"), |_| {}), now);
+    }
+    let (unknown, limited) =
+        (refused(&us, Code::SwimUnknownMember), refused(&us, Code::RateLimited));
+    assert_eq!(unknown + limited, 200);
+    assert!(us.reports.is_empty());
+    for number in 1..4 {
+        for watcher in (0..CROWD).map(name).filter(|name| peer(name) != victim) {
+            now = now.after(Duration::from_millis(200));
+            let turn = |report: &mut Report| report.number = number;
+            us.handle_frame(peer("n1"), &report(&mesh, victim, &watcher, turn), now);
+        }
+    }
+    assert_eq!(us.reports.signed(&victim).count(), watchers.len());
+    assert!(watchers.len() <= 32, "{}", watchers.len());
+    assert!(refused(&us, Code::ReportNotWatcher) > 0);
+}
+
+#[test]
 fn in_a_small_mesh_nobody_is_believed() {
     let mesh = TestMesh::new(1);
     let now = start();
