@@ -148,12 +148,12 @@ impl Node {
         let fresh = (-FRESH_SECONDS..=FRESH_SECONDS).contains(&age);
         self.membership.admit(&record, fresh, now.mono);
         let key = record.key;
-        self.hold(record, Some(from));
+        self.hold(record, Some(from), now);
         Ok(key)
     }
 
     /// Puts an admitted record into the directory, the store and the next frames.
-    pub(super) fn hold(&mut self, record: SharedRecord, from: Option<NodeKey>) {
+    pub(super) fn hold(&mut self, record: SharedRecord, from: Option<NodeKey>, now: Now) {
         let key = record.key;
         let bytes = record.signed.encode_to_vec().into();
         let left = record.left;
@@ -162,7 +162,7 @@ impl Node {
         let old = self.directory.insert(record);
         if old.as_ref().and_then(|old| (!old.left).then_some(old.generation)) != generation {
             let renewed = old.as_ref().is_some_and(|old| old.boot_id == boot_id);
-            self.heed_generation(&key, generation, renewed, self.clock);
+            self.heed_generation(&key, generation, renewed, now);
         }
         self.barred.remove(&key);
         self.dissemination.add(key, from);
@@ -172,7 +172,7 @@ impl Node {
             return;
         }
         if let Some(old) = &old {
-            self.heed_withdrawal(old, self.clock);
+            self.heed_withdrawal(old, now);
         }
         let was = old.map(|old| old.left);
         let name = self.directory.display_name(&key);

@@ -5,7 +5,7 @@
 //! its link failed for moments; a longer cut takes it from nobody, or the next one would not be noticed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -19,44 +19,54 @@ const AT_ONCE: Duration = limits::SWIM_RENEW_INTERVAL.saturating_add(Duration::f
 /// So long its word about that member does not count.
 const UNHEARD: Duration = Duration::from_secs(60);
 
-/// By member and watcher, until when. No more than reports were held.
+/// Who is not heard about whom, until when. No more than reports were held.
 #[derive(Debug, Default)]
-pub(super) struct Refuted(BTreeMap<NodeKey, BTreeMap<NodeKey, Instant>>);
+pub(super) struct Refuted {
+    /// By member and watcher.
+    until: BTreeMap<NodeKey, BTreeMap<NodeKey, Instant>>,
+    /// The same in the order in which they end, which is the one in which they began.
+    ends: VecDeque<(Instant, NodeKey, NodeKey)>,
+}
 
 impl Refuted {
     /// `watched` answered a report of `watcher` that came at `said`.
     pub(super) fn note(&mut self, watched: NodeKey, watcher: NodeKey, said: Instant, now: Instant) {
         if now.saturating_duration_since(said) < AT_ONCE {
-            self.0.entry(watched).or_default().insert(watcher, now + UNHEARD);
+            let until = now + UNHEARD;
+            self.until.entry(watched).or_default().insert(watcher, until);
+            self.ends.push_back((until, watched, watcher));
         }
     }
 
     /// Whether `watcher`'s word about `watched` counts.
     pub(super) fn counts(&self, watched: &NodeKey, watcher: &NodeKey) -> bool {
-        self.0.get(watched).is_none_or(|all| !all.contains_key(watcher))
+        self.until.get(watched).is_none_or(|all| !all.contains_key(watcher))
     }
 
-    /// Ends what is over; gives the members of whom more may count again.
-    pub(super) fn ended(&mut self, now: Instant) -> Vec<NodeKey> {
-        let mut more = Vec::new();
-        self.0.retain(|watched, all| {
-            let before = all.len();
-            all.retain(|_, until| *until > now);
-            if all.len() < before {
-                more.push(*watched);
+    /// Ends what is over; gives the members of whom more count again.
+    pub(super) fn ended(&mut self, now: Instant) -> BTreeSet<NodeKey> {
+        let mut more = BTreeSet::new();
+        while let Some((_, watched, watcher)) = self.ends.pop_front_if(|end| end.0 <= now) {
+            let Some(all) = self.until.get_mut(&watched) else { continue };
+            // It may have been noted again since.
+            if all.get(&watcher).is_some_and(|until| *until <= now) {
+                all.remove(&watcher);
+                more.insert(watched);
             }
-            !all.is_empty()
-        });
+            if all.is_empty() {
+                self.until.remove(&watched);
+            }
+        }
         more
     }
 
     /// Forgets a member that is gone.
     pub(super) fn forget(&mut self, key: &NodeKey) {
-        self.0.remove(key);
+        self.until.remove(key);
     }
 
     /// When [`Self::ended`] has something.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.0.values().flat_map(BTreeMap::values).min().copied()
+        self.ends.front().map(|end| end.0)
     }
 }
