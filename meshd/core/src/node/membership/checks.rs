@@ -76,13 +76,7 @@ impl Checks {
 
     /// Asks `node` from `first` on, unless it is being asked for the same reason already. It is given up
     /// so long after the first question as `pace` says.
-    pub(super) fn open(
-        &mut self,
-        node: NodeHash,
-        purpose: Purpose,
-        first: Instant,
-        pace: Pace,
-    ) {
+    pub(super) fn open(&mut self, node: NodeHash, purpose: Purpose, first: Instant, pace: Pace) {
         if self.open.get(&node).is_some_and(|check| check.purpose == purpose) {
             return;
         }
