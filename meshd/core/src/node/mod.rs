@@ -412,7 +412,7 @@ impl Node {
         }
         while let Some((key, liveness)) = self.membership.poll_change() {
             self.changed = true;
-            self.reports.heed_liveness(liveness);
+            self.reports.heed_liveness(key, liveness);
             let name = self.directory.display_name(&key);
             let event = match liveness {
                 Liveness::Alive => Event::info("member_alive", format!("{name} answers")),

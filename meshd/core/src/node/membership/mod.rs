@@ -20,6 +20,7 @@ mod filter;
 mod identity;
 mod liveness;
 mod packet;
+mod reported;
 mod rings;
 mod stranger;
 mod swim;

@@ -37,8 +37,8 @@ pub(in crate::node) struct Reports {
     refuted: Refuted,
     /// Enough members say that this node is down.
     pub(super) accused: bool,
-    /// Somebody went down: of those whom it watched fewer words may be enough now.
-    pub(super) fewer_watchers: bool,
+    /// Who went down: of those whom it may watch fewer words may be enough now.
+    pub(super) fewer_watchers: BTreeSet<NodeKey>,
 }
 
 /// What orders the reports of one watcher about one member.
@@ -203,8 +203,10 @@ impl Reports {
         self.held.is_empty()
     }
 
-    /// What became of some member.
-    pub(in crate::node) fn heed_liveness(&mut self, liveness: Liveness) {
-        self.fewer_watchers |= liveness == Liveness::Down && !self.held.is_empty();
+    /// What became of a member.
+    pub(in crate::node) fn heed_liveness(&mut self, key: NodeKey, liveness: Liveness) {
+        if liveness == Liveness::Down && !self.held.is_empty() {
+            self.fewer_watchers.insert(key);
+        }
     }
 }

@@ -55,8 +55,9 @@ impl Node {
         if !self.membership.needs_reports() && !self.reports.is_empty() {
             self.reports.clear();
         }
-        if std::mem::take(&mut self.reports.fewer_watchers) {
-            self.judge_all(now);
+        for watcher in std::mem::take(&mut self.reports.fewer_watchers) {
+            let watched = self.membership.watched_by(&watcher);
+            self.judge_those(watched, now);
         }
         while let Some((key, down)) = self.membership.poll_verdict() {
             self.report(&key, down, now);
@@ -223,8 +224,9 @@ impl Node {
         self.membership.set_reported(key, accusers >= quorum, now.mono);
     }
 
-    fn judge_all(&mut self, now: Now) {
-        for key in self.reports.watched() {
+    /// Those of `keys` that are not down, but may be.
+    fn judge_those(&mut self, keys: Vec<NodeKey>, now: Now) {
+        for key in keys {
             let known = self.membership.is_down(&key.hash());
             if !known && self.reports.accusers(&key).next().is_some() {
                 self.judge(&key, now);
@@ -264,7 +266,7 @@ impl Node {
     fn repeat_reports(&mut self, now: Now) {
         if std::mem::take(&mut self.reports.accused) {
             self.membership.start_over(now.mono);
-            self.judge_all(now);
+            self.judge_those(self.reports.watched(), now);
         }
         let silent: Vec<_> = self.membership.silent().collect();
         for key in silent {
