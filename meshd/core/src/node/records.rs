@@ -146,6 +146,9 @@ impl Node {
         self.counters.records_accepted += 1;
         let age = now.unix.since(record.issued_at);
         let fresh = (-FRESH_SECONDS..=FRESH_SECONDS).contains(&age);
+        if fresh && held.is_some_and(|held| held.generation != record.generation) {
+            self.paths.excuse(&record);
+        }
         self.membership.admit(&record, fresh, now.mono);
         let key = record.key;
         self.hold(record, Some(from), now);

@@ -5,7 +5,7 @@
 //! whatever is heard puts it off. Nearly always one of two neighbours asks before the other has to.
 //!
 //! ```text
-//! heard ── two probe periods ──► asked six times ── no answer, not through others either ──► Down, and reported
+//! heard ── two probe periods ──► asked nine times ─ no answer, not through others either ──► Down, and reported
 //!   ▲        (or 2½: one of the two)     │ any packet, or a neighbour that reaches it
 //!   └────────────────────────────────────┘
 //! ```
@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use foca::Message;
 use meshd_proto::NodeHash;
-use rand::seq::IteratorRandom as _;
 
 use super::{
     Membership,
@@ -25,11 +24,12 @@ use crate::node::types::Liveness;
 
 /// Neighbours are looked at no more often than this.
 const LOOKS: Duration = Duration::from_millis(100);
-/// Questions before a member is given up: of all, one in ten may be lost, both ways.
-const QUESTIONS: u8 = 6;
+/// Questions before a member is given up: where one packet in ten is lost, none of so many is answered once in three
+/// million times.
+const QUESTIONS: u8 = 9;
 /// From this question on others are asked to try, too: only our link may be down.
 const THROUGH_OTHERS_FROM: u8 = 4;
-/// So many at a time.
+/// So many, the same for all questions: the first may only have made them connect.
 const THROUGH: usize = 3;
 
 impl Membership {
@@ -78,11 +78,13 @@ impl Membership {
             target: SwimId { node: *node, generation: peer.generation },
             probe_number: nth,
         };
-        let others = self.watching.watch.near.iter().filter(|other| {
+        let near = &self.watching.watch.near;
+        let after = near.range(*node..).chain(near.range(..*node));
+        let others = after.filter(|other| {
             let there = |liveness| liveness == Liveness::Alive;
             *other != node && self.peers.get(*other).is_some_and(|peer| there(peer.liveness))
         });
-        let others: Vec<_> = others.copied().sample(&mut self.rng, THROUGH);
+        let others: Vec<_> = others.copied().take(THROUGH).collect();
         for other in others {
             self.send_message(&other, message.clone());
         }

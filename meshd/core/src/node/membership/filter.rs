@@ -9,7 +9,12 @@ use std::time::Instant;
 use foca::{Member, Message, State};
 use meshd_proto::{NodeHash, NodeKey};
 
-use super::{Liveness, Membership, checks::Purpose, identity::SwimId, packet::Packet};
+use super::{
+    Liveness, Membership,
+    checks::{Pace, Purpose},
+    identity::SwimId,
+    packet::Packet,
+};
 use crate::{
     limits,
     refusal::{Code, Refusal},
@@ -145,7 +150,7 @@ impl Membership {
         if !self.is_watched(&id.node) {
             return None; // Whoever watches it says so in a report.
         }
-        let (patience, pace) = (self.patience(), self.pace());
+        let patience = self.patience();
         let fresh = self.probe_period();
         let peer = self.peers.get_mut(&id.node)?;
         match (update.state(), peer.liveness) {
@@ -154,7 +159,7 @@ impl Membership {
                 let again = peer.revived.is_none_or(|at| now.duration_since(at) >= patience);
                 if again {
                     peer.revived = Some(now);
-                    self.checks.open(id.node, Purpose::Revive, now, pace);
+                    self.checks.open(id.node, Purpose::Revive, now, Pace::few(patience));
                 }
                 None
             }

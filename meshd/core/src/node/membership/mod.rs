@@ -37,7 +37,7 @@ use meshd_proto::{NodeHash, NodeKey};
 use rand::{SeedableRng, rngs::StdRng};
 
 use self::{
-    checks::{Checks, Purpose, Step},
+    checks::{Checks, Pace, Purpose, Step},
     identity::SwimId,
     packet::Packet,
     rings::Rings,
@@ -166,7 +166,8 @@ impl Membership {
             // The same start: nothing for foca. If it is held for down somebody should look.
             Some((generation, liveness)) if record.generation <= generation => {
                 if fresh && liveness == Liveness::Down && self.looks_after(&node) {
-                    self.checks.open(node, Purpose::Revive, now, self.pace());
+                    let pace = Pace::few(self.patience());
+                    self.checks.open(node, Purpose::Revive, now, pace);
                 }
                 return;
             }

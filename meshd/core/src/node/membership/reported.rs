@@ -8,7 +8,11 @@ use std::{
 
 use meshd_proto::{NodeHash, NodeKey};
 
-use super::{Membership, checks::Purpose, watching::ASK_WITHIN};
+use super::{
+    Membership,
+    checks::{Pace, Purpose},
+    watching::ASK_WITHIN,
+};
 use crate::node::types::Liveness;
 
 /// Reports follow the exchange in which they were found lacking: so long members that were not heard of are not
@@ -100,7 +104,7 @@ impl Membership {
 
     /// Talks to a member that says that this node is down.
     pub(in crate::node) fn speak_to(&mut self, key: &NodeKey, now: Instant) {
-        self.checks.open(key.hash(), Purpose::Revive, now, self.pace());
+        self.checks.open(key.hash(), Purpose::Revive, now, Pace::few(self.patience()));
     }
 
     /// Too few watchers of a member that is down are left who say so: this node looks, if it is one.
