@@ -34,9 +34,13 @@ const THROUGH: usize = 3;
 
 impl Membership {
     /// How a member is asked before it is given up.
-    pub(super) fn pace(&self) -> Pace {
+    pub(super) fn pace(&self, node: &NodeHash) -> Pace {
         let patience = self.patience();
-        if self.is_sparse() { Pace { questions: QUESTIONS, patience } } else { Pace::few(patience) }
+        if self.is_sparse() && self.is_watched(node) {
+            Pace { questions: QUESTIONS, patience }
+        } else {
+            Pace::few(patience)
+        }
     }
 
     /// Asks the neighbours that were silent for too long.
@@ -61,9 +65,8 @@ impl Membership {
                 next = next.min(due);
             }
         }
-        let pace = self.pace();
         for node in silent {
-            self.checks.open(node, Purpose::Doubt, now, pace);
+            self.checks.open(node, Purpose::Doubt, now, self.pace(&node));
         }
         self.watching.look = Some(next.max(now + LOOKS));
     }
@@ -96,9 +99,18 @@ impl Membership {
         if !self.is_sparse() || !self.checks.is_doubted(node) {
             return;
         }
-        if let Some(peer) = self.peers.get_mut(node).filter(|peer| peer.watched && !peer.reported) {
-            peer.vouched = Some(now);
-            self.checks.close(node);
+        let Some(peer) = self.peers.get_mut(node).filter(|peer| peer.watched && !peer.reported)
+        else {
+            return;
+        };
+        peer.vouched = Some(now);
+        peer.confirmed = true;
+        let suspected = peer.liveness == Liveness::Suspect;
+        self.checks.close(node);
+        if suspected {
+            // foca waits for the member's own word, which cannot come.
+            self.drop_from_foca(node, now);
+            self.hand_to_foca(node, now);
         }
     }
 }

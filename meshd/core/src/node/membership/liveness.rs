@@ -20,7 +20,8 @@ use crate::{node::types::Liveness, refusal::Code};
 
 impl Membership {
     pub(super) fn heard_since(&self, node: &NodeHash, since: Instant) -> bool {
-        self.peers.get(node).and_then(|peer| peer.heard).is_some_and(|at| at > since)
+        let peer = self.peers.get(node);
+        peer.and_then(|peer| peer.heard.max(peer.vouched)).is_some_and(|at| at > since)
     }
 
     pub(super) fn count(&mut self, code: Code) {
@@ -146,7 +147,7 @@ impl Membership {
                     Liveness::Down
                 }
                 State::Suspect => {
-                    self.checks.open(node, Purpose::Doubt, now, self.pace());
+                    self.checks.open(node, Purpose::Doubt, now, self.pace(&node));
                     Liveness::Suspect
                 }
                 State::Alive if peer.confirmed => {

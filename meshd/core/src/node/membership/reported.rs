@@ -62,7 +62,7 @@ impl Membership {
     /// Enough watchers say that `key` is down, or not any more.
     pub(in crate::node) fn set_reported(&mut self, key: &NodeKey, down: bool, now: Instant) {
         let node = key.hash();
-        let (patience, pace) = (self.patience(), self.pace());
+        let (patience, pace) = (self.patience(), self.pace(&node));
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.watched {
             // This node sees for itself.
@@ -92,7 +92,7 @@ impl Membership {
         };
         let answered = self.peers.get(&node).is_none_or(|peer| lately(peer.heard));
         if !answered && self.looks_after(&node) && !self.is_down(&node) {
-            self.checks.open(node, Purpose::Doubt, now, self.pace());
+            self.checks.open(node, Purpose::Doubt, now, self.pace(&node));
         }
     }
 

@@ -142,7 +142,7 @@ impl Membership {
         let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let spread = rand::RngExt::random_range(&mut self.rng, 0..=millis);
         let first = now + Duration::from_millis(spread);
-        self.checks.open(node, Purpose::Doubt, first, self.pace());
+        self.checks.open(node, Purpose::Doubt, first, self.pace(&node));
     }
 
     /// A member that is not watched was heard.

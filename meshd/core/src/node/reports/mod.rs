@@ -68,7 +68,7 @@ impl Node {
         let own = self.own.key();
         let held = self.reports.get(key, &own);
         if held.map_or(!down, |held| held.down == down)
-            || (down && self.reports.accusers(key).count() >= ENOUGH)
+            || (down && self.accusers_of(key) >= ENOUGH)
             || !self.membership.needs_reports()
             || !self.membership.may_watch(&own, key)
             || self.own.has_left()
@@ -217,11 +217,14 @@ impl Node {
 
     /// Whether enough of its watchers say that `key` is down.
     fn judge(&mut self, key: &NodeKey, now: Now) {
-        let own = self.own.key();
-        let down = |key: &NodeKey| *key != own && self.membership.is_down(&key.hash());
-        let accusers = self.reports.believed(key).filter(|watcher| !down(watcher)).count();
-        let quorum = self.membership.quorum(key);
-        self.membership.set_reported(key, accusers >= quorum, now.mono);
+        let down = self.accusers_of(key) >= self.membership.quorum(key);
+        self.membership.set_reported(key, down, now.mono);
+    }
+
+    /// Who says that `key` is down, and counts.
+    fn accusers_of(&self, key: &NodeKey) -> usize {
+        let there = |watcher: &&NodeKey| !self.membership.is_down(&watcher.hash());
+        self.reports.believed(key).filter(there).count()
     }
 
     /// Those of `keys` that are not down, but may be.
@@ -256,7 +259,7 @@ impl Node {
             } else {
                 self.reports.let_lapse(watched, now.mono);
             }
-            if self.reports.accusers(&watched).count() < ENOUGH {
+            if self.accusers_of(&watched) < ENOUGH {
                 self.membership.look_again(&watched, now.mono);
             }
         }
