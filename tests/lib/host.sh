@@ -4,7 +4,7 @@
 # Program and the Debian package that brings it; `:vm` marks what only the VM needs.
 needs=(
     ip=iproute2 ss=iproute2 ping=iputils-ping iperf3=iperf3 nft=nftables iptables=iptables tcpdump=tcpdump wg=wireguard-tools
-    wireguard-go=wireguard-go unshare=util-linux setpriv=util-linux hostname=hostname cc=gcc c++=g++
+    wireguard-go=wireguard-go unshare=util-linux setpriv=util-linux hostname=hostname cc=gcc c++=g++ valgrind=valgrind
     /usr/lib/cni/bridge=containernetworking-plugins
     systemd-nspawn=systemd-container mmdebstrap=mmdebstrap
     qemu-system-x86_64=qemu-system-x86:vm busybox=busybox-static:vm cpio=cpio:vm depmod=kmod:vm xz=xz-utils:vm

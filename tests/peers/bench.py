@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
-"""Side-by-side bench of mesh programs in network namespaces on one bridge.
+"""meshd beside other mesh programs, in network namespaces on one bridge.
 
-  bench.py run SYSTEM [SYSTEM..] -n 5 20 50 [--phases cold,steady,join,fail,dp,restart]
+  bench.py run SYSTEM [SYSTEM..] -n 5 20 50 [--phases cold,steady,join,fail,vanish,dp,restart]
   bench.py list | clean | table
 
-Hosts are namespaces pbh1..pbhN joined by bridge br0 that lives in its own
-namespace pbbr (nothing is added to the root namespace, no route leads out).
-A system is one Driver subclass; see README.md.
+Hosts are namespaces pbh1..pbhN joined by bridge br0 in a namespace of its own (pbbr): nothing is added to the root
+namespace, no route leads out. A system is one Driver subclass. PEERS_BASE (/var/tmp/peers-bench) holds state and
+results; PEERS_PFX names the namespaces. `tests/bench peers` builds meshd and installs what Debian has of the others.
+
+Phases: cold (always: N daemons are spawned, h1 pings all until each answers; all pairs for N <= 5); steady (30 s idle);
+join (host N+1 starts, all ping it); dp (iperf3 and ping); restart (1,000 packets/s for 13 s, the daemon gets SIGKILL, in a
+second flow SIGTERM, and starts again at once); fail (kill -9 of all on one host) and vanish (its port goes down) until all
+others say so in their logs.
 """
 import argparse, contextlib, ctypes, fcntl, errno, json, os, re, selectors, signal, socket, statistics, struct
 import subprocess, sys, threading, time, shutil, base64
@@ -349,14 +354,16 @@ class Meshd(Driver):
             except RuntimeError:
                 if now() > end: raise
                 time.sleep(.05)
-        self.addr = {1: json.loads(self.ctl(1, 'status', '-o', 'json'))['mesh_addresses'][0]}
+        v4 = lambda shown: next(a for a in shown['mesh_addresses'] if ':' not in a)
+        self.addr = {1: v4(json.loads(self.ctl(1, 'status', '-o', 'json')))}
         for h in range(2, self.n + 1):
             out = self.hdir(h) + '/etc/identity'
             issued = json.loads(self.ctl(1, 'cert', 'issue', '--name', f'h{h}', '--out', out, '--seed', f'{uip(1)}:51800', '-o', 'json'))
-            self.addr[h] = issued['address']
+            self.addr[h] = v4(issued)
         self.crash(1)
     def overlay_addr(self, h): return self.addr[h]
-    def start(self, h): self.spawn(h, [self.bin + '/meshd', '--config', f'{self.hdir(h)}/etc/meshd.toml'], binds=self.binds(h))
+    def start(self, h):
+        self.spawn(h, [self.bin + '/meshd', '--config', f'{self.hdir(h)}/etc/meshd.toml'], binds=self.binds(h))
     def crash(self, h):
         """the device's process (its own session) goes too; a kernel device stays as a host's would not: it is deleted"""
         self.stop(h, signal.SIGKILL)

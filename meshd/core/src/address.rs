@@ -126,19 +126,25 @@ pub fn is_routable_unicast(address: &IpAddr) -> bool {
 /// multicast or reserved addresses.
 #[must_use]
 pub fn is_forbidden_prefix(prefix: &IpNet) -> bool {
-    const FORBIDDEN: [&str; 9] = [
-        "0.0.0.0/8",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "224.0.0.0/4",
-        "240.0.0.0/4",
-        "::/127",
-        "::ffff:0:0/96",
-        "fe80::/10",
-        "ff00::/8",
+    const V4: [Ipv4Net; 5] = [
+        Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8),
+        Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
+        Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
+        Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4),
+        Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4),
+    ];
+    const V6: [Ipv6Net; 4] = [
+        Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 127),
+        // Mapped IPv4 addresses.
+        Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96),
+        Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+        Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
     ];
     prefix.prefix_len() == 0
-        || FORBIDDEN.iter().filter_map(|f| f.parse().ok()).any(|f: IpNet| overlaps(prefix, &f))
+        || match prefix {
+            IpNet::V4(net) => V4.iter().any(|f| f.contains(net) || net.contains(f)),
+            IpNet::V6(net) => V6.iter().any(|f| f.contains(net) || net.contains(f)),
+        }
 }
 
 #[cfg(test)]

@@ -179,8 +179,8 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     check::privileges().map_err(|why| anyhow!("cannot start the daemon; {why}"))?;
     // Before there is another thread.
     privileges::give_up(&chosen.config)?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // One thread for the loop and its sockets: what is handed from thread to thread costs an idle daemon more than its work.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = reloading::Started::of(&chosen);
     let result = runtime.block_on(async {
         let (daemon, inboxes) = Daemon::start(sources.clone(), chosen)?;

@@ -35,6 +35,9 @@ const STREAMS: u32 = 8;
 /// Bytes in flight towards us per connection, and per stream.
 const WINDOW: u32 = 256 << 10;
 const DATAGRAM_BUFFER: usize = 64 << 10;
+/// A first packet that is lost is sent again after three times as long; RFC 9002, 6.2.2, has 333 ms, and a host whose
+/// daemon starts a moment before its seed's would wait a second. Where a path is slower, a packet is sent twice.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Several small certificates fit the first flight on any path; MTU discovery raises it.
 const INITIAL_MTU: u16 = 1_200;
 
@@ -50,6 +53,7 @@ pub(super) fn transport_config() -> Arc<TransportConfig> {
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_BUFFER)
         .initial_mtu(INITIAL_MTU)
+        .initial_rtt(INITIAL_RTT)
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())
         // Some drivers answer segmentation offload with EIO; gossip does not need the speed.
         .enable_segmentation_offload(false);
