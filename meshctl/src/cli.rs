@@ -288,6 +288,7 @@ pub(crate) enum State {
     Stale,
     Never,
     Blocked,
+    Device,
 }
 
 impl State {
@@ -301,6 +302,7 @@ impl State {
             Self::Stale => "stale",
             Self::Never => "never",
             Self::Blocked => "blocked",
+            Self::Device => "device",
         }
     }
 }
@@ -331,8 +333,8 @@ pub(crate) struct Events {
     /// Only events with this code or reason, such as node_admitted or token_expired; may be given again
     #[arg(long = "code", value_name = "CODE")]
     pub(crate) codes: Vec<String>,
-    /// Only what is no older than this, such as 10m or 2h
-    #[arg(long, value_parser = crate::text::parse_duration, value_name = "TIME")]
+    /// Only what is no older than this: an age such as 10m or 2h, or a time as in -o json
+    #[arg(long, value_parser = crate::text::parse_since, value_name = "AGE")]
     pub(crate) since: Option<Duration>,
     /// Only the newest N [default: 100, with --follow 10, with --since all]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]

@@ -1,6 +1,8 @@
 //! Words, sizes and times for people, and the rule that nothing from outside steers a terminal.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use meshd_core::now::UnixTime;
 
 /// `text` with everything escaped that a terminal could obey or that could reorder a line.
 pub(crate) fn safe(text: &str) -> String {
@@ -91,6 +93,24 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long ago something was: a duration, or a time as RFC 3339 has it.
+pub(crate) fn parse_since(text: &str) -> Result<Duration, String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = UnixTime(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    since(text, now)
+}
+
+fn since(text: &str, now: UnixTime) -> Result<Duration, String> {
+    let Some(at) = UnixTime::from_rfc3339(text) else {
+        let use_this = |why| format!("{why}; or a time such as 2026-01-31T12:00:00Z");
+        return parse_duration(text).map_err(use_this);
+    };
+    match u64::try_from(now.since(at)) {
+        Ok(seconds) => Ok(Duration::from_secs(seconds.max(1))),
+        Err(_) => Err("that time has not come yet".to_owned()),
+    }
+}
+
 /// A time for people: the date is as good without its letters, and mostly without its seconds.
 pub(crate) fn moment(time: &str, seconds: bool) -> String {
     let plain = time.trim_end_matches('Z').replacen('T', " ", 1);
@@ -136,5 +156,15 @@ mod tests {
         for bad in ["", "1", "h", "1y", "0s", "-1h", "99999999999999999999h", "1h1m", "99999d"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn since_is_an_age_or_a_time() {
+        let now = UnixTime::from_rfc3339("2026-01-01T00:10:00Z").unwrap();
+        assert_eq!(since("90m", now), Ok(Duration::from_secs(5_400)));
+        assert_eq!(since("2026-01-01T00:00:00Z", now), Ok(Duration::from_secs(600)));
+        assert_eq!(since("2026-01-01T02:00:00+02:00", now), Ok(Duration::from_secs(600)));
+        assert!(since("2026-01-01T00:10:01Z", now).is_err());
+        assert!(since("yesterday", now).unwrap_err().contains("2026-01-31T12:00:00Z"));
     }
 }

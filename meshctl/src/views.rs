@@ -184,6 +184,8 @@ pub(crate) struct CertificateView {
     pub(crate) not_after: String,
     pub(crate) prefixes: Vec<String>,
     pub(crate) renewed: bool,
+    pub(crate) not_granted: Vec<String>,
+    pub(crate) asked_in_seconds: Option<u32>,
 }
 
 impl From<wire::RenewCertificateReply> for CertificateView {
@@ -193,6 +195,8 @@ impl From<wire::RenewCertificateReply> for CertificateView {
             not_after: safe(&reply.not_after),
             prefixes: safe_all(&reply.prefixes),
             renewed: reply.renewed,
+            not_granted: safe_all(&reply.not_granted),
+            asked_in_seconds: reply.asked_in_seconds,
         }
     }
 }

@@ -51,6 +51,9 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
             println!("problem  {what}: {problem}");
         }
     };
+    if let Some(problem) = own_gateway(&config) {
+        tell("gateways", Err(problem));
+    }
     tell("privileges", privileges());
     tell("WireGuard", wireguard(&config));
     tell("nft", program("nft"));
@@ -89,6 +92,17 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
             "{problems} of the checks found a problem; this host is not ready; mend what is named above"
         ))
     }
+}
+
+/// A host that names itself, by the name that it has from the system.
+fn own_gateway(config: &crate::config::Config) -> Option<String> {
+    let host = host::read().ok()?.name;
+    let own = config.node_name(&host).ok()?;
+    config.node.gateways.contains(&own).then(|| {
+        format!(
+            "node.gateways names {own}, which is this host itself; name other members of its zone"
+        )
+    })
 }
 
 /// Says what is missing for changing the network, if anything.

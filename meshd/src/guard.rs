@@ -62,7 +62,7 @@ fn set_up(config: &Config) -> anyhow::Result<bool> {
     let config_of_plan = PlanConfig { strict: true, ..plan_config(config) };
     let mut dataplane = LinuxDataplane::new(backend(config))?;
     let observed = dataplane.observe(&Scope::of(&config_of_plan))?;
-    if observed.firewall.and_then(|table| table.rules).is_some_and(|rules| rules.guard) {
+    if observed.firewall.and_then(|table| table.rules).is_some_and(|rules| rules.guard.is_some()) {
         println!("nothing to do: the leak guard stands already");
         return Ok(true);
     }

@@ -1,9 +1,9 @@
 //! Echo inside the tunnel: `meshctl ping`, the poke that starts a new pair's first handshake, and probes of a size.
 //!
-//! UDP sockets on this node's ULA, which only the tunnel carries. One answers members alone, with
-//! as many bytes as it was sent, so that nobody gains by forging a source; a probe of a size is answered by a short
-//! packet, so that it measures one direction. The other sends those probes whole, larger than the route's MTU.
-//! A task reads each; both end when the [`Prober`] is dropped.
+//! UDP sockets on this node's ULA. Both take only what comes out of the tunnel: a host takes packets to any of its
+//! addresses on every interface, so a member's source alone proves nothing. One answers members alone, with as many bytes
+//! as it was sent; a probe of a size is answered by a short packet, so that it measures one direction. The other sends
+//! those probes whole, larger than the route's MTU. A task reads each; both end when the [`Prober`] is dropped.
 
 mod inside;
 
@@ -45,7 +45,7 @@ const REPLY: u8 = 2;
 /// Of any size, answered by [`MEASURED`] without filling.
 const MEASURE: u8 = 3;
 const MEASURED: u8 = 4;
-/// A statement of `meshd_core::accord`, and the answer to one. Taken only out of the tunnel itself.
+/// A statement of `meshd_core::accord`, and the answer to one.
 const STATEMENT: u8 = 5;
 const ANSWER: u8 = 6;
 /// IPv6 and UDP headers.
@@ -111,8 +111,8 @@ impl Drop for Prober {
 }
 
 impl Prober {
-    /// Opens the sockets on `ula`, which need not be on a device yet, and starts to answer `members`. Statements count
-    /// only when they come out of `interface`. What is heard goes to `heard`; where that is full, it is lost.
+    /// Opens the sockets on `ula`, which need not be on a device yet, and starts to answer `members`. Nothing counts but
+    /// what comes out of `interface`. What is heard goes to `heard`; where that is full, it is lost.
     pub fn start(
         ula: Ipv6Addr,
         interface: String,
@@ -126,20 +126,25 @@ impl Prober {
         // Sizes above the route's MTU go out whole; what the device does not take is an error, and no fragments.
         set_ipv6_mtu_discover(&measuring, Ipv6PathMtuDiscovery::PROBE)?;
         setsockopt(&measuring, Ipv6DontFrag, &true)?;
+        setsockopt(&measuring, Ipv6RecvPacketInfo, &true)?;
         let measuring = std::net::UdpSocket::from(measuring);
         let answers = UdpSocket::from_std(measuring.try_clone()?)?;
         let (pending, sent) = (Pending::default(), Sent::default());
+        let measured = Measured {
+            interface: interface.clone(),
+            members: members.clone(),
+            heard: heard.clone(),
+        };
         let answering = Answering {
             socket: socket.clone(),
             interface,
-            members: members.clone(),
+            members,
             pending: pending.clone(),
-            heard: heard.clone(),
+            heard,
             told: BTreeMap::new(),
             sent: sent.clone(),
         };
-        let readers =
-            [tokio::spawn(answering.read()), tokio::spawn(read_answers(answers, members, heard))];
+        let readers = [tokio::spawn(answering.read()), tokio::spawn(measured.read(answers))];
         // Nonces need only differ within this process; a guessed one gains its sender nothing.
         Ok(Self { socket, pending, nonce: AtomicU64::new(1), measuring, sent, readers })
     }
@@ -290,6 +295,9 @@ impl Answering {
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
         let Some(member) = members.get(from.ip()).copied() else { return };
         drop(members);
+        if !received.is_from(&self.interface) {
+            return;
+        }
         let Some((kind, nonce)) = read_header(packet) else { return };
         self.tell(member);
         match kind {
@@ -303,7 +311,7 @@ impl Answering {
                     let _ = answered.send(Instant::now());
                 }
             }
-            STATEMENT | ANSWER if received.is_from(&self.interface) => {
+            STATEMENT | ANSWER => {
                 let Some(statement) = Statement::decode(&packet[HEADER..]) else { return };
                 let (from, id, is_answer) = (member, nonce, kind == ANSWER);
                 let _ = self.heard.try_send(Heard::Statement { from, id, is_answer, statement });
@@ -332,45 +340,37 @@ impl Answering {
     }
 }
 
-async fn read_answers(socket: UdpSocket, members: Members, heard: mpsc::Sender<Heard>) {
-    let mut buffer = [0; HEADER];
-    loop {
-        let from = match socket.recv_from(&mut buffer).await {
-            Ok((HEADER, SocketAddr::V6(from))) if from.port() == PORT => from,
-            Ok(_) => continue,
-            Err(error) => {
-                tracing::debug!(%error, "probe socket");
-                continue;
+/// The measuring socket's reader.
+struct Measured {
+    interface: String,
+    members: Members,
+    heard: mpsc::Sender<Heard>,
+}
+
+impl Measured {
+    async fn read(self, socket: UdpSocket) {
+        let mut buffer = [0; HEADER];
+        loop {
+            match inside::receive(&socket, &mut buffer).await {
+                Ok(received) => self.take(&buffer[..received.length], &received),
+                Err(error) => tracing::debug!(%error, "probe socket"),
             }
-        };
-        let member = members.read().unwrap_or_else(PoisonError::into_inner).get(from.ip()).copied();
-        if let (Some(from), Some((MEASURED, id))) = (member, read_header(&buffer)) {
-            let _ = heard.try_send(Heard::Answer { from, id });
+        }
+    }
+
+    fn take(&self, packet: &[u8], received: &Received) {
+        let from = received.from;
+        if packet.len() != HEADER || from.port() != PORT || !received.is_from(&self.interface) {
+            return;
+        }
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(from), Some((MEASURED, id))) =
+            (members.get(from.ip()).copied(), read_header(packet))
+        {
+            let _ = self.heard.try_send(Heard::Answer { from, id });
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn members_are_answered_and_others_are_not() {
-        let own = Ipv6Addr::LOCALHOST;
-        let members = Members::default();
-        let (heard, mut hears) = mpsc::channel(16);
-        let prober = Prober::start(own, "lo".to_owned(), members.clone(), heard).unwrap();
-        let wait = Duration::from_millis(200);
-        assert_eq!(prober.ping(own, 100, wait).await.unwrap(), None);
-        let from = NodeKey([1; 32]);
-        members.write().unwrap().insert(own, from);
-        let long = Duration::from_secs(5);
-        assert!(prober.ping(own, 100, long).await.unwrap().is_some());
-        assert!(prober.ping(own, 0, long).await.unwrap().is_some());
-        assert_eq!(hears.recv().await, Some(Heard::Anything { from }));
-        let before = prober.sent(&own);
-        prober.measure(own, 77, 9_000);
-        assert_eq!(hears.recv().await, Some(Heard::Answer { from, id: 77 }));
-        assert_eq!(prober.sent(&own) - before, 9_008 + 32 + 64 + 32, "the probe and its answer");
-    }
-}
+mod tests;

@@ -43,6 +43,7 @@ impl Many {
                 liveness: Liveness::Alive,
                 down_for: None,
                 path: None,
+                reached: BTreeSet::new(),
                 tunnel: None,
                 path_mtu: Some(PathMtu { mtu: 1420, small: None }),
                 accepts: BTreeSet::new(),

@@ -312,7 +312,7 @@ fn stays_where_it_belongs(world: &World, site: &Site, phone: &Host) -> Result<()
         phone.sh("ip route del 192.0.2.254 dev wg0").map(drop)
     })?;
     ensure!(leaks.is_empty(), "in the clear: {leaks:?}");
-    let chain = site.a().sh("nft list chain inet meshd confined")?;
+    let chain = site.a().sh("nft list chain inet meshd from_mesh")?;
     let dropped = chain.lines().filter_map(|l| l.split("packets ").nth(1)?.split(' ').next());
     let dropped: u64 = dropped.filter_map(|n| n.parse::<u64>().ok()).sum();
     ensure!(dropped >= 2, "the gateway dropped {dropped} packets: {chain}");

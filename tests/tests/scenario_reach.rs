@@ -71,6 +71,14 @@ fn pods_and_hosts_reach_each_other_and_the_wire_shows_only_the_mesh() {
         let capture = world.capture("mesh-up")?;
         let (mut failed, mut tried) = (Vec::new(), 0);
         let targets = site.targets()?;
+        // Source NAT comes with the first packet that needs it, which is lost.
+        for (number, _, bound) in site.sources() {
+            let Some(host) = bound else { continue };
+            let other =
+                targets.iter().find(|(other, target)| *other != number && !target.contains(':'));
+            let (_, target) = other.context("no target")?;
+            wait_for("source NAT is on", pace(10), || host.ping(target, &host.address()))?;
+        }
         for (number, source, bound) in site.sources() {
             for (_, target) in targets.iter().filter(|(other, _)| *other != number) {
                 let from = match bound {

@@ -8,7 +8,7 @@ use std::{io::Write as _, path::Path};
 
 use meshd_proto::control::RenewCertificateRequest;
 
-use super::{authority, list};
+use super::{authority, devices::waiting, list};
 use crate::{
     cli::Cert,
     connection::{CHANGE, connect},
@@ -39,6 +39,11 @@ async fn renew(socket: &Path, output: Output) -> Result<(), Failure> {
             writeln!(to, "nothing new: the signer gave the same certificate again, of {from}, which is so new that it stays")?;
             writeln!(to, "  it is valid until {until}")?;
         }
-        writeln!(to, "  grants  {}", list(&certificate.prefixes))
+        writeln!(to, "  grants  {}", list(&certificate.prefixes))?;
+        let missing = &certificate.not_granted;
+        if !missing.is_empty() {
+            writeln!(to, "  {}", waiting(missing, certificate.asked_in_seconds))?;
+        }
+        Ok(())
     })
 }

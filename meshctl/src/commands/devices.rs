@@ -38,11 +38,9 @@ pub(crate) async fn add(
     let detail = PeerDetailView::from(peer);
     let not_granted = safe_all(&reply.not_granted);
     if !not_granted.is_empty() {
-        remark(&format!(
-            "not granted yet: {}; a signer was asked, and `meshctl status` says how it went",
-            not_granted.join(", ")
-        ));
+        remark(&waiting(&not_granted, reply.asked_in_seconds));
     }
+    reply.remarks.iter().for_each(|text| remark(&safe(text)));
     output.print(&detail.peer, |_, to| {
         use std::io::Write as _;
         let peer = &detail.peer;
@@ -55,6 +53,16 @@ pub(crate) async fn add(
     })
 }
 
+/// What a host wants and is not granted, and what becomes of that.
+pub(crate) fn waiting(not_granted: &[String], asked_in_seconds: Option<u32>) -> String {
+    let what = match asked_in_seconds {
+        None => "`meshctl status` says why and what to do".to_owned(),
+        Some(0) => "a signer is being asked; `meshctl status` says how it went".to_owned(),
+        Some(wait) => format!("a signer is asked again by itself in {wait} s"),
+    };
+    format!("not granted yet: {}; {what}", not_granted.join(", "))
+}
+
 pub(crate) async fn config(
     socket: &Path,
     output: Output,
@@ -62,8 +70,16 @@ pub(crate) async fn config(
 ) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
     let DeviceConfig { name, qr, endpoint, forget_key } = arguments;
-    let reply = client.device_config(DeviceConfigRequest { name: name.clone() }).await?;
-    let reply = reply.into_inner();
+    let mut request = DeviceConfigRequest { name: name.clone(), without_keys: false };
+    // A code that cannot be shown must not count as shown.
+    if qr && !output.is_for_programs() {
+        request.without_keys = true;
+        let reply = client.device_config(request.clone()).await?.into_inner();
+        let given = endpoint.as_deref().map(|given| with_port(given, reply.listen_port));
+        qr_of(&DeviceConfigView::new(&reply, given.transpose()?), output)?;
+        request.without_keys = false;
+    }
+    let reply = client.device_config(request).await?.into_inner();
     let given = endpoint.map(|given| with_port(&given, reply.listen_port)).transpose()?;
     if given.is_none() && reply.endpoint_private {
         let known = reply.endpoints.first().map(|endpoint| safe(endpoint));
@@ -75,18 +91,12 @@ pub(crate) async fn config(
     if let Some(why) = &reply.not_noted {
         remark(&format!("it could not be noted that this was shown: {}", safe(why)));
     }
+    reply.remarks.iter().for_each(|text| remark(&safe(text)));
     let view = DeviceConfigView::new(&reply, given);
     if output.is_for_programs() {
         output.print(&view, |_, _| Ok(()))?;
     } else if qr {
-        if view.private_key.is_none() {
-            return Err(Failure::local(
-                format!("{} has no QR code", view.name),
-                "its private key is not on this host, so that the code would be of no use",
-                "print the file without --qr, and put the key in on the device",
-            ));
-        }
-        write(qr::code(&view.settings(), output.is_terminal())?.as_bytes())?;
+        write(qr_of(&view, output)?.as_bytes())?;
     } else {
         write(view.text.as_bytes())?;
     }
@@ -100,6 +110,17 @@ pub(crate) async fn config(
     Ok(())
 }
 
+fn qr_of(view: &DeviceConfigView, output: Output) -> Result<String, Failure> {
+    if view.private_key.is_none() {
+        return Err(Failure::local(
+            format!("{} has no QR code", view.name),
+            "its private key is not on this host, so that the code would be of no use",
+            "print the file without --qr, and put the key in on the device",
+        ));
+    }
+    qr::code(&view.settings(), output.is_terminal(), output.width())
+}
+
 pub(crate) async fn remove(socket: &Path, output: Output, name: String) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
     let reply = client.remove_device(RemoveDeviceRequest { name }).await?.into_inner();
@@ -111,7 +132,11 @@ pub(crate) async fn remove(socket: &Path, output: Output, name: String) -> Resul
     output.print(&view, |_, to| {
         use std::io::Write as _;
         let prefixes = view.prefixes.join(", ");
-        let free = if prefixes.is_empty() { prefixes } else { format!("; {prefixes} is free") };
+        let free = match view.prefixes.len() {
+            0 => String::new(),
+            1 => format!("; {prefixes} is free"),
+            _ => format!("; {prefixes} are free"),
+        };
         writeln!(to, "{} was removed{free}", view.name)
     })
 }
@@ -133,6 +158,9 @@ fn with_port(given: &str, port: u32) -> Result<String, Failure> {
     }
     if given.parse::<std::net::SocketAddr>().is_ok() {
         return Ok(given.to_owned());
+    }
+    if given.contains("://") {
+        return wrong("it begins with a scheme, and WireGuard's has none");
     }
     let (host, given_port) = given.rsplit_once(':').unwrap_or((given, ""));
     let name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
@@ -166,5 +194,7 @@ mod tests {
         for bad in ["", ":1", "a b", "x:0", "x:", "x:99999", "a\nPostUp = rm", "x:1:2"] {
             assert!(with_port(bad, 51820).is_err(), "{bad:?}");
         }
+        let error = with_port("http://vpn.example.net", 51820).unwrap_err().to_string();
+        assert!(error.contains("begins with a scheme"), "{error}");
     }
 }

@@ -207,7 +207,7 @@ fn print(detail: &PeerDetailView, paint: Paint, to: &mut impl Write) -> io::Resu
         line("not routed", &paint.apply(Tone::Bad, &text))?;
     }
     if let Some(device) = &peer.device {
-        return print_device(device, paint, to);
+        return print_device(&peer.name, device, paint, to);
     }
     line("published endpoints", &list(&detail.endpoints))?;
     line("groups", &list(&peer.groups))?;
@@ -219,14 +219,20 @@ fn print(detail: &PeerDetailView, paint: Paint, to: &mut impl Write) -> io::Resu
     line("version", peer.version.as_deref().unwrap_or("unknown"))
 }
 
-fn print_device(device: &DeviceView, paint: Paint, to: &mut impl Write) -> io::Result<()> {
+fn print_device(
+    name: &str,
+    device: &DeviceView,
+    paint: Paint,
+    to: &mut impl Write,
+) -> io::Result<()> {
     let mut line = |label: &str, text: &str| {
         writeln!(to, "  {} {text}", paint.apply(Tone::Strong, &format!("{label}:")))
     };
     line("added", device.added_at.as_deref().unwrap_or("unknown"))?;
     line("pre-shared key", if device.preshared_key { "yes" } else { "no" })?;
-    let kept = "kept on this host; `meshctl peers config NAME --forget-key` throws it away";
-    line("private key", if device.private_key_kept { kept } else { "not on this host" })?;
+    let kept =
+        format!("kept on this host; `meshctl peers config {name} --forget-key` throws it away");
+    line("private key", if device.private_key_kept { &kept } else { "not on this host" })?;
     let stale =
         "the gateway's key or addresses, or the mesh's prefixes, are others now: print it again";
     match (&device.config_shown_at, device.config_stale) {

@@ -12,7 +12,7 @@ use crate::{
     connection::connect,
     failure::Failure,
     output::{Output, remark, write},
-    text::{known, round_trip, safe},
+    text::{count, known, round_trip, safe},
     views::{PingView, ProbeView},
 };
 
@@ -58,9 +58,10 @@ pub(crate) async fn run(socket: &Path, output: Output, arguments: Ping) -> Resul
     }
     if view.received == 0 {
         remark(&format!(
-            "error: no answer from {0}; {1} probes got none: the tunnel does not carry them, or meshd is not \
+            "error: no answer from {0}; {1} got none: the tunnel does not carry them, or meshd is not \
              running there; see `meshctl peers show {0}`",
-            view.name, view.sent
+            view.name,
+            count(u64::from(view.sent), "probe", "probes")
         ));
         return Err(Failure::silent());
     }

@@ -11,8 +11,8 @@ const BEGIN: &str = "\u{1b}[40;37;1m";
 const END: &str = "\u{1b}[0m";
 
 /// `text` as half blocks, two rows of modules a line. `terminal`: with the colours that it needs; without, whoever shows it must
-/// do so light on dark.
-pub(crate) fn code(text: &str, terminal: bool) -> Result<String, Failure> {
+/// do so light on dark. `columns`: how many a screen has that would break its lines.
+pub(crate) fn code(text: &str, terminal: bool, columns: Option<usize>) -> Result<String, Failure> {
     let code = QrCode::with_error_correction_level(text, EcLevel::L).map_err(|error| {
         let why = match error {
             QrError::DataTooLong => format!("{} characters do not fit into one", text.len()),
@@ -31,6 +31,13 @@ pub(crate) fn code(text: &str, terminal: bool) -> Result<String, Failure> {
         }
     };
     let whole = side + 2 * QUIET;
+    if let Some(columns) = columns.filter(|columns| *columns < whole) {
+        return Err(Failure::local(
+            "the QR code was not shown",
+            format!("it needs {whole} columns, and the terminal has {columns}"),
+            "widen the terminal or make its letters smaller, and do it again; nothing was thrown away",
+        ));
+    }
     let mut out = String::new();
     for row in (0..whole).step_by(2) {
         if terminal {
@@ -85,7 +92,7 @@ mod tests {
             let text: String =
                 "[Interface]\nPrivateKey = abc=\n".chars().cycle().take(length).collect();
             for terminal in [false, true] {
-                let code = code(&text, terminal).unwrap();
+                let code = code(&text, terminal, None).unwrap();
                 assert_eq!(decoded(&code), text);
                 assert_eq!(code.contains('\u{1b}'), terminal);
             }
@@ -94,7 +101,36 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_an_error() {
-        let error = code(&"x".repeat(5_000), false).unwrap_err().to_string();
+        let error = code(&"x".repeat(5_000), false, None).unwrap_err().to_string();
         assert!(error.contains("5000 characters") && error.contains("without --qr"), "{error}");
+    }
+    #[test]
+    fn a_code_whose_lines_would_wrap_is_not_shown() {
+        let text = "x".repeat(300);
+        let whole = code(&text, true, Some(1_000)).unwrap();
+        let columns = whole
+            .lines()
+            .next()
+            .unwrap()
+            .chars()
+            .filter(|c| "\u{2588}\u{2580}\u{2584} ".contains(*c))
+            .count();
+        assert_eq!(code(&text, true, Some(columns)).unwrap(), whole);
+        let error = code(&text, true, Some(columns - 1)).unwrap_err().to_string();
+        let want = format!("needs {columns} columns, and the terminal has {}", columns - 1);
+        assert!(error.contains(&want), "{error}");
+    }
+
+    /// Whether it fits is looked at with other letters in the place of the keys.
+    #[test]
+    fn keys_make_no_code_larger_than_as_many_small_letters() {
+        let of = |key: &str| {
+            let text = format!("[Interface]\nPrivateKey = {key}\nAllowedIPs = 10.0.0.0/8\n");
+            QrCode::with_error_correction_level(text, EcLevel::L).unwrap().width()
+        };
+        for key in ["A", "7", "/", "aB"] {
+            let key = key.repeat(44).chars().take(44).collect::<String>();
+            assert!(of(&key) <= of(&"x".repeat(44)), "{key}");
+        }
     }
 }

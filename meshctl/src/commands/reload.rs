@@ -60,7 +60,14 @@ pub(crate) async fn confirm(socket: &Path, output: Output) -> Result<(), Failure
     output.print(&view, |_, to| {
         writeln!(to, "confirmed: what runs stays")?;
         let waits = "was not tried, and waits for a restart (`systemctl restart meshd`):";
-        print_changes(waits, &view.needs_restart, to)
+        print_changes(waits, &view.needs_restart, to)?;
+        let differ =
+            "but the files on disk differ from what was confirmed; a restart would take them:";
+        print_changes(differ, &view.files_differ, to)?;
+        if let Some(why) = &view.files_broken {
+            writeln!(to, "but the files on disk cannot be read; a restart would fail: {why}")?;
+        }
+        Ok(())
     })
 }
 

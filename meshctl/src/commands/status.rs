@@ -78,7 +78,7 @@ fn print(status: &StatusView, paint: Paint, to: &mut impl Write) -> io::Result<(
         line(to, "prefixes", &list(&status.prefixes))?;
     }
     if let Some(interface) = &status.interface {
-        let backend = status.backend.as_deref().unwrap_or("unknown backend");
+        let backend = status.backend.as_deref().unwrap_or("being set up");
         let port = status.listen_port.map(|port| format!(", UDP {port}")).unwrap_or_default();
         line(to, "interface", &format!("{interface} ({backend}{port})"))?;
     }

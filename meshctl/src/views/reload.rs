@@ -18,6 +18,8 @@ pub(crate) struct ReloadView {
 #[derive(Debug, Serialize)]
 pub(crate) struct ConfirmView {
     pub(crate) needs_restart: Vec<ChangeView>,
+    pub(crate) files_differ: Vec<ChangeView>,
+    pub(crate) files_broken: Option<String>,
 }
 
 /// A key of the configuration, with its values as JSON.
@@ -51,6 +53,10 @@ impl From<wire::ReloadReply> for ReloadView {
 
 impl From<wire::ConfirmReply> for ConfirmView {
     fn from(reply: wire::ConfirmReply) -> Self {
-        Self { needs_restart: changes(reply.needs_restart) }
+        Self {
+            needs_restart: changes(reply.needs_restart),
+            files_differ: changes(reply.files_differ),
+            files_broken: reply.files_broken.as_deref().map(safe),
+        }
     }
 }

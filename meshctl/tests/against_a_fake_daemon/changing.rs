@@ -216,10 +216,15 @@ fn revoking_and_renewing_say_what_happened() {
     assert!(out.contains("admits nobody any more"), "{out}");
     let out = stdout(&daemon.meshctl(&["cert", "renew"]));
     assert!(out.contains("is renewed; it is valid until 2026-01-31T00:00:00Z"), "{out}");
-    let again = Daemon::start(Script { renewed_before: true, ..Script::default() });
+    let again = Daemon::start(Script {
+        renewed_before: true,
+        not_granted: vec!["10.9.2.0/24".into()],
+        ..Script::default()
+    });
     let out = stdout(&again.meshctl(&["cert", "renew"]));
     assert!(out.starts_with("nothing new: the signer gave the same certificate again"), "{out}");
     assert!(out.contains("valid until 2026-01-31T00:00:00Z"), "{out}");
+    assert!(out.contains("10.9.2.0/24; a signer is asked again by itself in 17 s"), "{out}");
     let asked = daemon.asked();
     assert!(asked.iter().any(|ask| ask.contains("RevokeNodeRequest")), "{asked:?}");
 }

@@ -230,6 +230,8 @@ impl ControlBackend for Fake {
             not_after: "2026-01-31T00:00:00Z".into(),
             prefixes: vec!["10.1.0.0/24".into()],
             renewed: !script.renewed_before,
+            not_granted: script.not_granted.clone(),
+            asked_in_seconds: (!script.not_granted.is_empty()).then_some(17),
         })
     }
     fn issue_certificate(
@@ -242,6 +244,8 @@ impl ControlBackend for Fake {
         self.answer(format!("{request:?}"), |s| AddDeviceReply {
             peer: s.peers.first().cloned(),
             not_granted: s.not_granted.clone(),
+            asked_in_seconds: (!s.not_granted.is_empty()).then_some(17),
+            remarks: vec!["it has \u{1b}[31mIPv6 only".into()],
         })
     }
     fn device_config(&self, request: DeviceConfigRequest) -> Reply<'_, DeviceConfigReply> {
@@ -266,6 +270,8 @@ impl ControlBackend for Fake {
     fn confirm(&self) -> Reply<'_, ConfirmReply> {
         self.answer("confirm".into(), |s| ConfirmReply {
             needs_restart: s.reload.needs_restart.clone(),
+            files_differ: s.reload.applied.clone(),
+            files_broken: s.reload.restarting.then(|| "meshd.toml: line 1".into()),
         })
     }
     fn certificates(&self) -> Reply<'_, ShowCertificatesReply> {

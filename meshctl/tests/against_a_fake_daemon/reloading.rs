@@ -78,11 +78,26 @@ fn a_confirmation_says_what_was_not_tried() {
     });
     let text = stdout(&daemon.meshctl(&["confirm"]));
     assert!(text.contains("was not tried") && text.contains("  wireguard.port: 1 -> "), "{text}");
-    assert_eq!(keys(&parsed(&daemon.meshctl(&["confirm", "-o", "json"]))), ["needs_restart"]);
+    let json = parsed(&daemon.meshctl(&["confirm", "-o", "json"]));
+    assert_eq!(keys(&json), ["files_broken", "files_differ", "needs_restart"]);
+    assert!(json["files_broken"].is_null());
     let error =
         ControlError::new("trial_over", "nothing was confirmed", "the trial is over", "fix");
     let daemon = Daemon::start(Script { error: Some(error), ..Script::default() });
     let output = daemon.meshctl(&["confirm"]);
     assert_eq!(stderr(&output), "error: nothing was confirmed; the trial is over; fix\n");
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(1), ""));
+}
+
+#[test]
+fn a_confirmation_says_that_the_files_are_others_or_broken() {
+    let daemon = with(ReloadReply { applied: vec![change("node.zone")], ..ReloadReply::default() });
+    let text = stdout(&daemon.meshctl(&["confirm"]));
+    assert!(text.contains("a restart would take them:\n  node.zone: 1 -> "), "{text}");
+    assert!(!text.contains("would fail"), "{text}");
+    let daemon = with(ReloadReply { restarting: true, ..ReloadReply::default() });
+    let text = stdout(&daemon.meshctl(&["confirm"]));
+    assert!(text.ends_with("a restart would fail: meshd.toml: line 1\n"), "{text}");
+    let json = parsed(&daemon.meshctl(&["confirm", "-o", "json"]));
+    assert_eq!(json["files_broken"], "meshd.toml: line 1");
 }

@@ -86,6 +86,12 @@ pub fn host_prefix(address: IpAddr) -> IpNet {
     }
 }
 
+/// True for a prefix of one address.
+#[must_use]
+pub fn is_single(prefix: &IpNet) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len()
+}
+
 /// True when the two share an address.
 #[must_use]
 pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {

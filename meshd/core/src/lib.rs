@@ -10,6 +10,7 @@
 //! | [`node`] | what to tell whom and when: SWIM, dissemination, anti-entropy |
 //! | [`event`] | what is worth a line in the log, and how often |
 //! | [`plan`] | what the kernel should hold, and the changes that lead there |
+//! | [`reached`] | which addresses are whose, as connections have proved it |
 //! | [`devices`] | what devices that cannot run meshd may have on this host |
 //! | [`trial`] | which configuration runs while a new one is on trial |
 //! | [`gateway`] | hosts that other zones reach through a gateway: the next hop, and which gateway |
@@ -26,6 +27,7 @@ pub mod node;
 pub mod now;
 pub mod path_mtu;
 pub mod plan;
+pub mod reached;
 pub mod refusal;
 pub mod trial;
 pub mod trust;

@@ -48,6 +48,9 @@ pub const SIGNER_TIME_EVERY_SECONDS: i64 = 3600;
 pub const EXPIRED_PEER_SECONDS: i64 = 72 * 3600;
 /// A person gets a new certificate for a node at most this often.
 pub const RENEW_ANYWAY_SECONDS: i64 = 30;
+/// A signer gives one node so many certificates in a row, when it wants other prefixes each time, and from then on one in
+/// [`RENEW_ANYWAY_SECONDS`]: every certificate is an entry of the ledger for ever.
+pub const RENEW_IN_A_ROW: i64 = 6;
 /// A certificate that ended longer ago is not renewed: that takes a new token.
 pub const RENEW_AFTER_END_SECONDS: i64 = 90 * 24 * 3600;
 /// Largest frame on a stream between members.

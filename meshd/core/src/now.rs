@@ -29,6 +29,12 @@ impl UnixTime {
     pub fn rfc3339(self) -> Option<String> {
         OffsetDateTime::from_unix_timestamp(self.0).ok()?.format(&Rfc3339).ok()
     }
+
+    /// What RFC 3339 writes so; parts of a second are left out.
+    #[must_use]
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        OffsetDateTime::parse(text, &Rfc3339).ok().map(|time| Self(time.unix_timestamp()))
+    }
 }
 
 /// Both clocks at one moment.

@@ -78,8 +78,10 @@ pub enum ConfigError {
         allowed: String,
     },
     /// Two values that do not go together.
-    #[error("{key} = {value} cannot be used; {why}; {fix}")]
+    #[error("{place}: {key} = {value} cannot be used; {why}; {fix}")]
     Conflict {
+        /// Where the key has its value from.
+        place: String,
         /// `section.key`.
         key: &'static str,
         /// The value in force.

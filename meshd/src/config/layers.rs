@@ -46,6 +46,13 @@ impl Source for Layer {
     }
 }
 
+/// Where `section.key` has its value from: the last layer that gives it one.
+pub(super) fn place_of(found: &[Layer], key: &str) -> Option<String> {
+    let (section, key) = key.split_once('.')?;
+    let value = found.iter().rev().find_map(|layer| layer.values.get(section)?.get(key))?;
+    Some(value.origin()?.trim_start_matches(super::given::FROM_ENVIRONMENT).to_owned())
+}
+
 /// The file and its drop-ins: the place of each, and its text.
 pub(super) fn texts_of(
     file: &Path,

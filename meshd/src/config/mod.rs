@@ -49,6 +49,9 @@ pub struct Difference {
     pub new: String,
 }
 
+/// Where a key has its value from; `None`: it is the default.
+type Place<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// What a reload can do and what it cannot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -122,17 +125,20 @@ impl Config {
             }
         }
         if errors.is_empty() {
-            config.check_together(&mut errors);
+            config.check_together(&|key| layers::place_of(found, key), &mut errors);
         }
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 
     /// Rules that no value breaks by itself.
-    fn check_together(&self, errors: &mut Vec<ConfigError>) {
+    fn check_together(&self, place: Place<'_>, errors: &mut Vec<ConfigError>) {
         let gossip = self.gossip.listen.port();
         let lanes = [self.wireguard.port, self.wireguard.port.saturating_add(1)];
         if lanes.contains(&gossip) {
             errors.push(ConfigError::Conflict {
+                place: place("gossip.listen")
+                    .or_else(|| place("wireguard.port"))
+                    .unwrap_or_default(),
                 key: "gossip.listen",
                 value: self.gossip.listen.to_string(),
                 why: format!(
@@ -142,15 +148,21 @@ impl Config {
                 fix: "give gossip.listen or wireguard.port another port".to_owned(),
             });
         }
-        self.check_gateways(errors);
+        self.check_gateways(place, errors);
     }
 
-    fn check_gateways(&self, errors: &mut Vec<ConfigError>) {
+    fn check_gateways(&self, place: Place<'_>, errors: &mut Vec<ConfigError>) {
         let node = &self.node;
         let names: Vec<&str> = node.gateways.iter().map(NodeName::as_str).collect();
         let mut conflict = |key: &'static str, value: String, why: &str, fix: &str| {
             let (why, fix) = (why.to_owned(), fix.to_owned());
-            errors.push(ConfigError::Conflict { key, value, why, fix });
+            errors.push(ConfigError::Conflict {
+                place: place(key).unwrap_or_default(),
+                key,
+                value,
+                why,
+                fix,
+            });
         };
         let zoned = !node.zone.as_str().is_empty();
         if !names.is_empty() && !zoned {

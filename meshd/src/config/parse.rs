@@ -28,12 +28,22 @@ pub(super) fn node_name(given: &Given<'_>) -> Reading<Option<NodeName>> {
 
 pub(super) fn zone(given: &Given<'_>) -> Reading<Zone> {
     const ALLOWED: &str = "letters, digits and any of - _ . : /, at most 64 characters";
-    given.text(ALLOWED)?.parse().or_else(|_| bad("it has a character that is not allowed", ALLOWED))
+    let text = given.text(ALLOWED)?;
+    let why = match text.chars().count() {
+        ..=64 => "it has a character that is not allowed".to_owned(),
+        length => format!("it has {length} characters"),
+    };
+    text.parse().or_else(|_| bad(why, ALLOWED))
 }
 
 pub(super) fn gateways(given: &Given<'_>) -> Reading<Vec<NodeName>> {
     const ALLOWED: &str = "a list of at most 4 names of members, such as [\"gw-1\", \"gw-2\"]";
-    let names = each(given, meshd_core::gateway::MOST, ALLOWED, str::parse::<NodeName>)?;
+    let read =
+        |text: &str| match text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok() {
+            true => Err("it is an address".to_owned()),
+            false => text.parse::<NodeName>().map_err(|error| error.to_string()),
+        };
+    let names = each(given, meshd_core::gateway::MOST, ALLOWED, read)?;
     match (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
         Some(i) => bad(format!("{} stands in it twice", names[i]), ALLOWED),
         None => Ok(names),

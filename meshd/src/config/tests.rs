@@ -130,6 +130,29 @@ fn all_bad_values_are_reported_at_once_each_with_what_is_allowed() {
 }
 
 #[test]
+fn a_zone_that_is_too_long_is_not_blamed_for_its_letters() {
+    let found = errors(&format!("[node]\nzone = \"{}\"", "z".repeat(65)));
+    assert!(found[0].contains("it has 65 characters; use letters"), "{found:?}");
+    let found = errors("[node]\nzone = \"a b\"");
+    assert!(found[0].contains("a character that is not allowed"), "{found:?}");
+}
+
+#[test]
+fn what_does_not_go_together_names_where_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, drop_ins) = (dir.path().join("meshd.toml"), dir.path().join("conf.d"));
+    std::fs::create_dir(&drop_ins).unwrap();
+    std::fs::write(&file, "[wireguard]\nport = 51820\n").unwrap();
+    std::fs::write(drop_ins.join("10.toml"), "[gossip]\nlisten = \"[::]:51821\"\n").unwrap();
+    let errors = Config::load(&file, &drop_ins, []).unwrap_err().to_string();
+    assert!(errors.contains("conf.d/10.toml: gossip.listen = [::]:51821 cannot"), "{errors}");
+    std::fs::remove_file(drop_ins.join("10.toml")).unwrap();
+    std::fs::write(&file, "[wireguard]\nport = 51799\n").unwrap();
+    let errors = Config::load(&file, &drop_ins, []).unwrap_err().to_string();
+    assert!(errors.contains("meshd.toml: gossip.listen = "), "{errors}");
+}
+
+#[test]
 fn what_is_planned_but_not_built_says_so() {
     for (text, works) in [
         ("[wireguard]\npsk = \"preferred\"", "\"off\""),
@@ -267,6 +290,12 @@ fn gateways_need_a_zone_and_are_not_behind_others() {
         ("zone = \"z\"\ngateways = [\"a\", \"a\"]", "twice"),
         ("zone = \"z\"\ngateways = [\"a\", \"b\", \"c\", \"d\", \"e\"]", "longer than 4"),
         ("zone = \"z\"\ngateways = [\"A b\"]", "names of members"),
+        ("zone = \"z\"\ngateways = [\"10.0.0.1\"]", "\"10.0.0.1\": it is an address"),
+        ("zone = \"z\"\ngateways = [\"[fd00::1]:51800\"]", "it is an address"),
+        (
+            "zone = \"z\"\ngateway = true\ngateways = [\"gw\"]",
+            "meshd.toml: node.gateways = gw cannot",
+        ),
     ] {
         let found = errors(&format!("[node]\n{text}\n"));
         assert!(found.len() == 1 && found[0].contains(part), "{text}: {found:?}");

@@ -6,6 +6,8 @@ use super::ControlError;
 
 const GOSSIP: [&str; 4] = ["alive", "suspect", "down", "left"];
 const TUNNEL: [&str; 4] = ["up", "stale", "never", "blocked"];
+/// As a device's row has it in the place of gossip's state.
+const DEVICE: &str = "device";
 
 /// A checked [`ListPeersRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,12 +25,13 @@ impl TryFrom<ListPeersRequest> for PeerFilter {
         if !state.is_empty()
             && !GOSSIP.contains(&state.as_str())
             && !TUNNEL.contains(&state.as_str())
+            && state != DEVICE
         {
             return Err(ControlError::new(
                 "bad_request",
                 format!("cannot filter by state {:?}", state.chars().take(40).collect::<String>()),
                 "there is no such state",
-                format!("use one of {}, {}", GOSSIP.join(", "), TUNNEL.join(", ")),
+                format!("use one of {}, {}, {DEVICE}", GOSSIP.join(", "), TUNNEL.join(", ")),
             ));
         }
         if zone.len() > 256 || name.len() > 256 {
@@ -47,7 +50,10 @@ impl PeerFilter {
     /// Whether `peer` was asked for.
     #[must_use]
     pub fn matches(&self, peer: &Peer) -> bool {
-        (self.state.is_empty() || self.state == peer.gossip || self.state == peer.tunnel)
+        (self.state.is_empty()
+            || self.state == peer.gossip
+            || self.state == peer.tunnel
+            || (self.state == DEVICE && peer.device.is_some()))
             && (self.zone.is_empty() || fits(self.zone.as_bytes(), peer.zone.as_bytes()))
             && (self.name.is_empty() || fits(self.name.as_bytes(), peer.name.as_bytes()))
     }
@@ -78,6 +84,8 @@ fn fits(pattern: &[u8], text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use meshd_proto::control::Device;
+
     use super::*;
 
     #[test]
@@ -103,6 +111,10 @@ mod tests {
             let request = ListPeersRequest { state: state.into(), ..ListPeersRequest::default() };
             assert_eq!(PeerFilter::try_from(request).unwrap().matches(&peer), want, "{state}");
         }
+        let request = ListPeersRequest { state: "device".into(), ..ListPeersRequest::default() };
+        let devices = PeerFilter::try_from(request).unwrap();
+        assert!(!devices.matches(&peer));
+        assert!(devices.matches(&Peer { device: Some(Device::default()), ..peer.clone() }));
         let wrong = ListPeersRequest { state: "fine".into(), ..ListPeersRequest::default() };
         let error = PeerFilter::try_from(wrong).unwrap_err();
         assert!(error.fix.contains("alive, suspect, down, left, up"), "{error}");

@@ -78,7 +78,8 @@ pub(super) fn issued(reply: &IssueCertificateReply) -> Event {
 /// `token create`.
 pub(super) fn token_created(token: &TokenInfo) -> Event {
     let uses = token.uses;
-    let text = format!("a token was made for {uses} hosts, until {}", token.expires_at);
+    let hosts = if uses == 1 { "host" } else { "hosts" };
+    let text = format!("a token was made for {uses} {hosts}, until {}", token.expires_at);
     named(Event::info("token_created", text), &token.node_name)
         .with("token", &token.id)
         .with("issuer", token.identity.as_deref().unwrap_or_default())

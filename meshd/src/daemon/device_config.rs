@@ -8,9 +8,13 @@ use std::{
 use data_encoding::HEXLOWER;
 use ipnet::{IpNet, Ipv4Net};
 use meshd_core::{
-    address::ula_prefix, devices::allowed_ips, node::Liveness, now::UnixTime, path_mtu::BASE,
+    address::ula_prefix,
+    devices::allowed_ips,
+    node::{Liveness, Observed},
+    now::UnixTime,
+    path_mtu::BASE,
 };
-use meshd_proto::control::DeviceConfigReply;
+use meshd_proto::control::{DeviceConfigReply, DeviceConfigRequest};
 use sha2::{Digest as _, Sha256};
 
 use super::{Daemon, clock, requests::not_a_member, running::Running, status::rfc3339};
@@ -28,24 +32,39 @@ pub(super) struct Side {
 
 impl Daemon {
     /// `peers config`.
-    pub(super) fn device_config(&mut self, name: &str) -> Result<DeviceConfigReply, ControlError> {
+    pub(super) fn device_config(
+        &mut self,
+        request: &DeviceConfigRequest,
+    ) -> Result<DeviceConfigReply, ControlError> {
         let side = self.side();
+        let listed = self.mesh_pool().is_none();
         let running = self.running.as_mut().ok_or_else(|| not_a_member("show a configuration"))?;
         let side = side.ok_or_else(|| not_a_member("show a configuration"))?;
         let certificate = running.identity.certificate.clone();
-        let device = running.devices.find_mut("show the configuration of", name)?;
+        let device = running.find_device("show the configuration of", &request.name)?;
         let now = clock::unix();
         let mut noted = device.clone();
         noted.shown = Some(Shown { at: now.0, fingerprint: side.fingerprint() });
         // What is asked for can be said on a full disk too.
-        let not_noted = match self.state.save_device(&noted) {
-            Ok(()) => {
-                *device = noted;
-                None
-            }
-            Err(error) => Some(error.to_string()),
+        let not_noted = match request.without_keys {
+            true => None,
+            false => match self.state.save_device(&noted) {
+                Ok(()) => {
+                    *device = noted;
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            },
         };
-        let text = |key: &crate::state::devices::Secret| key.text().to_string();
+        let text = |key: &crate::state::devices::Secret| match request.without_keys {
+            true => "x".repeat(key.text().len()),
+            false => key.text().to_string(),
+        };
+        let remarks = listed.then(|| {
+            "this host is no signer and does not know the mesh's range of IPv4 addresses, so that the file lists each \
+             member's: it is stale when a member joins (`meshctl peers show` says so)"
+                .to_owned()
+        });
         let first = side.endpoints.first();
         Ok(DeviceConfigReply {
             name: device.name.to_string(),
@@ -65,6 +84,7 @@ impl Daemon {
             at: rfc3339(now).unwrap_or_default(),
             not_noted,
             listen_port: u32::from(self.config.wireguard.port),
+            remarks: remarks.into_iter().collect(),
         })
     }
 
@@ -78,25 +98,13 @@ impl Daemon {
         })
     }
 
-    /// Where WireGuard of this host may be reached, the best first: as configured, by its own public addresses, as others
-    /// see it, by the rest.
+    /// Where WireGuard of this host may be reached, the best first.
     fn wireguard_endpoints(&self, running: &Running) -> Vec<SocketAddr> {
         let port = self.config.wireguard.port;
-        let advertised = self.config.gossip.advertise.iter().map(|address| (0, address.ip()));
-        let rank = |address: &IpAddr, seen: bool| match (is_public(address), address) {
-            (true, IpAddr::V4(_)) => 1 + u8::from(seen),
-            (true, IpAddr::V6(_)) => 3,
-            (false, _) => 4,
-        };
-        let own = self.own.node_addresses(&self.config).into_iter();
-        let own = own.map(|address| (rank(&address, false), address));
-        let seen = running.node.observed().map(|seen| seen.ip().to_canonical());
-        let seen = seen.map(|address| (rank(&address, true), address));
-        let mut ranked: Vec<(u8, IpAddr)> = advertised.chain(own).chain(seen).collect();
-        ranked.sort_by_key(|(rank, _)| *rank);
-        let mut known = BTreeSet::new();
-        ranked.retain(|(_, address)| known.insert(*address));
-        ranked.into_iter().map(|(_, address)| SocketAddr::new(address, port)).collect()
+        let advertised = self.config.gossip.advertise.iter().map(SocketAddr::ip);
+        let own = self.own.node_addresses(&self.config);
+        let ranked = ranked(advertised, own, running.node.observed());
+        ranked.into_iter().map(|address| SocketAddr::new(address, port)).collect()
     }
 
     /// Everything that a device reaches by this host, neighbours joined.
@@ -147,6 +155,32 @@ impl Side {
     }
 }
 
+/// This host's addresses, the best first: as configured, its own public IPv4, as others see it, the rest of its own. What
+/// one member alone says comes last: it would decide where devices send.
+fn ranked(
+    advertised: impl IntoIterator<Item = IpAddr>,
+    own: impl IntoIterator<Item = IpAddr>,
+    seen: impl IntoIterator<Item = Observed>,
+) -> Vec<IpAddr> {
+    let rank = |address: &IpAddr| match (is_public(address), address) {
+        (true, IpAddr::V4(_)) => 1,
+        (true, IpAddr::V6(_)) => 3,
+        (false, _) => 4,
+    };
+    let advertised = advertised.into_iter().map(|address| (0, address));
+    let own = own.into_iter().map(|address| (rank(&address), address));
+    let seen = seen.into_iter().map(|seen| match rank(&seen.address) {
+        _ if !seen.agreed => (5, seen.address),
+        1 => (2, seen.address),
+        rank => (rank, seen.address),
+    });
+    let mut ranked: Vec<(u8, IpAddr)> = advertised.chain(own).chain(seen).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    let mut known = BTreeSet::new();
+    ranked.retain(|(_, address)| known.insert(*address));
+    ranked.into_iter().map(|(_, address)| address).collect()
+}
+
 /// An address that others than neighbours can reach.
 fn is_public(address: &IpAddr) -> bool {
     match address {
@@ -154,5 +188,31 @@ fn is_public(address: &IpAddr) -> bool {
             !(v4.is_private() || v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64)
         }
         IpAddr::V6(v6) => v6.octets()[0] & 0xfe != 0xfc,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_member_says_stands_behind_what_this_host_knows() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let private = [ip("10.0.0.5"), ip("2001:db8::5")];
+        let ranked = |own: &[IpAddr], agreed| {
+            let seen = Observed { address: ip("198.51.100.7"), agreed };
+            let ranked = ranked([ip("192.0.2.1")], own.iter().copied(), [seen]);
+            ranked.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ranked(&private, true),
+            ["192.0.2.1", "198.51.100.7", "2001:db8::5", "10.0.0.5"]
+        );
+        assert_eq!(
+            ranked(&private, false),
+            ["192.0.2.1", "2001:db8::5", "10.0.0.5", "198.51.100.7"]
+        );
+        let public = [ip("203.0.113.1")];
+        assert_eq!(ranked(&public, true), ["192.0.2.1", "203.0.113.1", "198.51.100.7"]);
     }
 }

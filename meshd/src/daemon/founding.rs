@@ -128,7 +128,7 @@ impl Daemon {
             )
         })?;
         let pool = pool.trunc();
-        let local = self.own.local_network(&self.config, None);
+        let local = self.own.local_network(&self.config, &[]);
         let taken = local
             .addresses
             .iter()

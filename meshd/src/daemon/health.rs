@@ -67,10 +67,11 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
             "config_refused",
             "warning",
             format!("the configuration on disk is not in force: {errors}"),
-            "correct it and run `systemctl reload meshd`",
+            "then run `systemctl reload meshd`",
         ));
     }
     lines.extend(daemon.trial_line());
+    lines.extend(daemon.files_line());
     for (name, errors) in &daemon.issuers.refused {
         lines.push(line(
             "issuers_refused",
@@ -119,8 +120,10 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
         let (message, fix) = text.rsplit_once("; ").unwrap_or((text, "see the journal"));
         lines.push(line(code, "error", message, fix));
     }
-    for refusal in running.node.own_refusals() {
+    for (prefix, refusal) in running.node.own_refusals() {
+        let asked = prefix.as_ref().and_then(|prefix| running.asked_for(prefix));
         let fix = match refusal.code {
+            Code::PrefixNotGranted if asked.is_some() => asked.as_deref().unwrap_or_default(),
             Code::PrefixNotGranted if running.signer.is_some() => {
                 "this host is a signer, which must not leave lightly: `meshctl signer add` another, then \
                  `meshctl leave` here and join with a token that grants it"

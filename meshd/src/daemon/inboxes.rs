@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{bridge::Call, done::Done};
 use crate::{
-    dataplane::watch::Watch,
+    dataplane::{sources::ForeignSources, watch::Watch},
     host::{watch_files::FileWatch, workloads::Workloads},
     probe::Heard,
     reconcile::Report,
@@ -25,6 +25,8 @@ pub(super) struct Inboxes {
     pub(super) watch: Watch,
     /// Workloads, where it is their routes that count.
     pub(super) workloads: Option<watch::Receiver<Arc<Workloads>>>,
+    /// Until the first one.
+    pub(super) foreign: Option<ForeignSources>,
     pub(super) files: Option<FileWatch>,
     pub(super) terminate: Signal,
     pub(super) interrupt: Signal,
@@ -53,6 +55,15 @@ pub(super) async fn newest(
         return Some(told.borrow_and_update().clone());
     }
     std::future::pending().await
+}
+
+/// A packet with a foreign source; never, where nobody tells of such or there was one.
+pub(super) async fn foreign(told: &mut Option<ForeignSources>) {
+    match told {
+        Some(sources) => sources.seen().await,
+        None => std::future::pending().await,
+    }
+    *told = None;
 }
 
 /// Some file changed that says which addresses are this host's; never, where none is watched.

@@ -40,6 +40,7 @@ mod measuring;
 mod nodes;
 mod own;
 mod planning;
+mod reached;
 mod reloading;
 mod renewing;
 mod requests;
@@ -53,6 +54,7 @@ mod status;
 mod systemd;
 mod tokens;
 mod unattended;
+mod unlike;
 mod upkeep;
 mod workloads;
 mod zones;
@@ -77,7 +79,7 @@ use self::{
     events::EventLog,
     handed::Handed,
     identities::{Pending, Requester},
-    inboxes::{Inboxes, changed, newest},
+    inboxes::{Inboxes, changed, foreign, newest},
     joining::Joining,
     own::{Found, Own},
     renewing::Waiter,
@@ -93,6 +95,7 @@ use crate::{
     chosen::chosen,
     config::{Config, Origin, Sources, issuers::Loaded},
     control::ControlError,
+    dataplane::DataplaneError,
     metrics::Metrics,
     privileges,
     probe::Heard,
@@ -142,6 +145,8 @@ struct Daemon {
     join_error: Option<ControlError>,
     /// Why the configuration on disk is not the one in force.
     reload_error: Option<String>,
+    /// The files are others than what was confirmed.
+    unlike: Option<unlike::Watched>,
     /// Whose identity documents admit here, if this host is a signer.
     issuers: Loaded,
     bridge: Bridge,
@@ -243,6 +248,7 @@ impl Daemon {
                     self.look_soon();
                 }
                 Some(workloads) = newest(&mut inboxes.workloads) => self.see_workloads(workloads),
+                () = foreign(&mut inboxes.foreign) => self.see_foreign_source(),
                 () = changed(&mut inboxes.files) => self.look_soon(),
                 () = sleep_until(wake.into()) => self.on_wake(),
                 _ = tick.tick() => self.on_tick(),
@@ -310,6 +316,7 @@ impl Daemon {
         {
             running.plan_number = self.reconciler.want(desired.clone(), scope);
             self.keep_guard(&desired);
+            self.settle_doubts();
         }
         for (id, request) in wants.doors {
             self.ask_at_the_door(id, request);
@@ -410,8 +417,9 @@ impl Daemon {
         let now = clock::now();
         let Some(running) = &mut self.running else { return };
         match event {
+            Event::Reached { peer, remote } => running.note_reached(peer, remote.ip(), false),
             Event::Connected { peer, remote, outgoing, .. } => {
-                running.note_path(peer, remote.ip());
+                running.note_reached(peer, remote.ip(), true);
                 running.node.handle_connected(peer, remote, outgoing, now);
             }
             Event::Disconnected { peer } => running.node.handle_disconnected(peer, now),
@@ -444,6 +452,12 @@ impl Daemon {
 
     fn on_report(&mut self, report: Report) {
         let Some(running) = &mut self.running else { return };
+        let refused = report.errors.iter().any(|error| matches!(error, DataplaneError::Nft { .. }));
+        if refused && self.own.sources.watch() {
+            // A kernel may have nfnetlink_log, and no nft_log.
+            self.own.sources.told = false;
+            running.plan_due.get_or_insert_with(Instant::now);
+        }
         running.take_report(report, &mut self.counters);
         if let Some(device) = &running.plan.desired.device {
             self.transport.keep_inside(running.own_ula(), &device.name);
@@ -468,6 +482,7 @@ impl Daemon {
             running.plan_when_complete(Instant::now());
         }
         self.end_trial_in_time();
+        self.look_at_files();
         self.tend_gateways(Instant::now());
         self.tend_signers();
         self.answer_devices();

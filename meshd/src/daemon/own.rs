@@ -9,9 +9,10 @@ use std::{
 
 use ipnet::IpNet;
 use meshd_core::{
-    address::{host_prefix, is_forbidden_prefix, is_routable_unicast},
+    address::{host_prefix, is_forbidden_prefix, is_routable_unicast, overlaps},
     limits::{RECORD_ENDPOINTS, RECORD_NODE_ADDRESSES},
-    plan::LocalNetwork,
+    node::Observed,
+    plan::{LocalNetwork, SourceFacts},
 };
 
 use crate::{
@@ -29,8 +30,19 @@ pub(super) struct Own {
     pub(super) prefixes: BTreeSet<IpNet>,
     /// Single workloads on this host, where it is their routes that count.
     pub(super) workloads: Arc<Workloads>,
+    /// Whether sources need NAT.
+    pub(super) sources: SourceFacts,
     /// What could not be used, for a person.
     pub(super) warnings: Vec<String>,
+}
+
+/// What others tell of this host by themselves.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The follower of routes.
+    pub(super) workloads: Arc<Workloads>,
+    /// nfnetlink_log, and every look before.
+    pub(super) sources: SourceFacts,
 }
 
 /// A prefix that is gone from the CNI's files or routes is announced for this long all the same: a file may be
@@ -66,14 +78,15 @@ impl Found {
 }
 
 impl Own {
-    /// Looks at the host, all but its `workloads`. Blocks for some milliseconds.
+    /// Looks at the host, at all but what it is told of. Blocks for some milliseconds.
     pub(super) fn look(
         config: &Config,
         found: &mut Found,
-        workloads: Arc<Workloads>,
+        told: Told,
         now: Instant,
     ) -> Result<Self, DataplaneError> {
         let facts = host::read()?;
+        let (workloads, sources) = (told.workloads, told.sources.and(facts.tracked));
         let mut warnings = Vec::new();
         let prefixes = match &config.network.pod_prefixes {
             Automatic::Given(prefixes) => {
@@ -101,7 +114,12 @@ impl Own {
         warnings.extend(forbidden.iter().map(|prefix| {
             format!("pod prefix {prefix} is not announced: it holds reserved addresses")
         }));
-        Ok(Self { facts, prefixes, workloads, warnings })
+        Ok(Self { facts, prefixes, workloads, sources, warnings })
+    }
+
+    /// What a look does not find.
+    pub(super) fn told(&self) -> Told {
+        Told { workloads: self.workloads.clone(), sources: self.sources }
     }
 
     /// Where others may reach this host's gossip port, best first.
@@ -156,12 +174,21 @@ impl Own {
         addresses
     }
 
+    /// Prefixes that may lie behind an interface that leads to other hosts: given by configuration, and not known to lead
+    /// into this host. What the CNI's files say is this host's own.
+    fn behind(&self, config: &Config) -> BTreeSet<IpNet> {
+        match &config.network.pod_prefixes {
+            Automatic::Auto => BTreeSet::new(),
+            Automatic::Given(_) => {
+                let inward = self.facts.inward();
+                let leads_in = |net: &IpNet| inward.iter().any(|inner| overlaps(inner, net));
+                self.prefixes.iter().filter(|net| !leads_in(net)).copied().collect()
+            }
+        }
+    }
+
     /// What the planner must not cut off.
-    pub(super) fn local_network(
-        &self,
-        config: &Config,
-        observed: Option<SocketAddr>,
-    ) -> LocalNetwork {
+    pub(super) fn local_network(&self, config: &Config, observed: &[Observed]) -> LocalNetwork {
         let ours = |interface: &&host::Interface| !interface.is_ours();
         let addresses: BTreeSet<IpNet> = self
             .facts
@@ -170,7 +197,8 @@ impl Own {
             .filter(ours)
             .flat_map(|interface| interface.addresses.iter().copied())
             .collect();
-        let behind_nat = observed.map(|seen| !addresses.iter().any(|own| own.addr() == seen.ip()));
+        let seen = observed.first().map(|seen| seen.address);
+        let behind_nat = seen.map(|seen| !addresses.iter().any(|own| own.addr() == seen));
         LocalNetwork {
             ipv6: self
                 .facts
@@ -178,12 +206,15 @@ impl Own {
                 .iter()
                 .any(|i| i.addresses.iter().any(|address| matches!(address, IpNet::V6(_)))),
             gateways: self.facts.gateways(),
+            nameservers: self.facts.nameservers.clone(),
             underlay_mtu: Some(self.facts.underlay_mtu()),
             behind_nat,
             addresses,
             workloads: self.workloads.addresses.clone(),
             node_addresses: self.claimed_addresses(config),
+            behind: self.behind(config),
             underlay: self.facts.underlay(&self.node_addresses(config)),
+            sources: self.sources,
         }
     }
 }

@@ -34,7 +34,7 @@ impl Running {
         self.planned_at = Some(Instant::now());
         let own_record = self.own_record()?;
         let now = Instant::now();
-        let local = own.local_network(config, self.node.observed());
+        let local = own.local_network(config, &self.node.observed());
         let members: Vec<Member> = self
             .node
             .directory()
@@ -60,7 +60,7 @@ impl Running {
             steering: self.carrying.seen(),
         });
         self.publish_members();
-        self.node.set_routed(planned.routed.values().flatten().copied().collect());
+        self.node.set_routed(planned.routed.values().flatten().copied());
         let desired = Arc::new(planned.desired.clone());
         let scope = scope(config, &desired);
         let name = |key: &NodeKey| self.node.directory().display_name(key);
@@ -85,7 +85,8 @@ impl Running {
             record: record.clone(),
             liveness,
             down_for: (liveness == Liveness::Down).then(|| now.saturating_duration_since(since)),
-            path: self.paths.get(&record.key).copied(),
+            path: self.reached.path(&record.key),
+            reached: self.reached.others(record),
             tunnel,
             path_mtu: self.path_mtu(&record.key),
             accepts: self.carrying.accepts(record, own),

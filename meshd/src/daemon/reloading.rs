@@ -12,7 +12,7 @@ use meshd_core::{
 };
 use meshd_proto::control::{ConfirmReply, HealthLine, ReloadChange, ReloadReply, ReloadRequest};
 
-use super::{Daemon, health};
+use super::{Daemon, health, unlike::Unlike};
 use crate::{
     chosen::{Chosen, HostClock},
     config::{Changes, Config, Difference, Sources, Texts},
@@ -94,11 +94,12 @@ impl Daemon {
         let (texts, config) = self.sources.read();
         let new = config.map_err(|errors| {
             self.reload_error = Some(errors.to_string());
-            let fix = "correct it, see `meshd check`, and reload again";
+            let fix = "`meshd check` shows the same; then reload again";
             ControlError::new("config_refused", NOT_RELOADED, errors.to_string(), fix)
         })?;
         self.prepare_trial(lasts, &new)?;
         self.reload_error = None;
+        self.unlike = None;
         let changes = self.config.changes(&new);
         for change in &changes.restart {
             tracing::warn!(key = change.key, old = %change.old, new = %change.new,
@@ -194,7 +195,17 @@ impl Daemon {
             Ok(newest) => self.config.changes(&newest),
             Err(_) => Changes::default(),
         };
-        Ok(ConfirmReply { needs_restart: shown(changes.restart) })
+        let (mut differ, mut broken) = (Vec::new(), None);
+        match self.compare_files().cloned() {
+            Some(Unlike::Broken(why)) => broken = Some(why),
+            Some(Unlike::Differ(all)) => differ = all,
+            None => {}
+        }
+        Ok(ConfirmReply {
+            needs_restart: shown(changes.restart),
+            files_differ: shown(differ),
+            files_broken: broken,
+        })
     }
 
     pub(super) fn forget_trial(&mut self) -> Result<(), StateError> {
@@ -287,7 +298,7 @@ impl Daemon {
                 "config_reverted",
                 "warning",
                 format!(
-                    "the configuration on disk is not in force, what ran before its trial is: {}",
+                    "the configuration on disk is not in force; what ran before its trial is. Reason: {}",
                     ended.text()
                 ),
                 AGAIN,

@@ -1,9 +1,15 @@
 //! This node's certificate: renewed through a signer, and shown to peers from then on.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use ipnet::IpNet;
 use meshd_core::{
     event::Event,
     refusal::Code,
@@ -39,6 +45,18 @@ impl Running {
         self.show_identity(transport);
     }
 
+    /// What a person need not do about `prefix`, which is not granted: a signer is asked for it by itself. `None`: none
+    /// will be.
+    pub(super) fn asked_for(&self, prefix: &IpNet) -> Option<String> {
+        let wait = self.node.asks_for_in(prefix, Instant::now())?;
+        let when = match seconds(wait) {
+            0 => "a signer is being asked for it".to_owned(),
+            wait => format!("a signer is asked for it again by itself in {wait} s"),
+        };
+        let before = self.node.renewal_problem().map(|why| format!(" (before: {})", why.detail));
+        Some(format!("wait: {when}{}", before.unwrap_or_default()))
+    }
+
     /// New connections show the certificate of now, and are verified by the roots of now.
     pub(super) fn show_identity(&self, transport: &mut Transport) {
         let check = Arc::new(self.anchors.clone());
@@ -64,6 +82,11 @@ impl Running {
             self.events.emit(event.because(refusal.code.as_str()));
         }
     }
+}
+
+/// Whole seconds, never zero for some time.
+pub(super) fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
 }
 
 fn is_accepted(reply: &[u8]) -> bool {
@@ -107,6 +130,11 @@ impl Daemon {
             return;
         };
         let certificate = &running.identity.certificate;
+        let (node, now) = (&running.node, Instant::now());
+        // Its record may not have followed yet.
+        let bare = |prefix: &IpNet| !certificate.grants.iter().any(|grant| grant.covers(prefix));
+        let missing = node.own_refusals().iter().filter_map(|(prefix, _)| *prefix).filter(bare);
+        let asked = missing.clone().filter_map(|prefix| node.asks_for_in(&prefix, now)).max();
         let problem = running.node.renewal_problem();
         let answer = match problem.filter(|_| certificate.hash == waiter.before) {
             Some(refusal) => Err(ControlError::new(
@@ -125,6 +153,8 @@ impl Daemon {
                 not_after: rfc3339(certificate.not_after).unwrap_or_default(),
                 prefixes: certificate.grants.iter().map(|g| g.prefix.to_string()).collect(),
                 renewed: certificate.hash != waiter.before,
+                not_granted: missing.map(|prefix| prefix.to_string()).collect(),
+                asked_in_seconds: asked.map(seconds),
             }),
         };
         let _ = waiter.to.send(answer);

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use meshd_core::{address, event::Event, trust::Record};
 use meshd_proto::control::{
     CreateTokenReply, CreateTokenRequest, ListPeersReply, ListTokensReply, Peer, PingReply,
@@ -16,7 +17,7 @@ use super::{
     root_key::Asked,
     status,
 };
-use crate::{control::ControlError, probe};
+use crate::{control::ControlError, probe, state::devices::SavedDevice};
 
 /// Probes per call.
 const PROBES: u32 = 10_000;
@@ -121,8 +122,10 @@ impl Daemon {
             Request::AddDevice(request, to) => self.add_device(&request, by, to),
             Request::RemoveDevice(request, to) => self.remove_device(&request.name, by, to),
             Request::DeviceConfig(request, to) => {
-                let config = self.device_config(&request.name);
-                self.note(by, &config, deeds::device_config_shown);
+                let config = self.device_config(&request);
+                if !request.without_keys || config.is_err() {
+                    self.note(by, &config, deeds::device_config_shown);
+                }
                 answer(to, config);
             }
             Request::ForgetDeviceKey(request, to) => {
@@ -201,7 +204,14 @@ impl Daemon {
 
     fn prepare_ping(&self, request: &PingRequest) -> Result<Ping, ControlError> {
         let running = self.running.as_ref().ok_or_else(|| not_a_member("ping"))?;
-        let record = one_of(&running.node.directory().by_name(&request.name), &request.name)?;
+        let named = running.node.directory().by_name(&request.name);
+        let mut devices = running.devices.iter();
+        if named.is_empty()
+            && let Some(device) = devices.find(|device| device.name.as_str() == request.name)
+        {
+            return Err(is_a_device(device));
+        }
+        let record = one_of(&named, &request.name)?;
         if record.key == running.node.key() {
             return Err(ControlError::new(
                 "bad_request",
@@ -280,6 +290,17 @@ pub(super) fn not_a_signer(doing: &str) -> ControlError {
         "this host is a member, but no signer of its mesh",
         "do it on the host where `meshctl init` was run",
     )
+}
+
+fn is_a_device(device: &SavedDevice) -> ControlError {
+    let single = |net: &&IpNet| net.prefix_len() == net.max_prefix_len();
+    let address = device.prefixes.iter().find(single).map(IpNet::addr);
+    let fix = match address {
+        Some(address) => format!("use `ping {address}`"),
+        None => "use `ping` with its address".to_owned(),
+    };
+    let what = format!("cannot ping {}", device.name);
+    ControlError::new("bad_request", what, "it is a device, which answers no probes of meshd", fix)
 }
 
 fn no_such_peer(name: &str) -> ControlError {

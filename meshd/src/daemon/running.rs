@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr},
     path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ use meshd_core::{
     node::{Node, Output},
     path_mtu::PathMtus,
     plan::{FirstHandshakes, Observed, Plan, TunnelTracker},
+    reached::Reached,
     refusal::{Code, Refusal},
     trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
 };
@@ -68,8 +69,8 @@ pub(super) struct Running {
     pub(super) plan_number: u64,
     pub(super) plan_due: Option<Instant>,
     pub(super) planned_at: Option<Instant>,
-    /// Address over which each member was last reached; outlives the connection.
-    pub(super) paths: BTreeMap<NodeKey, IpAddr>,
+    /// Where each member was reached; outlives the connection and the daemon.
+    pub(super) reached: Reached,
     pub(super) dataplane_errors: Vec<(&'static str, String)>,
     /// What was last repaired after others.
     pub(super) repaired: String,
@@ -232,7 +233,7 @@ impl Running {
                 }
                 Output::Disconnect { key } => transport.close_soon(&key, "revoked"),
                 Output::Forget { key } => {
-                    self.paths.remove(&key);
+                    self.reached.forget(&key);
                     self.store_dirty = true;
                     if let Err(why) = self.store.remove(&key) {
                         self.store_failed(&why);
@@ -321,7 +322,9 @@ impl Running {
             self.node.barred().chain(directory.iter()).map(|r| (r.key, &r.signed)).collect();
         let mut gone = opened.records.iter().map(|(key, _)| key).filter(|k| !kept.contains_key(k));
         let written = gone.try_for_each(|key| self.store.remove(key)).and_then(|()| {
-            kept.iter().try_for_each(|(key, signed)| self.store.put(key, &signed.encode_to_vec()))
+            kept.iter()
+                .try_for_each(|(key, signed)| self.store.put(key, &signed.encode_to_vec()))?;
+            self.reached.iter().try_for_each(|(key, all)| self.store.put_reached(key, all))
         });
         if let Err(why) = written {
             tracing::error!(%why, "the record store was not written");
@@ -353,21 +356,6 @@ impl Running {
                 self.prober_failed = true;
                 tracing::warn!(%error, "the probe service cannot start");
             }
-        }
-    }
-
-    /// Remembers where `peer` was reached. An address inside the mesh proves nothing of the underlay: a
-    /// member that connects through the tunnel must not name what its prefix may cover. From its own node address
-    /// it comes past the tunnel, or names what is its own.
-    pub(super) fn note_path(&mut self, peer: NodeKey, remote: IpAddr) {
-        let mesh = address::ula_prefix(&self.identity.certificate.mesh_id);
-        let inside = IpNet::V6(mesh).contains(&remote)
-            || self.plan.routed.values().flatten().any(|prefix| prefix.contains(&remote))
-            || self.plan.nodes.routed.iter().any(|(key, prefixes)| {
-                *key != peer && prefixes.iter().any(|prefix| prefix.contains(&remote))
-            });
-        if !inside {
-            self.paths.insert(peer, remote);
         }
     }
 

@@ -11,7 +11,7 @@ use meshd_core::{
     event::{Event, about_certificate},
     node::{Node, NodeConfig, Profile, VersionBlock},
     path_mtu::PathMtus,
-    plan::{FirstHandshakes, TunnelTracker},
+    plan::{FirstHandshakes, SourceFacts, TunnelTracker},
     refusal::Code,
     trust::{Expiry, NodeIdentity, Signer},
 };
@@ -32,7 +32,7 @@ use super::{
     health,
     identities::Identities,
     inboxes::{Inboxes, signals},
-    own::{Found, Own},
+    own::{Found, Own, Told},
     running::{Running, SharedAnchors},
     systemd::Notifier,
     zones::Zones,
@@ -41,7 +41,7 @@ use crate::{
     chosen::Chosen,
     config::{self, Config, RouteSource, Sources, issuers::Loaded},
     control::{self, ControlSocket},
-    dataplane::{BackendChoice, LinuxDataplane, watch::Watch},
+    dataplane::{BackendChoice, LinuxDataplane, sources::ForeignSources, watch::Watch},
     host::{cni, watch_files::FileWatch, workloads},
     metrics::Metrics,
     reconcile::Reconciler,
@@ -99,7 +99,14 @@ impl Daemon {
             }
         };
         let first = follow.as_ref().map(|told| told.borrow().clone()).unwrap_or_default();
-        let own = Own::look(&config, &mut found, first, Instant::now())?;
+        let foreign = ForeignSources::listen()
+            .inspect_err(
+                |error| tracing::debug!(%error, "source NAT is on: nfnetlink_log does not tell"),
+            )
+            .ok();
+        let known = SourceFacts { told: foreign.is_some(), ..SourceFacts::default() };
+        let told = Told { workloads: first, sources: known };
+        let own = Own::look(&config, &mut found, told, Instant::now())?;
         let files = watch_files();
 
         let mut notices: Vec<_> = socket
@@ -160,6 +167,7 @@ impl Daemon {
             check_due: Instant::now(),
             join_error: None,
             reload_error: None,
+            unlike: None,
             issuers: Loaded::default(),
             stopping: false,
             bridge,
@@ -199,6 +207,7 @@ impl Daemon {
             hears,
             watch,
             workloads: follow,
+            foreign,
             files,
             terminate,
             interrupt,
@@ -281,7 +290,7 @@ impl Daemon {
             plan_number: 0,
             plan_due: Some(Instant::now()),
             planned_at: None,
-            paths: std::collections::BTreeMap::new(),
+            reached: opened.reached.into_iter().collect(),
             dataplane_errors: Vec::new(),
             repaired: String::new(),
             contested: false,

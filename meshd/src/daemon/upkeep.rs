@@ -57,8 +57,8 @@ impl Daemon {
     /// Looks at this host again and tells the mesh what changed.
     pub(super) fn look_at_host(&mut self) {
         self.look_due = Some(Instant::now() + LOOK_EVERY);
-        let workloads = self.own.workloads.clone();
-        match Own::look(&self.config, &mut self.found, workloads, Instant::now()) {
+        self.settle_doubts();
+        match Own::look(&self.config, &mut self.found, self.own.told(), Instant::now()) {
             Ok(own) if own == self.own => {}
             Ok(own) => {
                 self.own = own;
@@ -71,6 +71,15 @@ impl Daemon {
     /// Pods came or went: the mesh is told in this turn of the loop.
     pub(super) fn see_workloads(&mut self, workloads: Arc<Workloads>) {
         self.own.workloads = workloads;
+        self.announce();
+    }
+
+    /// A packet left into the mesh with a foreign source: from now on such are translated.
+    pub(super) fn see_foreign_source(&mut self) {
+        tracing::info!(
+            "a packet with a source that members do not take: source NAT is on from now"
+        );
+        self.own.sources.seen = true;
         self.announce();
     }
 
@@ -112,8 +121,7 @@ impl Daemon {
         if let Some(running) = &mut self.running {
             running.node.set_forget_after(self.config.network.forget_after);
         }
-        let workloads = self.own.workloads.clone();
-        match Own::look(&self.config, &mut self.found, workloads, Instant::now()) {
+        match Own::look(&self.config, &mut self.found, self.own.told(), Instant::now()) {
             Ok(own) => self.own = own,
             Err(error) => tracing::warn!(%error, "cannot look at this host"),
         }

@@ -31,5 +31,23 @@ pub(super) fn lines(daemon: &Daemon, running: &Running) -> Vec<HealthLine> {
              join with it; on the host that makes the mesh, `meshctl init --workloads CIDR`",
         ));
     }
+    let doubtful = &daemon.own.workloads.doubtful;
+    if let Some(interface) = doubtful.first() {
+        let others = match doubtful.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more interfaces"),
+        };
+        lines.push(line(
+            "workloads_doubtful",
+            "warning",
+            format!(
+                "routes over {interface}{others} are not announced: router advertisements from behind it made them, or could have"
+            ),
+            format!(
+                "set net.ipv6.conf.{interface}.accept_ra = 0, best in the CNI's settings for each of them; then remove routes \
+                 that lead to no pod (`ip -6 route show dev {interface}`)"
+            ),
+        ));
+    }
     lines
 }

@@ -1,7 +1,7 @@
 //! Gateways of this host's zone: what the core is told of them, what it wants asked, and what people are told.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -149,12 +149,13 @@ impl Running {
         let there = |key: &NodeKey| {
             self.zones.heard.contains_key(key) && liveness(key) != Some(Liveness::Down)
         };
-        let outside = self.plan.carried.keys().filter(|key| there(key)).copied();
+        let (outside, unheard) = self.plan.carried.keys().copied().partition(there);
         Seen {
             gateway,
             suspect: liveness(&record.key) == Some(Liveness::Suspect),
             bytes: peer.map_or((0, 0), |peer| (peer.rx_bytes, peer.tx_bytes)),
-            outside: outside.collect::<BTreeSet<_>>(),
+            outside,
+            unheard,
         }
     }
 }
@@ -237,6 +238,21 @@ pub(super) fn lines(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLi
         let (why, fix) = text.split_once("; ").unwrap_or((&text, "see [node] gateways"));
         let message = format!("{name} cannot be this host's gateway: {why}");
         lines.push(line("gateway_unfit", "warning", message, fix));
+    }
+    let (zones, now) = (&running.zones, Instant::now());
+    let leads_nowhere = zones.watch.verdict() == Some(Verdict::LeadsNowhere);
+    let named = zones.choice.current().filter(|_| leads_nowhere);
+    let resting = zones.choice.resting(now).filter(|key| Some(*key) != zones.choice.current());
+    for key in named.into_iter().chain(resting) {
+        let Some(record) = running.node.directory().get(&key) else { continue };
+        if !running.is_gone(record) {
+            let message = format!("nobody outside answers through the gateway {}", record.name);
+            let fix = format!(
+                "see with `meshctl status` on {} that it forwards and reaches other zones; it is tried again by itself",
+                record.name
+            );
+            lines.push(line("gateway_leads_nowhere", "warning", message, fix));
+        }
     }
     let fit: Vec<&Record> = gateways.iter().filter_map(|(_, fits)| fits.ok()).collect();
     if !config.node.gateways.is_empty() && fit.iter().all(|record| running.is_gone(record)) {

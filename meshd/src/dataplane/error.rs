@@ -97,8 +97,8 @@ pub enum DataplaneError {
     },
     /// The nft program is not there.
     #[error(
-        "cannot {action}: the nft program is in none of PATH, /usr/sbin, /sbin: there is no leak guard of nftables, and packets with \
-         this host's own address as source are not accepted by other members; install nftables"
+        "cannot {action}: the nft program is in none of PATH, /usr/sbin, /sbin: there is no leak guard of nftables, packets with \
+         this host's own address as source are not accepted by other members, and external devices are not served; install nftables"
     )]
     NftMissing {
         /// What was tried.

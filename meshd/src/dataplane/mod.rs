@@ -17,6 +17,7 @@ mod error;
 pub mod fake;
 pub mod linux;
 mod ours;
+pub mod sources;
 pub mod userspace;
 pub mod watch;
 

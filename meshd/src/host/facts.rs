@@ -19,6 +19,8 @@ pub struct Facts {
     pub interfaces: Vec<Interface>,
     /// Default routes of the main table; the preferred one of each family first.
     pub default_routes: Vec<DefaultRoute>,
+    /// Servers that this host asks for names.
+    pub nameservers: BTreeSet<IpAddr>,
     /// Prefixes that are on-link by the main table, those of single pods left out.
     pub networks: Vec<ConnectedNetwork>,
     /// Routes of the main table by which a CNI keeps what is its own.
@@ -27,6 +29,8 @@ pub struct Facts {
     pub forwarding_v4: bool,
     /// `net.ipv6.conf.all.forwarding`; also true where IPv6 is switched off, since there is nothing to forward.
     pub forwarding_v6: bool,
+    /// The kernel tracks connections here (`net.netfilter.nf_conntrack_count` is not 0).
+    pub tracked: bool,
 }
 
 /// A network interface.
@@ -200,6 +204,15 @@ impl Facts {
                 && (routed || holds || !interface.is_inward())
         };
         self.interfaces.iter().filter(is_underlay).map(|i| i.name.clone()).collect()
+    }
+
+    /// Prefixes that the main table keeps on this host, on an interface that leads into it or nowhere.
+    #[must_use]
+    pub fn inward(&self) -> BTreeSet<IpNet> {
+        let is_inward = |name: &str| self.interface(name).is_some_and(Interface::is_inward);
+        let connected = self.networks.iter().filter(|network| is_inward(&network.interface));
+        let inner = self.inner_routes.iter().map(|route| route.prefix);
+        connected.map(|network| network.prefix).chain(inner).collect()
     }
 
     fn interface(&self, name: &str) -> Option<&Interface> {

@@ -1,4 +1,4 @@
-//! Facts of this host: its interfaces, addresses, gateways and name, the pod prefixes that its CNI was given, and its
+//! Facts of this host: its interfaces, addresses, gateways, name servers and name, the pod prefixes that its CNI was given, and its
 //! workloads.
 //!
 //! Only reads. Not for what follows from the facts (preflight, plan, health): that is decided by the
@@ -6,6 +6,7 @@
 
 pub mod cni;
 mod facts;
+mod nameservers;
 mod pod_networks;
 mod read;
 pub mod watch_files;

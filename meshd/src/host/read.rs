@@ -1,4 +1,4 @@
-//! Reads the facts over netlink and `/proc/sys`.
+//! Reads the facts over netlink, and from `/proc/sys` and the resolver's files.
 
 use std::{collections::BTreeMap, net::IpAddr, thread};
 
@@ -13,7 +13,10 @@ use netlink_packet_route::{
 };
 use nix::errno::Errno;
 
-use super::facts::{ConnectedNetwork, DefaultRoute, Facts, InnerRoute, InnerTarget, Interface};
+use super::{
+    facts::{ConnectedNetwork, DefaultRoute, Facts, InnerRoute, InnerTarget, Interface},
+    nameservers,
+};
 use crate::dataplane::{
     DataplaneError, Ours,
     linux::{netlink::Netlink, sysctl},
@@ -45,10 +48,12 @@ fn read_with(netlink: &Netlink) -> Result<Facts, DataplaneError> {
             .unwrap_or_default(),
         interfaces: interfaces.into_values().collect(),
         default_routes: routes.defaults,
+        nameservers: nameservers::read(),
         networks: routes.networks,
         inner_routes: routes.inner,
         forwarding_v4: is_on("net/ipv4/ip_forward").unwrap_or(false),
         forwarding_v6: is_on("net/ipv6/conf/all/forwarding").unwrap_or(true),
+        tracked: sysctl::read("net/netfilter/nf_conntrack_count").is_ok_and(|count| count != "0"),
     })
 }
 

@@ -45,7 +45,8 @@ impl SavedGuard {
     /// What is to be kept of a plan; `None` when it has no guard.
     #[must_use]
     pub fn of(desired: &Desired, config: &PlanConfig) -> Option<Self> {
-        let Firewall { rules, sets } = desired.firewall.as_ref().filter(|f| f.rules.guard)?;
+        let Firewall { rules, sets } =
+            desired.firewall.as_ref().filter(|f| f.rules.guard.is_some())?;
         let own = rules.nat.own_v4.iter().map(|net| IpNet::V4(*net));
         let own = own.chain(rules.nat.own_v6.iter().map(|net| IpNet::V6(*net)));
         let second = config.second_table();
@@ -88,7 +89,8 @@ impl SavedGuard {
     /// What sets it up in the kernel, the nftables guard first. Rules come from the configuration.
     #[must_use]
     pub fn changes(&self, config: &PlanConfig, ipv6: bool) -> Vec<Change> {
-        let mut nat = SourceNat { device: self.device.clone(), ..SourceNat::default() };
+        let mut nat =
+            SourceNat { watch: true, device: self.device.clone(), ..SourceNat::default() };
         for own in &self.own {
             match own {
                 IpNet::V4(net) => drop(nat.own_v4.insert(*net)),
@@ -98,7 +100,7 @@ impl SavedGuard {
         let rules = FirewallRules {
             nat,
             clamp_mss: self.clamp_mss,
-            guard: true,
+            guard: Some(config.steering()),
             steering: (!self.nodes.is_empty()).then_some(config.steering()),
             ..FirewallRules::default()
         };
@@ -253,7 +255,7 @@ mod tests {
     fn the_guard_comes_before_the_routes_and_the_rules_last() {
         let config = PlanConfig { strict: true, ..PlanConfig::default() };
         let changes = guard().changes(&config, true);
-        assert!(matches!(&changes[0], Change::PutFirewall(f) if f.rules.guard));
+        assert!(matches!(&changes[0], Change::PutFirewall(f) if f.rules.guard.is_some()));
         let rules: Vec<_> = changes.iter().filter(|c| matches!(c, Change::AddRule(_))).collect();
         assert_eq!(rules.len(), 2);
         assert!(matches!(changes.last(), Some(Change::AddRule(rule)) if rule.priority == 2601));

@@ -5,7 +5,9 @@
 //! never repaired in place, and the node syncs anew.
 
 use std::{
+    collections::BTreeSet,
     fs,
+    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -19,6 +21,8 @@ use meshd_proto::NodeKey;
 use sha2::{Digest, Sha256};
 
 use super::durable;
+
+mod reached;
 
 /// First byte of every entry.
 const SCHEMA: u8 = 1;
@@ -40,6 +44,7 @@ pub struct Store {
 struct Handle {
     db: sled::Db,
     records: sled::Tree,
+    reached: sled::Tree,
     count: Arc<AtomicU64>,
     path: PathBuf,
     /// There was none before.
@@ -104,6 +109,8 @@ pub struct Opened {
     pub store: Store,
     /// Entries as they were put, still to be verified.
     pub records: Vec<(NodeKey, Vec<u8>)>,
+    /// Where members of those records were reached, the last path first.
+    pub reached: Vec<(NodeKey, Vec<IpAddr>)>,
     /// What was damaged or is missing, for a person.
     pub damage: Vec<String>,
     /// Nothing is damaged, and all that was known at the last [`Flusher::sync_whole`] or later is there.
@@ -116,25 +123,26 @@ impl Store {
     pub fn open(path: &Path) -> Opened {
         let marker = path.with_extension("whole");
         let marked = marker.exists();
-        let (open, records, mut damage) = match open_and_read(path).or_else(|failure| {
+        let (open, records, reached, mut damage) = match open_and_read(path).or_else(|failure| {
             if failure.of_the_disk {
                 return Err(failure.why);
             }
             let aside = set_aside(path).map_err(|error| error.to_string())?;
-            let (handle, records, mut damage) = open_and_read(path).map_err(|f| f.why)?;
+            let (handle, records, reached, mut damage) = open_and_read(path).map_err(|f| f.why)?;
             damage.push(format!(
                 "the record store was damaged ({}) and is now {}; records come back from the other \
                  members",
                 failure.why,
                 aside.display()
             ));
-            Ok((handle, records, damage))
+            Ok((handle, records, reached, damage))
         }) {
-            Ok((handle, records, damage)) => (Ok(handle), records, damage),
+            Ok((handle, records, reached, damage)) => (Ok(handle), records, reached, damage),
             Err(why) => {
                 let why = format!("{}: {why}", path.display());
                 (
                     Err(why.clone()),
+                    Vec::new(),
                     Vec::new(),
                     vec![format!("the record store cannot be used ({why})")],
                 )
@@ -148,7 +156,7 @@ impl Store {
         if !whole {
             unmark(&marker);
         }
-        Opened { store: Self { open, marker }, records, damage, whole }
+        Opened { store: Self { open, marker }, records, reached, damage, whole }
     }
 
     /// Lets go of the files, so that the store can be opened anew: after a failed write this one never
@@ -168,19 +176,20 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a record.
+    /// Removes a record, and where its member was reached.
     pub fn remove(&self, key: &NodeKey) -> Result<(), String> {
         let Ok(open) = &self.open else { return Ok(()) };
         if guard(|| open.records.remove(key.as_bytes())).map_err(|f| f.why)?.is_some() {
             open.count.fetch_sub(1, Ordering::Relaxed);
         }
-        Ok(())
+        guard(|| open.reached.remove(key.as_bytes())).map(drop).map_err(|f| f.why)
     }
 
-    /// Removes every record: after a leave.
+    /// Removes everything: after a leave.
     pub fn clear(&self) -> Result<(), String> {
         let open = self.open.as_ref().map_err(Clone::clone)?;
-        guard(|| open.records.clear()).map_err(|failure| failure.why)?;
+        guard(|| open.records.clear().and_then(|()| open.reached.clear()))
+            .map_err(|failure| failure.why)?;
         durable::remove(&self.marker).map_err(|error| error.to_string())?;
         open.count.store(0, Ordering::Relaxed);
         open.flush()
@@ -287,12 +296,13 @@ fn open_database(config: &sled::Config) -> Result<sled::Db, Failure> {
     }
 }
 
-type Found = (Handle, Vec<(NodeKey, Vec<u8>)>, Vec<String>);
+type Found = (Handle, Vec<(NodeKey, Vec<u8>)>, Vec<(NodeKey, Vec<IpAddr>)>, Vec<String>);
 
 fn open_and_read(path: &Path) -> Result<Found, Failure> {
     let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
     let db = open_database(&config)?;
     let records = guard(|| db.open_tree(TREE))?;
+    let reached = guard(|| db.open_tree(reached::TREE))?;
     let mut found = Vec::new();
     let mut damage = Vec::new();
     let mut damaged_keys = Vec::new();
@@ -321,11 +331,13 @@ fn open_and_read(path: &Path) -> Result<Found, Failure> {
         _ => {}
     }
     let count = Arc::new(AtomicU64::new(found.len() as u64));
-    let handle = Handle { db, records, count, path: path.to_owned(), new };
+    let handle = Handle { db, records, reached, count, path: path.to_owned(), new };
+    let members: BTreeSet<NodeKey> = found.iter().map(|(key, _)| *key).collect();
+    let reached = reached::read(&handle, &members)?;
     if new {
         handle.flush().map_err(|why| Failure { why, of_the_disk: true })?;
     }
-    Ok((handle, found, damage))
+    Ok((handle, found, reached, damage))
 }
 
 pub(super) fn make_entry(key: &NodeKey, record: &[u8]) -> Vec<u8> {

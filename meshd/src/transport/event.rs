@@ -22,6 +22,13 @@ pub enum Event {
         /// This side dialled.
         outgoing: bool,
     },
+    /// One more connection with `peer` stands.
+    Reached {
+        /// Who it is.
+        peer: NodeKey,
+        /// Where it is, too.
+        remote: SocketAddr,
+    },
     /// The last connection with `peer` is gone.
     Disconnected {
         /// Who it was.

@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::Ipv6Net;
 use meshd_core::limits::INSIDE_PORT;
 use nix::net::if_::if_nametoindex;
 use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
@@ -20,6 +21,9 @@ use super::{
     Report, Transport,
     server::{self, Gate},
 };
+
+/// Length of a mesh's prefix of addresses.
+const MESH: u8 = 48;
 
 /// The port, once there is a device.
 #[derive(Default)]
@@ -49,8 +53,8 @@ impl Inside {
     pub(super) fn endpoint_for(&self, address: &SocketAddr) -> Option<&Endpoint> {
         let open = self.open.as_ref()?;
         let SocketAddr::V6(v6) = address else { return None };
-        let same_mesh = v6.ip().octets()[..6] == open.ula.octets()[..6];
-        (same_mesh && v6.port() == INSIDE_PORT).then_some(&open.endpoint)
+        let mesh = Ipv6Net::new_assert(open.ula, MESH).trunc();
+        (mesh.contains(v6.ip()) && v6.port() == INSIDE_PORT).then_some(&open.endpoint)
     }
 
     pub(super) fn set_server(&self, server: Option<ServerConfig>) {
@@ -98,7 +102,9 @@ impl Inside {
                 let config = needs.config.clone();
                 let endpoint = Endpoint::new(config, needs.server.cloned(), socket, runtime)?;
                 let (gate, reports) = (needs.gate.clone(), needs.reports.clone());
-                tokio::spawn(server::accept(endpoint.clone(), gate, reports));
+                // Who comes from a pod's address, as a gateway could, would seem to be there on the underlay.
+                let mesh = Ipv6Net::new_assert(ula, MESH).trunc();
+                tokio::spawn(server::accept(endpoint.clone(), gate, reports, Some(mesh)));
                 if let Some(old) = self.open.replace(Open { endpoint, ula, device }) {
                     old.endpoint.close(0_u32.into(), b"another address");
                 }

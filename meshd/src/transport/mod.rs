@@ -97,7 +97,7 @@ impl Transport {
             .map_err(|error| SocketError::Other(listen, error))?;
         let (reports, inbox) = mpsc::channel(limits::EVENT_QUEUE);
         let gate = Gate::default();
-        tokio::spawn(server::accept(endpoint.clone(), gate.clone(), reports.clone()));
+        tokio::spawn(server::accept(endpoint.clone(), gate.clone(), reports.clone(), None));
         Ok(Self {
             endpoint,
             endpoint_config: config,
@@ -336,9 +336,10 @@ impl Transport {
         if all.len() > PER_PEER {
             all.remove(0).close("superseded");
         }
-        if first {
-            self.ready.push_back(Event::Connected { peer, certificate, remote, outgoing });
-        }
+        self.ready.push_back(match first {
+            true => Event::Connected { peer, certificate, remote, outgoing },
+            false => Event::Reached { peer, remote },
+        });
         self.evict(&peer);
     }
 

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use ipnet::{IpNet, Ipv6Net};
 use meshd_core::{refusal::Refusal, trust::NodeCertificate};
 use quinn::{Connection, Endpoint, Incoming, VarInt};
 use rustls_pki_types::CertificateDer;
@@ -47,8 +48,13 @@ impl Gate {
     }
 }
 
-/// Takes handshakes until the endpoint closes.
-pub(super) async fn accept(endpoint: Endpoint, gate: Gate, reports: mpsc::Sender<Report>) {
+/// Takes handshakes until the endpoint closes, with `only` from nowhere else.
+pub(super) async fn accept(
+    endpoint: Endpoint,
+    gate: Gate,
+    reports: mpsc::Sender<Report>,
+    only: Option<Ipv6Net>,
+) {
     let pending = Arc::new(AtomicUsize::new(0));
     let enrolments = Arc::new(Semaphore::new(limits::ENROLMENTS));
     while let Some(incoming) = endpoint.accept().await {
@@ -56,6 +62,11 @@ pub(super) async fn accept(endpoint: Endpoint, gate: Gate, reports: mpsc::Sender
             incoming.refuse();
             continue;
         };
+        let from = incoming.remote_address().ip();
+        if only.is_some_and(|net| !IpNet::V6(net).contains(&from)) {
+            incoming.ignore();
+            continue;
+        }
         let now = pending.load(Ordering::Relaxed);
         if now >= limits::HANDSHAKES {
             let remote = canonical(incoming.remote_address());

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use meshd_core::plan::{
-    ArpMark, Change, Confined, Desired, Device, DontFragment, Family, Firewall, FirewallRules,
-    FirewallSets, Foreign, Observed, ObservedArp, ObservedDevice, ObservedFirewall, ObservedPeer,
+    ArpMark, Change, Desired, Device, DontFragment, Family, Firewall, FirewallRules, FirewallSets,
+    Foreign, Forwarded, Observed, ObservedArp, ObservedDevice, ObservedFirewall, ObservedPeer,
     Peer, RouteKind, SourceNat, Steering, diff,
 };
 
@@ -15,6 +15,7 @@ const ADDRESSES: [&str; 2] = ["100.112.0.1/32", "fd00::1/128"];
 /// With every part that there is.
 fn firewall(host: &Host) -> Firewall {
     let nat = SourceNat {
+        watch: false,
         device: host.device.clone(),
         own_v4: ["100.112.0.1/32", "10.1.0.0/24"].iter().map(|n| n.parse().unwrap()).collect(),
         own_v6: ["fd00::1/128", "fd01::/64"].iter().map(|n| n.parse().unwrap()).collect(),
@@ -26,11 +27,14 @@ fn firewall(host: &Host) -> Firewall {
             nat,
             clamp_mss: true,
             dont_fragment: Some(DontFragment { port: 51820, mark: MARK }),
-            guard: true,
+            guard: Some(Steering { mark: MARK, gossip: 51800, wireguard: 51820 }),
             steering: Some(Steering { mark: MARK, gossip: 51800, wireguard: 51820 }),
-            confined: Some(Confined {
-                ranges: nets(&["10.9.0.0/24", "10.9.1.7/32", "fd09::/64"]),
+            forwarded: Some(Forwarded {
+                own: nets(&["100.112.0.1/32", "fd00::1/128"]),
+                outside: ["eth0", "eth1"].map(str::to_owned).into(),
+                behind: nets(&["192.168.50.0/24"]),
                 local: nets(&["10.1.0.0/24", "fd01::/64"]),
+                devices: nets(&["10.9.0.0/24", "10.9.1.7/32", "fd09::/64"]),
             }),
         },
         sets: FirewallSets {

@@ -2,10 +2,10 @@
 
 use meshd::dataplane::DataplaneError;
 use meshd_core::plan::{
-    Backend, Change, Family, Firewall, Observed, PlanConfig, RouteKind, Rule, taken,
+    Backend, Change, Family, Firewall, Observed, PlanConfig, RouteKind, Rule, Steering, taken,
 };
 
-use crate::host::{Host, PRIORITY, TABLE, backend, net, public, route, rule};
+use crate::host::{Host, MARK, PRIORITY, TABLE, backend, net, public, route, rule};
 
 const OTHERS: &str = "
     ip link add other0 type veth peer name other1
@@ -35,7 +35,7 @@ fn other_programs_objects_survive_all_of_our_life() {
     let rules = [rule(Family::V4), rule(Family::V6)];
     let mut table = Firewall::default();
     table.rules.nat.device.clone_from(&host.device);
-    table.rules.guard = true;
+    table.rules.guard = Some(Steering { mark: MARK, gossip: 51800, wireguard: 51820 });
     let mut changes = host.device_changes(1, &["100.112.0.1/32", "fd00::1/128"]);
     changes.push(host.put_peer(2, None, &["10.2.0.0/24"]));
     changes.extend(routes.iter().cloned().map(Change::PutRoute));

@@ -11,8 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use meshd::{dataplane::sources::ForeignSources, host};
 use meshd_core::plan::{
-    Change, Family, Firewall, FirewallRules, FirewallSets, RouteKind, SourceNat,
+    Change, Family, Firewall, FirewallRules, FirewallSets, Forwarded, RouteKind, SourceNat,
 };
 
 use crate::host::{Host, net, nets, public, route, rule};
@@ -84,7 +85,14 @@ impl Pair {
             own_v6: ["fd00::1/128", "fd01::/64"].iter().map(|n| n.parse().unwrap()).collect(),
             ..SourceNat::default()
         };
-        let rules = FirewallRules { nat, ..FirewallRules::default() };
+        let forwarded = Forwarded {
+            own: nets(&["100.112.0.1/32", "fd00::1/128"]),
+            outside: ["wire".to_owned()].into(),
+            local: nets(&["10.1.0.0/24", "fd01::/64"]),
+            ..Forwarded::default()
+        };
+        let forwarded = Some(forwarded);
+        let rules = FirewallRules { nat, forwarded, ..FirewallRules::default() };
         Firewall { rules, sets: FirewallSets::default() }
     }
 }
@@ -158,6 +166,10 @@ fn only_sources_that_are_not_ours_become_the_mesh_address() {
     assert_eq!(see(&pair.pod, "10.1.0.2", v4).as_deref(), Some("10.1.0.2"), "pods keep theirs");
     assert_eq!(see(&pair.pod, "fd01::2", v6).as_deref(), Some("fd01::2"), "pods keep theirs");
 
+    // A container of this host alone: what answers it is let back to it.
+    pair.pod.sh("ip addr add 172.17.0.2/32 dev eth0");
+    pair.a.sh("ip route add 172.17.0.2/32 dev pod");
+    assert_eq!(see(&pair.pod, "172.17.0.2", v4).as_deref(), Some("100.112.0.1"));
     // A CNI that masquerades its pods, before us and after us.
     for priority in ["srcnat - 1", "srcnat + 1"] {
         pair.a.sh(&format!(
@@ -172,6 +184,51 @@ fn only_sources_that_are_not_ours_become_the_mesh_address() {
     let underlay = Mirror::new(&pair.b, "192.168.7.2:7001");
     assert_eq!(see(&pair.a, "0.0.0.0", "192.168.7.2:7001").as_deref(), Some("192.168.7.1"));
     drop(underlay);
+}
+
+#[test]
+fn a_foreign_source_is_told_and_until_then_nothing_is_tracked() {
+    let pair = Pair::new();
+    let (v4, v6) = ("10.2.0.1:7000", "[fd02::1]:7000");
+    let (_v4, _v6) = (Mirror::new(&pair.b, v4), Mirror::new(&pair.b, v6));
+    let tracked = || pair.a.run(|| host::read().unwrap().tracked);
+    for (bind, to, becomes) in [("192.168.7.1", v4, "100.112.0.1"), ("fdaa::1", v6, "fd00::1")] {
+        let mut watching = pair.nat();
+        watching.rules.nat.watch = true;
+        pair.a.apply(vec![Change::PutFirewall(watching.clone())]);
+        assert_eq!(pair.a.observe().unwrap().firewall.unwrap().rules, Some(watching.rules));
+        let told = Arc::new(AtomicBool::new(false));
+        let (listens, is_listening) = std::sync::mpsc::channel();
+        let listener = pair.a.spawn({
+            let told = told.clone();
+            move || {
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let mut sources = ForeignSources::listen().unwrap();
+                    assert!(ForeignSources::listen().is_err(), "somebody has the group");
+                    listens.send(()).unwrap();
+                    tokio::time::timeout(2 * PATIENCE, sources.seen()).await.unwrap();
+                });
+                told.store(true, Ordering::Relaxed);
+            }
+        });
+        is_listening.recv().unwrap();
+
+        // Sources that members take go as they are, and nobody is told.
+        assert!(ask(&pair.a, "0.0.0.0", v4, PATIENCE).is_some());
+        assert!(ask(&pair.pod, "10.1.0.2", v4, PATIENCE).is_some());
+        assert!(ask(&pair.pod, "fd01::2", v6, PATIENCE).is_some());
+        assert!(!told.load(Ordering::Relaxed), "{bind}");
+        // The namespace is new: the second time, it was tracked before.
+        assert!(!tracked() || bind != "192.168.7.1");
+
+        assert_eq!(ask(&pair.a, bind, to, Duration::from_secs(1)), None);
+        listener.join().unwrap();
+        pair.a.apply(vec![Change::PutFirewall(pair.nat())]);
+        assert_eq!(ask(&pair.a, bind, to, PATIENCE).as_deref(), Some(becomes));
+        assert!(tracked());
+    }
 }
 
 #[test]

@@ -4,18 +4,29 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{Around, Refused, check};
+use super::{Around, Refused, check, rejoin};
 use crate::{address::host_prefix, limits};
 
 /// Addresses of a range that are looked at: more than there can be devices.
 const TRIED: u128 = 4 * limits::DEVICES as u128;
+/// Limits of a certificate that a text names.
+const SHOWN: usize = 4;
+
+/// What a device is given of which nobody said what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    /// An address of each family in which one was free.
+    pub prefixes: BTreeSet<IpNet>,
+    /// The largest range of a family in which there are some, and all are full.
+    pub full: Option<IpNet>,
+}
 
 /// The lowest free address of each family out of what is granted to this host and used by nothing else. Never out of what
 /// it may only ask for: others may ask for the same.
 ///
 /// # Errors
 /// When nothing of the kind is granted, or all is taken.
-pub fn assign(around: &Around<'_>) -> Result<BTreeSet<IpNet>, Refused> {
+pub fn assign(around: &Around<'_>) -> Result<Assigned, Refused> {
     let exact = around.certificate.grants.iter().filter(|grant| grant.claim_len.is_none());
     let ranges: BTreeSet<IpNet> = exact.map(|grant| grant.prefix.trunc()).collect();
     let spare = |range: &&IpNet| {
@@ -23,28 +34,43 @@ pub fn assign(around: &Around<'_>) -> Result<BTreeSet<IpNet>, Refused> {
         !ours && !around.certificate.mesh_addresses().contains(range)
     };
     let ranges: Vec<&IpNet> = ranges.iter().filter(spare).collect();
-    let mut assigned = BTreeSet::new();
+    let mut prefixes = BTreeSet::new();
+    let mut full = None;
     for v6 in [false, true] {
-        let of_family = ranges.iter().filter(|range| range.addr().is_ipv6() == v6);
+        let of_family = || ranges.iter().filter(|range| range.addr().is_ipv6() == v6);
         let free = |range: &&&IpNet| {
             hosts(range).map(host_prefix).find(|address| check(around, address).is_ok())
         };
-        assigned.extend(of_family.filter_map(|range| free(&range)).next());
+        match of_family().filter_map(|range| free(&range)).next() {
+            Some(address) => prefixes.extend([address]),
+            None => {
+                // Single addresses are granted for other ends too.
+                let wide = of_family().filter(|range| range.prefix_len() < range.max_prefix_len());
+                full = full.or(wide.min_by_key(|range| range.prefix_len()).copied());
+            }
+        }
     }
-    if assigned.is_empty() {
+    if prefixes.is_empty() {
         let why = match ranges.first() {
             None => "this host's certificate grants no prefix beside its own pods'".to_owned(),
             Some(range) => format!("no address of {range} is free"),
         };
-        return Err(Refused {
-            code: "no_address",
-            why,
-            fix: "say which with --prefix; or give this host a range for devices: on a signer `meshctl token create \
-                  --prefix CIDR`, then `meshctl leave` here and join with that token"
-                .to_owned(),
-        });
+        let limits: Vec<String> =
+            around.certificate.limits.iter().take(SHOWN).map(ToString::to_string).collect();
+        let say = match &limits[..] {
+            [] => "say which with --prefix".to_owned(),
+            limits => format!(
+                "say which with --prefix: inside {}, what nobody has is asked for by itself",
+                limits.join(", ")
+            ),
+        };
+        let fix = format!(
+            "{say}; or give this host a range for devices: on a signer `meshctl token create --prefix CIDR`, then {}",
+            rejoin(around)
+        );
+        return Err(Refused { code: "no_address", why, fix });
     }
-    Ok(assigned)
+    Ok(Assigned { prefixes, full: full.copied() })
 }
 
 /// The first addresses of a prefix that a host can have: neither its lowest nor, for IPv4, its highest, unless there are no

@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net};
 use meshd_proto::{NodeName, WgPublicKey};
 use zeroize::Zeroizing;
 
-pub use self::choose::assign;
+pub use self::choose::{Assigned, assign};
 use crate::{
     address::{is_forbidden_prefix, is_routable_unicast, overlaps, ula_prefix},
     plan::{LocalNetwork, WgPrivateKey},
@@ -36,6 +36,16 @@ pub struct Around<'a> {
     pub devices: Vec<(&'a NodeName, &'a BTreeSet<IpNet>)>,
     /// The mesh's IPv4 addresses, where they are known: every signer keeps them from being granted.
     pub pool: Option<Ipv4Net>,
+    /// It is a signer, which must not leave lightly.
+    pub signer: bool,
+}
+
+/// How a host comes by a certificate that grants more.
+fn rejoin(around: &Around<'_>) -> &'static str {
+    match around.signer {
+        true => "`meshctl signer add` another host, `meshctl leave` here and join with that token",
+        false => "`meshctl leave` here and join with that token",
+    }
 }
 
 /// Why a device cannot have a prefix.
@@ -107,7 +117,7 @@ pub fn check(around: &Around<'_>, prefix: &IpNet) -> Result<(), Refused> {
     }
     local_network(around, prefix)?;
     let Some(range) = announced(around.certificate, prefix) else {
-        return Err(not_granted(prefix));
+        return Err(not_granted(around, prefix));
     };
     // A range is announced whole, and whatever of it is not a device's goes nowhere.
     if let Some(own) = around.own.iter().find(|own| overlaps(own, &range)) {
@@ -117,18 +127,19 @@ pub fn check(around: &Around<'_>, prefix: &IpNet) -> Result<(), Refused> {
         );
         let fix = format!(
             "add the device on a host whose pods are elsewhere; or on a signer `meshctl token create --prefix {prefix}`, \
-             with a --prefix for the pods too, then `meshctl leave` here and join with that token"
+             with a --prefix for the pods too, then {}",
+            rejoin(around)
         );
         return Err(Refused::new("range_holds_pods", why, fix));
     }
     Ok(())
 }
 
-fn not_granted(prefix: &IpNet) -> Refused {
+fn not_granted(around: &Around<'_>, prefix: &IpNet) -> Refused {
     let why = format!("{prefix} is not in this host's certificate, nor inside what it may ask for");
     let fix = format!(
-        "add the device on a host that is granted it; or on a signer `meshctl token create --prefix {prefix}`, then \
-         `meshctl leave` here and join with that token"
+        "add the device on a host that is granted it; or on a signer `meshctl token create --prefix {prefix}`, then {}",
+        rejoin(around)
     );
     Refused::new("prefix_not_granted", why, fix)
 }
@@ -164,8 +175,8 @@ fn local_network(around: &Around<'_>, prefix: &IpNet) -> Result<(), Refused> {
     }
     let endpoints =
         around.members.iter().flat_map(|record| record.endpoints.iter().map(|e| e.ip()));
-    let gateways = around.local.gateways.iter().copied();
-    if let Some(address) = gateways.chain(endpoints).find(|address| prefix.contains(address)) {
+    let needed = around.local.gateways.iter().chain(&around.local.nameservers).copied();
+    if let Some(address) = needed.chain(endpoints).find(|address| prefix.contains(address)) {
         let why = format!("{prefix} covers {address}, which this host reaches without the mesh");
         return Err(Refused::new("covers_endpoint", why, fix));
     }

@@ -106,6 +106,7 @@ impl Scene {
             members: vec![&self.member],
             devices: vec![(&self.laptop.0, &self.laptop.1)],
             pool: None,
+            signer: false,
         }
     }
 
@@ -171,20 +172,28 @@ fn the_range_is_announced_and_not_the_single_device() {
 #[test]
 fn the_lowest_free_address_of_each_family_is_assigned() {
     let scene = Scene::new(&["10.99.0.0/24", "fd99::/64"], &[]);
-    assert_eq!(assign(&scene.around()).unwrap(), nets(&["10.99.0.2/32", "fd99::1/128"]));
+    let given = |scene: &Scene| assign(&scene.around()).map(|a| (a.prefixes, a.full));
+    assert_eq!(given(&scene).unwrap(), (nets(&["10.99.0.2/32", "fd99::1/128"]), None));
     // Never the pods' prefix, nor what may only be asked for.
     let scene = Scene::new(&[], &["10.98.0.0/16"]);
     let refused = assign(&scene.around()).unwrap_err();
     assert_eq!(refused.code, "no_address");
-    assert!(refused.fix.contains("--prefix"), "{refused:?}");
+    assert!(refused.fix.contains("--prefix: inside 10.98.0.0/16, what"), "{refused:?}");
+    assert!(!refused.fix.contains("signer add"), "{refused:?}");
+    let refused = assign(&Around { signer: true, ..scene.around() }).unwrap_err();
+    assert!(refused.fix.contains("`meshctl signer add` another"), "{refused:?}");
     // A range of a single address, and one that is full.
     let scene = Scene::new(&["10.99.0.1/32", "10.99.1.0/31"], &[]);
-    assert_eq!(assign(&scene.around()).unwrap(), nets(&["10.99.1.0/32"]));
+    assert_eq!(given(&scene).unwrap(), (nets(&["10.99.1.0/32"]), None));
     let scene = Scene::new(&["10.99.0.1/32"], &[]);
     assert!(assign(&scene.around()).unwrap_err().why.contains("is free"));
+    // One family is full, the other not.
+    let mut scene = Scene::new(&["10.99.0.0/30", "192.0.2.1/32", "fd99::/64"], &[]);
+    scene.laptop.1 = nets(&["10.99.0.0/30"]);
+    assert_eq!(given(&scene).unwrap(), (nets(&["fd99::1/128"]), Some(net("10.99.0.0/30"))));
     // The largest range there is.
     let scene = Scene::new(&["fc00::/7", "::/1"], &[]);
-    assert!(assign(&scene.around()).is_ok_and(|assigned| assigned.len() == 1));
+    assert!(assign(&scene.around()).is_ok_and(|assigned| assigned.prefixes.len() == 1));
 }
 
 #[test]

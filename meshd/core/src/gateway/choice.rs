@@ -67,6 +67,11 @@ impl Choice {
         self.current
     }
 
+    /// Those behind which nobody answered, and that are not used for a while.
+    pub fn resting(&self, now: Instant) -> impl Iterator<Item = NodeKey> {
+        self.rests.iter().filter(move |(_, rest)| rest.until > now).map(|(key, _)| *key)
+    }
+
     /// Nobody behind the present one answered, though it did itself.
     pub fn led_nowhere(&mut self, now: Instant) {
         let Some(current) = self.current else { return };

@@ -146,15 +146,23 @@ proptest! {
         }
     }
 
-    /// What one host knows of a zone may be older than what another does: still nothing goes round.
+    /// What one host knows of a zone may be older than what another does: still nothing goes round, as long as nobody who
+    /// carries by what one knows is carried by what the other does. Where two have just changed places, a packet goes to and
+    /// fro until both have heard of it.
     #[test]
     fn different_views_make_no_loop(a in any_mesh(), b in any_mesh(), zones in any_mesh()) {
+        let carriers =
+            |of: &Mesh| of.values().filter_map(|record| record.via).collect::<BTreeSet<_>>();
         // Zones and consent are the same, the gateways that are named are not.
-        let view = |of: &Mesh| -> Mesh {
-            let of = of.values().map(|record| Record { via: record.via, ..zones[&record.key].clone() });
+        let view = |of: &Mesh, direct: &BTreeSet<NodeKey>| -> Mesh {
+            let of = of.values().map(|record| {
+                let via = record.via.filter(|_| !direct.contains(&record.key));
+                Record { via, ..zones[&record.key].clone() }
+            });
             mesh(of)
         };
-        let views = [view(&a), view(&b)];
+        let b = view(&b, &carriers(&a));
+        let views = [view(&a, &carriers(&b)), b];
         for pattern in 0..256_u32 {
             let (mut at, mut hops) = (1, 0);
             while at != 8 && hops < 8 {
@@ -225,6 +233,9 @@ fn a_gateway_that_leads_nowhere_is_tried_less_and_less_often() {
         }
     }
     assert!((3..25).contains(&changes), "{changes} changes in an hour");
+    let end = start + Duration::from_secs(3_600);
+    assert_eq!(choice.resting(end).collect::<BTreeSet<_>>(), [key(1), key(2)].into());
+    assert_eq!(choice.resting(end + Duration::from_secs(601)).count(), 0);
 }
 
 fn seen(outside: &[u8]) -> Seen {
@@ -269,6 +280,67 @@ fn one_answer_from_outside_is_enough_and_a_quiet_mesh_stays_quiet() {
     assert_eq!(verdict, None, "three of four are silent, one is not");
     let (verdict, asked) = watched(&seen(&[]), &[], 600);
     assert_eq!((verdict, asked), (None, 0), "there is nobody to carry to");
+}
+
+/// Nobody outside was ever heard; whoever is in `answers` does when asked.
+fn never_heard(seen: &Seen, answers: &[u8], seconds: u64) -> (Option<(Verdict, u64)>, usize) {
+    let (mut watch, start, mut asked) = (Watch::default(), start(), 0);
+    for second in 0..seconds {
+        let now = start + Duration::from_secs(second);
+        let ask = watch.look(seen, now);
+        asked += ask.len();
+        for number in answers.iter().filter(|number| ask.contains(&key(**number))) {
+            watch.heard(&key(*number), *number != 1, now + Duration::from_millis(30));
+        }
+        if let Some(verdict) = watch.verdict().filter(|verdict| *verdict != Verdict::Carries) {
+            return (Some((verdict, second)), asked);
+        }
+    }
+    (None, asked)
+}
+
+#[test]
+fn a_gateway_that_never_let_anybody_be_heard_is_in_doubt_after_a_while() {
+    let unheard = [5, 6, 7, 8].map(key).into();
+    let seen = Seen { unheard, ..seen(&[]) };
+    let (verdict, _) = never_heard(&seen, &[1], 60);
+    assert!(matches!(verdict, Some((Verdict::LeadsNowhere, 10..=16))), "{verdict:?}");
+    let (verdict, _) = never_heard(&seen, &[], 60);
+    assert!(matches!(verdict, Some((Verdict::Silent, 10..=16))), "{verdict:?}");
+    // Also where something is sent and not answered all the time; not before its time is over.
+    let suspect = Seen { suspect: true, ..seen.clone() };
+    let (verdict, _) = never_heard(&suspect, &[1], 60);
+    assert!(matches!(verdict, Some((Verdict::LeadsNowhere, 10..=16))), "{verdict:?}");
+    let (verdict, asked) = never_heard(&seen, &[1, 8], 600);
+    assert_eq!(verdict, None, "one that was asked answers");
+    assert!(asked <= 20, "{asked} packets");
+    // Who comes later has as long.
+    let (mut watch, start) = (Watch::default(), start());
+    for second in 0..100 {
+        let now = start + Duration::from_secs(second);
+        let nobody = Seen { unheard: BTreeSet::new(), ..seen.clone() };
+        let ask = watch.look(if second < 90 { &nobody } else { &seen }, now);
+        assert!(ask.is_empty(), "after {second} s");
+    }
+}
+
+#[test]
+fn witnesses_that_are_taken_for_gone_during_a_doubt_were_witnesses() {
+    let (mut watch, start) = (Watch::default(), start());
+    let there = seen(&[5]);
+    let gone = Seen { unheard: [key(5)].into(), ..seen(&[]) };
+    watch.look(&there, start);
+    watch.heard(&key(5), true, start);
+    for second in 1..20 {
+        let now = start + Duration::from_secs(second);
+        if watch.look(if second < 7 { &there } else { &gone }, now).contains(&key(1)) {
+            watch.heard(&key(1), false, now);
+        }
+        if watch.verdict() == Some(Verdict::LeadsNowhere) {
+            return;
+        }
+    }
+    panic!("{:?}", watch.verdict());
 }
 
 #[test]

@@ -10,6 +10,9 @@
 //! In doubt the gateway and three members outside are asked, three times, a second apart. What is said then is
 //! [`Verdict::Silent`] when the gateway itself did not answer, else [`Verdict::LeadsNowhere`]. A mesh that gossips hears
 //! of members outside all the time; a quiet one costs this host a small packet and its answer in five seconds.
+//!
+//! A gateway through which nobody outside was ever heard, though there are members outside, is in doubt after ten seconds:
+//! it may be one that does not forward.
 
 use std::{
     collections::BTreeSet,
@@ -31,6 +34,9 @@ const UNANSWERED: Duration = Duration::from_secs(2);
 /// After a verdict nothing is asked for so long, unless another gateway is named.
 const AFTER_VERDICT: Duration = Duration::from_secs(10);
 
+/// A gateway has so long to let anybody outside be heard.
+const ALONE: Duration = Duration::from_secs(10);
+
 /// What is known at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -42,6 +48,8 @@ pub struct Seen {
     pub bytes: (u64, u64),
     /// Members that it carries to, and are not known to be gone.
     pub outside: BTreeSet<NodeKey>,
+    /// Members that it carries to, and that were never heard, or are gone as far as is known here.
+    pub unheard: BTreeSet<NodeKey>,
 }
 
 /// Whom to send a packet that is answered, through the tunnel.
@@ -64,6 +72,8 @@ pub struct Watch {
     gateway: Option<NodeKey>,
     heard_outside: Option<Instant>,
     heard_gateway: Option<Instant>,
+    /// Since when there are members outside, and this gateway has let none of them be heard.
+    alone: Option<Instant>,
     bytes: (u64, u64),
     unanswered_since: Option<Instant>,
     doubt: Option<Doubt>,
@@ -77,6 +87,8 @@ struct Doubt {
     since: Instant,
     asked: u32,
     due: Instant,
+    /// There were members outside whose silence says something of the gateway.
+    witnesses: bool,
 }
 
 impl Watch {
@@ -109,6 +121,9 @@ impl Watch {
         }
         let Some(gateway) = self.gateway else { return Vec::new() };
         self.count(seen, now);
+        let alone =
+            self.heard_outside.is_none() && seen.outside.is_empty() && !seen.unheard.is_empty();
+        self.alone = if alone { self.alone.or(Some(now)) } else { None };
         if let Some(doubt) = self.doubt {
             return self.press(doubt, gateway, seen, now);
         }
@@ -121,13 +136,15 @@ impl Watch {
             Verdict::Carries => age(at) < ROUND,
             Verdict::Silent | Verdict::LeadsNowhere => age(at) < AFTER_VERDICT,
         });
-        let doubtful =
-            seen.suspect || self.unanswered_since.is_some_and(|at| age(at) >= UNANSWERED);
+        let alone = self.alone.is_some_and(|since| age(since) >= ALONE);
+        let unanswered = self.unanswered_since.is_some_and(|at| age(at) >= UNANSWERED);
+        let doubtful = seen.suspect || unanswered || alone;
         let carries = self.verdict.is_some_and(|(v, at)| v == Verdict::Carries && age(at) < QUIET);
         if rest || (!doubtful && (carries || seen.outside.is_empty())) {
             return Vec::new();
         }
-        let doubt = Doubt { since: now, asked: 0, due: now };
+        let witnesses = alone || !seen.outside.is_empty();
+        let doubt = Doubt { since: now, asked: 0, due: now, witnesses };
         if doubtful {
             return self.press(doubt, gateway, seen, now);
         }
@@ -148,7 +165,7 @@ impl Watch {
 
     fn press(&mut self, doubt: Doubt, gateway: NodeKey, seen: &Seen, now: Instant) -> Ask {
         let after = |at: Option<Instant>| at.is_some_and(|at| at >= doubt.since);
-        if after(self.heard_outside) || (seen.outside.is_empty() && after(self.heard_gateway)) {
+        if after(self.heard_outside) || (!doubt.witnesses && after(self.heard_gateway)) {
             self.doubt = None;
             self.unanswered_since = None;
             self.verdict = Some((Verdict::Carries, now));
@@ -177,16 +194,11 @@ impl Watch {
     /// Others each time, round and round.
     fn pick(&mut self, seen: &Seen, count: usize) -> Vec<NodeKey> {
         let from = self.next.unwrap_or(NodeKey([0; 32]));
-        let picked: Vec<NodeKey> = seen
-            .outside
-            .range(from..)
-            .chain(seen.outside.range(..from))
-            .take(count)
-            .copied()
-            .collect();
-        let after = picked
-            .last()
-            .and_then(|last| seen.outside.range(*last..).nth(1).or_else(|| seen.outside.first()));
+        let all = if seen.outside.is_empty() { &seen.unheard } else { &seen.outside };
+        let picked: Vec<NodeKey> =
+            all.range(from..).chain(all.range(..from)).take(count).copied().collect();
+        let after =
+            picked.last().and_then(|last| all.range(*last..).nth(1).or_else(|| all.first()));
         self.next = after.copied();
         picked
     }

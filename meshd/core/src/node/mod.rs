@@ -20,6 +20,7 @@
 mod barred;
 mod budget;
 mod dissemination;
+mod doubts;
 mod frames;
 mod handed;
 mod membership;
@@ -52,6 +53,7 @@ use meshd_proto::{BootId, NodeKey, wire};
 use rand::{SeedableRng, rngs::StdRng};
 
 pub use self::own::Unnamed;
+pub use self::paths::Observed;
 pub use self::types::{
     Counters, Liveness, NodeConfig, Output, Profile, SharedRecord, TimeoutReason, Traffic,
     Unreachable, VersionBlock,
@@ -180,8 +182,8 @@ impl Node {
         self.config.forget_after = forget_after;
     }
 
-    /// The prefixes that this host routes into the mesh now: endpoints inside them are not dialled.
-    pub fn set_routed(&mut self, routed: Vec<IpNet>) {
+    /// The prefixes that this host routes into the mesh now: endpoints inside them are not dialled, single addresses excepted.
+    pub fn set_routed(&mut self, routed: impl IntoIterator<Item = IpNet>) {
         self.paths.set_routed(routed);
     }
 
@@ -359,10 +361,12 @@ impl Node {
         self.paths.last(key)
     }
 
-    /// This host's own QUIC address as most others see it.
+    /// This host's own address of each family as most others see it.
     #[must_use]
-    pub fn observed(&self) -> Option<SocketAddr> {
-        self.paths.observed()
+    pub fn observed(&self) -> Vec<Observed> {
+        let own = self.own.key();
+        let others = self.directory.iter().filter(|record| record.key != own && !record.left);
+        self.paths.observed(others.count())
     }
 
     /// Where to dial `key` now, best first: what its record names, without what must not be dialled
@@ -380,9 +384,10 @@ impl Node {
         self.paths.endpoints(record, self.own.published(), &self.directory, now.mono)
     }
 
-    /// What the receivers would refuse in this node's own record, and was therefore left out of it.
+    /// What the receivers would refuse in this node's own record, and was therefore left out of it; with the prefix, where
+    /// it is about one.
     #[must_use]
-    pub fn own_refusals(&self) -> &[Refusal] {
+    pub fn own_refusals(&self) -> &[(Option<IpNet>, Refusal)] {
         self.own.refusals()
     }
 

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use meshd_proto::{BootId, NodeKey};
 use rand::{RngExt, seq::IteratorRandom};
 
@@ -79,7 +80,8 @@ pub(super) struct Own {
     alarmed: bool,
     outbid_pause: Duration,
     workloads: Workloads,
-    refusals: Vec<Refusal>,
+    /// Each with the prefix that it is about.
+    refusals: Vec<(Option<IpNet>, Refusal)>,
 }
 
 impl Own {
@@ -144,7 +146,7 @@ impl Own {
         self.published.as_deref()
     }
 
-    pub(super) fn refusals(&self) -> &[Refusal] {
+    pub(super) fn refusals(&self) -> &[(Option<IpNet>, Refusal)] {
         &self.refusals
     }
 
@@ -321,15 +323,16 @@ impl Node {
             .copied()
             .partition(|address| certificate.grants_exactly(&host_prefix(*address)));
         draft.node_claims = granted;
-        let refused = refused.iter().map(|prefix| format!("{prefix} is"));
+        let refused = refused.iter().map(|prefix| (*prefix, format!("{prefix} is")));
         let bare = bare.iter().map(|address| {
-            format!("traffic to this host's address {address} goes in the clear: it is")
+            let text = format!("traffic to this host's address {address} goes in the clear: it is");
+            (host_prefix(*address), text)
         });
         let mut refusals: Vec<_> = refused
             .chain(bare)
-            .map(|what| {
+            .map(|(prefix, what)| {
                 let text = format!("{what} not in this node's certificate");
-                Refusal::new(Code::PrefixNotGranted, text)
+                (Some(prefix), Refusal::new(Code::PrefixNotGranted, text))
             })
             .collect();
         let identity = &self.own.identity;
@@ -356,12 +359,12 @@ impl Node {
         let record = match checked {
             Ok(record) => Some(record),
             Err(refusal) => {
-                refusals.push(refusal);
+                refusals.push((None, refusal));
                 None
             }
         };
         if refusals != self.own.refusals {
-            for refusal in &refusals {
+            for (_, refusal) in &refusals {
                 let severity = match refusal.code {
                     Code::PrefixNotGranted => Severity::Warning,
                     _ => Severity::Error,

@@ -27,6 +27,15 @@ const OBSERVERS: usize = 32;
 /// Ports of one host that rest before all of it does.
 const PORTS: usize = 4;
 
+/// How others see this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observed {
+    /// The address of its QUIC packets.
+    pub address: IpAddr,
+    /// Two members say so at least, or the only other one there is, and more than say anything else.
+    pub agreed: bool,
+}
+
 #[derive(Debug)]
 struct Dial {
     pause: Duration,
@@ -41,6 +50,7 @@ pub(super) struct Paths {
     last: BTreeMap<NodeKey, IpAddr>,
     dials: BTreeMap<SocketAddr, Dial>,
     observed: BTreeMap<NodeKey, SocketAddr>,
+    /// Wider than one address, all of them.
     routed: Vec<IpNet>,
 }
 
@@ -56,8 +66,10 @@ impl Paths {
         }
     }
 
-    pub(super) fn set_routed(&mut self, routed: Vec<IpNet>) {
-        self.routed = routed;
+    /// What is routed into the mesh. Single addresses are passed over: a member may announce the very one of another's host,
+    /// and our packets are marked and go past the tunnel.
+    pub(super) fn set_routed(&mut self, routed: impl IntoIterator<Item = IpNet>) {
+        self.routed = routed.into_iter().filter(|prefix| !address::is_single(prefix)).collect();
     }
 
     pub(super) fn connected(&self) -> impl Iterator<Item = &NodeKey> {
@@ -143,16 +155,23 @@ impl Paths {
         self.observed.insert(from, SocketAddr::new(ip, port));
     }
 
-    /// The address under which most see us.
-    pub(super) fn observed(&self) -> Option<SocketAddr> {
-        let mut votes: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+    /// The address of each family under which most of `members` others see us, that of which more say so first. Ports say
+    /// nothing: some NAT boxes give each way another.
+    pub(super) fn observed(&self, members: usize) -> Vec<Observed> {
+        let mut votes: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for addr in self.observed.values() {
-            *votes.entry(*addr).or_default() += 1;
+            *votes.entry(addr.ip()).or_default() += 1;
         }
-        votes
-            .into_iter()
-            .max_by_key(|(addr, count)| (*count, std::cmp::Reverse(*addr)))
-            .map(|v| v.0)
+        let most = |v4: bool| {
+            let of_family = || votes.iter().filter(|(address, _)| address.is_ipv4() == v4);
+            let (address, most) = of_family().rev().max_by_key(|(_, count)| **count)?;
+            let undisputed = of_family().filter(|(_, count)| *count == most).count() == 1;
+            let agreed = undisputed && *most >= members.clamp(1, 2);
+            Some((*most, Observed { address: *address, agreed }))
+        };
+        let mut seen: Vec<_> = [most(true), most(false)].into_iter().flatten().collect();
+        seen.sort_by_key(|(votes, _)| std::cmp::Reverse(*votes));
+        seen.into_iter().map(|(_, seen)| seen).collect()
     }
 
     /// Where to dial the owner of `record` through the tunnel: a gateway carries what is for it.
@@ -170,12 +189,10 @@ impl Paths {
         now: Instant,
     ) -> Vec<SocketAddr> {
         let ours = own.map_or(&[][..], |own| &own.endpoints);
-        let resting = |addr: &SocketAddr| self.is_resting(addr, now);
         let mut chosen: Vec<_> = record
             .endpoints
             .iter()
-            .filter(|addr| !ours.contains(addr) && !resting(addr))
-            .filter(|addr| self.may_dial(addr, directory))
+            .filter(|addr| !ours.contains(addr) && self.is_free(addr, directory, now))
             .copied()
             .collect();
         let last = self.last.get(&record.key);
@@ -194,15 +211,22 @@ impl Paths {
             || (of_host() >= PORTS && !self.last.values().any(|ip| *ip == addr.ip()))
     }
 
+    /// It may be dialled now.
+    pub(super) fn is_free(&self, addr: &SocketAddr, directory: &Directory, now: Instant) -> bool {
+        !self.is_resting(addr, now) && self.may_dial(addr, directory)
+    }
+
     /// False for what nobody may make us dial.
     fn may_dial(&self, addr: &SocketAddr, directory: &Directory) -> bool {
         let ip = addr.ip();
-        let inside = directory.is_mesh_address(&ip)
-            || matches!(ip, IpAddr::V6(v6) if self.mesh.contains(&v6));
-        addr.port() != 0
-            && address::is_routable_unicast(&ip)
-            && !inside
-            && !self.routed.iter().any(|prefix| prefix.contains(&ip))
+        addr.port() != 0 && address::is_routable_unicast(&ip) && !self.is_inside(&ip, directory)
+    }
+
+    /// True for addresses of the mesh, and for what is routed into it as a part of a prefix.
+    pub(super) fn is_inside(&self, ip: &IpAddr, directory: &Directory) -> bool {
+        directory.is_mesh_address(ip)
+            || matches!(ip, IpAddr::V6(v6) if self.mesh.contains(v6))
+            || self.routed.iter().any(|prefix| prefix.contains(ip))
     }
 }
 
@@ -224,6 +248,7 @@ mod tests {
         record.mesh_addresses = vec!["100.112.0.9/32".parse().unwrap()];
         let inside = SocketAddr::new(address::ula(&mesh, &record.key).into(), 51800);
         let good = addr("192.0.2.1:51800");
+        let good = [good, addr("192.0.2.7:51800")];
         record.endpoints = vec![
             addr("127.0.0.1:51800"),
             addr("224.0.0.1:51800"),
@@ -231,14 +256,18 @@ mod tests {
             addr("10.1.2.3:51800"),
             addr("192.0.2.9:51800"),
             inside,
-            good,
+            good[0],
+            good[1],
         ];
         let mut own = (*fixture::record(2, "own", 1)).clone();
         own.endpoints = vec![addr("192.0.2.9:51800")];
-        paths.set_routed(vec!["10.1.0.0/16".parse().unwrap()]);
+        // Whoever announces a host's own address keeps nobody from it.
+        paths.set_routed(["10.1.0.0/16", "192.0.2.7/32"].map(|text| text.parse().unwrap()));
         let mut directory = Directory::default();
         directory.insert(std::sync::Arc::new(record.clone()));
-        assert_eq!(paths.endpoints(&record, Some(&own), &directory, now), [good]);
+        assert_eq!(paths.endpoints(&record, Some(&own), &directory, now), good);
+        let inside = |text| paths.is_inside(&addr(text).ip(), &directory);
+        assert!(inside("10.1.2.3:1") && inside("100.112.0.9:1") && !inside("192.0.2.7:1"));
     }
 
     #[test]
@@ -291,5 +320,42 @@ mod tests {
         assert!(paths.endpoints(&record, None, &Directory::default(), now).is_empty());
         paths.opened(NodeKey([7; 32]), port(51800), false);
         assert_eq!(paths.endpoints(&record, None, &Directory::default(), now), [port(9)]);
+    }
+
+    /// What is made of what members 1, 2, … say, in a mesh of `members` others.
+    fn seen_as(said: &[&str], members: usize) -> Vec<(String, bool)> {
+        let mut paths = Paths::new(&MeshId([1; 16]));
+        for (addr, number) in said.iter().copied().map(addr).zip(1..) {
+            let key = NodeKey([number; 32]);
+            paths.opened(key, addr, true);
+            let address = address::address_to_wire(&addr.ip()).into();
+            paths.observe(key, &wire::Endpoint { address, port: addr.port().into() });
+        }
+        let seen = paths.observed(members);
+        seen.into_iter().map(|seen| (seen.address.to_string(), seen.agreed)).collect()
+    }
+
+    #[test]
+    fn one_member_alone_does_not_say_where_this_host_is() {
+        let expect = |said: &[&str], members, address: &str, agreed| {
+            assert_eq!(seen_as(said, members), [(address.to_owned(), agreed)], "{said:?}");
+        };
+        let [here, port, lie] = ["192.0.2.9:1024", "192.0.2.9:2048", "1.1.1.1:51800"];
+        expect(&[here, port, lie], 3, "192.0.2.9", true);
+        expect(&[lie, here], 2, "1.1.1.1", false);
+        expect(&[lie], 2, "1.1.1.1", false);
+        expect(&[here], 1, "192.0.2.9", true);
+        expect(&[lie, "1.1.1.1:2", here, port], 4, "1.1.1.1", false);
+        assert_eq!(seen_as(&[], 1), []);
+    }
+
+    #[test]
+    fn each_family_is_counted_by_itself() {
+        let [v4, v6] = ["192.0.2.9", "2001:db8::9"].map(str::to_owned);
+        let by_v6 = "[2001:db8::9]:1";
+        let seen = seen_as(&["192.0.2.9:1", "192.0.2.9:2", by_v6, by_v6], 4);
+        assert_eq!(seen, [(v4.clone(), true), (v6.clone(), true)]);
+        let seen = seen_as(&["192.0.2.9:1", by_v6, by_v6], 3);
+        assert_eq!(seen, [(v6, true), (v4, false)]);
     }
 }

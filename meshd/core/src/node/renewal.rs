@@ -9,6 +9,8 @@
 //! An attempt asks signer after signer, those that are there first, and in the end some member as a stranger
 //! does, which needs no valid certificate.
 
+mod lacking;
+
 use std::{
     collections::BTreeSet,
     sync::Arc,
@@ -27,7 +29,6 @@ use super::{
     types::{Liveness, Output},
 };
 use crate::{
-    address::host_prefix,
     event::{Event, about_certificate, signer_actor},
     limits,
     now::{Now, UnixTime},
@@ -43,6 +44,8 @@ const DOOR_PATIENCE: Duration = Duration::from_secs(45);
 const SIGNERS: usize = 4;
 /// Pauses between attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(3600));
+/// After an answer that gave something, what has been detected since is asked for this soon.
+const EAGER: Duration = Duration::from_secs(2);
 /// When it is looked again whether the time has come: a clock may be set.
 const LOOK_AGAIN: i64 = 3600;
 /// All whose issuer retires have asked for another certificate by then.
@@ -63,6 +66,8 @@ struct Asked {
 pub(super) struct Renewals {
     share: i64,
     next: Instant,
+    /// From then on for what is not granted, though `next` is later: a signer has just given what was asked for.
+    eager: Option<Instant>,
     pause: Duration,
     asked: Option<Asked>,
     /// Who was asked in this attempt.
@@ -86,6 +91,7 @@ impl Renewals {
         Self {
             share: rng.random_range(limits::RENEWAL_SHARE),
             next: now,
+            eager: None,
             pause: PAUSE.0,
             asked: None,
             tried: BTreeSet::new(),
@@ -163,12 +169,13 @@ impl Node {
             self.renewal_failed(silent(), now);
         }
         let due = self.needs_renewal(now) || self.is_shut_out(now.mono);
-        if due && self.renewals.asked.is_none() && self.renewals.next <= now.mono {
+        if due && self.renewals.asked.is_none() && self.next_attempt() <= now.mono {
             self.begin_attempt(now);
         }
     }
 
     fn begin_attempt(&mut self, now: Now) {
+        self.renewals.eager = None;
         self.renewals.tried.clear();
         self.renewals.said = None;
         self.ask_for_renewal(now);
@@ -182,7 +189,7 @@ impl Node {
             return Some(asked.until);
         }
         if self.needs_renewal(self.clock) {
-            return Some(self.renewals.next);
+            return Some(self.next_attempt());
         }
         let shut_out = self.renewals.alone.map(|since| since + SHUT_OUT_AFTER);
         if let Some(at) = shut_out {
@@ -243,28 +250,18 @@ impl Node {
         }
     }
 
-    fn lacks_a_grant(&self) -> bool {
-        let certificate = &self.own.identity().certificate;
-        let Some(draft) = self.own.draft() else { return false };
-        let bare_prefixes = draft
-            .prefixes
-            .iter()
-            .copied()
-            .filter(|prefix| !certificate.grants.iter().any(|grant| grant.covers(prefix)));
-        let nodes = draft.node_claims.iter().map(|address| host_prefix(*address));
-        let bare_nodes = nodes.filter(|prefix| !certificate.grants_exactly(prefix));
-        bare_prefixes.chain(bare_nodes).any(|prefix| {
-            certificate.limits.iter().any(|limit| limit.contains(&prefix))
-                && !self.renewals.denied.contains(&prefix)
-        })
-    }
-
     /// Asks the next one of this attempt.
     fn ask_for_renewal(&mut self, now: Now) {
         let Some(draft) = self.own.draft() else { return };
         let wanted = draft.wanted();
         // Either clock may be wrong: this host's, or the one of the signer that spoke last.
-        let begins = self.anchors.trust_time(now.unix).begins;
+        let mut begins = self.anchors.trust_time(now.unix).begins;
+        // Nor before what it holds, or the signer takes it for one that is played again.
+        let certificate = &self.own.identity().certificate;
+        let held = certificate.not_before.plus(limits::CERTIFICATE_BACKDATE_SECONDS);
+        if held.since(begins) < limits::CLOCK_SKEW_SECONDS / 2 {
+            begins = begins.plus(-1).max(held.plus(1));
+        }
         let issued_at = if self.renewals.attempts.is_multiple_of(2) { begins } else { now.unix };
         let request = build_renewal(
             self.own.identity(),
@@ -358,6 +355,7 @@ impl Node {
         if same {
             return;
         }
+        self.renewals.eager = by_signer.then(|| now.mono + EAGER);
         self.adopt(&renewed.certificate, now);
     }
 

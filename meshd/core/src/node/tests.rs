@@ -7,6 +7,7 @@ use prost::Message as _;
 use wire::frame::Body;
 
 mod barred;
+mod doubts;
 mod handed;
 mod renewal;
 mod reports;
@@ -340,7 +341,8 @@ fn two_nodes_compare_and_end_up_equal() {
     assert_eq!(a.directory().root_hash(), b.directory().root_hash());
     assert_eq!(a.directory().len(), 5);
     assert!(a.is_synced() && b.is_synced());
-    assert_eq!(a.observed(), Some(addr(1)));
+    let seen = Observed { address: addr(1).ip(), agreed: false };
+    assert_eq!(a.observed(), [seen], "one of four says so");
     assert_eq!(a.path(&kb), Some(addr(2).ip()));
 }
 

@@ -42,6 +42,8 @@ pub enum BlockReason {
     CoversUnderlay,
     /// It covers a gateway of this host. No route, as above.
     CoversGateway,
+    /// It is the single address of a server that this host asks for names. No route, as above.
+    CoversNameserver,
     /// It is a part of a network that this host is directly on. No route: neighbours on that link
     /// would be cut off.
     ConnectedNetwork,
@@ -76,6 +78,7 @@ impl BlockReason {
             Self::OwnPrefix => "prefix_is_local",
             Self::CoversUnderlay => "covers_underlay",
             Self::CoversGateway => "covers_gateway",
+            Self::CoversNameserver => "covers_nameserver",
             Self::ConnectedNetwork => "connected_network",
             Self::CoversEndpoint => "covers_endpoint",
             Self::PathTooSmall => "path_too_small",

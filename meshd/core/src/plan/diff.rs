@@ -32,7 +32,7 @@ use ipnet::IpNet;
 use meshd_proto::WgPublicKey;
 
 use super::{
-    firewall::{Firewall, FirewallSets, ObservedFirewall},
+    firewall::{Firewall, FirewallRules, FirewallSets, ObservedFirewall},
     prefixes::PrefixMap,
     stays::Stays,
     types::{
@@ -66,7 +66,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
     }
     let peers = wanted.map(|wanted| {
         configure(wanted, kept, &mut changes);
-        PeerDiff::new(wanted, desired, kept.map(|_| &observed.peers))
+        PeerDiff::new(wanted, desired, kept.map(|_| &observed.peers), observed.firewall.as_ref())
     });
     changes.extend(peers.iter().flat_map(PeerDiff::puts));
     let firewall = desired
@@ -163,6 +163,8 @@ fn configure(wanted: &Device, kept: Option<&ObservedDevice>, changes: &mut Vec<C
 struct PeerDiff<'a> {
     device: &'a str,
     desired: &'a BTreeMap<WgPublicKey, Peer>,
+    /// Devices that nothing keeps inside the mesh yet: the next look sees whether it does.
+    waiting: Option<&'a BTreeSet<WgPublicKey>>,
     /// As they are once key and device are set.
     present: BTreeMap<WgPublicKey, &'a ObservedPeer>,
     /// Allowed IPs that go by themselves, since another peer gets them.
@@ -174,7 +176,12 @@ impl<'a> PeerDiff<'a> {
         device: &'a Device,
         desired: &'a Desired,
         observed: Option<&'a BTreeMap<WgPublicKey, ObservedPeer>>,
+        firewall: Option<&ObservedFirewall>,
     ) -> Self {
+        let forwarded = |rules: &FirewallRules| rules.forwarded.as_ref().map(|f| f.devices.clone());
+        let wanted = desired.firewall.as_ref().and_then(|table| forwarded(&table.rules));
+        let held = firewall.and_then(|table| table.rules.as_ref()).and_then(forwarded);
+        let confines = held.is_some_and(|held| wanted.is_none_or(|w| held.is_superset(&w)));
         let mut present: BTreeMap<_, _> =
             observed.into_iter().flatten().map(|(key, peer)| (*key, peer)).collect();
         // A device does not keep a peer with its own key.
@@ -185,11 +192,14 @@ impl<'a> PeerDiff<'a> {
             moving
                 .extend(peer.allowed_ips.iter().filter(|ip| held.is_none_or(|h| !h.contains(*ip))));
         }
-        Self { device: &device.name, desired: &desired.peers, present, moving }
+        let waiting = (!confines).then_some(&desired.confined);
+        Self { device: &device.name, desired: &desired.peers, waiting, present, moving }
     }
 
     fn puts(&self) -> impl Iterator<Item = Change> {
-        self.desired.iter().filter_map(|(key, peer)| self.put(key, peer))
+        let waits = |key: &WgPublicKey| self.waiting.is_some_and(|devices| devices.contains(key));
+        let puts = self.desired.iter().filter(move |(key, _)| !waits(key));
+        puts.filter_map(|(key, peer)| self.put(key, peer))
     }
 
     fn put(&self, key: &WgPublicKey, peer: &Peer) -> Option<Change> {
@@ -267,12 +277,12 @@ impl<'a> FirewallDiff<'a> {
         let replace = FirewallSets { guarded: over, ..FirewallSets::default() };
         let own = FirewallSets { own: gone.own.clone(), ..FirewallSets::default() };
         let rest = FirewallSets { guarded: clear, ..gone };
-        let (remove, kept) = if additive && (wanted.rules.guard || wanted.rules.steering.is_some())
-        {
-            (own, FirewallSets { own: BTreeSet::new(), ..rest })
-        } else {
-            (rest, FirewallSets::default())
-        };
+        let (remove, kept) =
+            if additive && (wanted.rules.guard.is_some() || wanted.rules.steering.is_some()) {
+                (own, FirewallSets { own: BTreeSet::new(), ..rest })
+            } else {
+                (rest, FirewallSets::default())
+            };
         let rules_stand = observed.is_some_and(|held| held.rules.as_ref() == Some(&wanted.rules));
         Self { wanted, rules_stand, add, replace, remove, kept }
     }
@@ -280,12 +290,12 @@ impl<'a> FirewallDiff<'a> {
     fn early(&self) -> Option<Change> {
         if !self.rules_stand {
             let mut whole = self.wanted.clone();
-            if whole.rules.guard {
+            if whole.rules.guard.is_some() {
                 whole.sets.guarded.extend(&self.kept.guarded);
             }
             if whole.rules.steering.is_some() {
                 whole.sets.routed_nodes.extend(&self.kept.routed_nodes);
-                if whole.rules.guard {
+                if whole.rules.guard.is_some() {
                     whole.sets.guarded_nodes.extend(&self.kept.guarded_nodes);
                 }
             }

@@ -3,7 +3,8 @@
 //! The planner asks for an endpoint only while a tunnel does not work; a working one roams by itself
 //! and is left alone. An endpoint is a claim: it is used only when it is a unicast address of a
 //! family that this host has, not ours, and not inside the mesh or routed into it. So a member
-//! cannot make others send to themselves, or loop packets into a tunnel.
+//! cannot make others send to themselves, or loop packets into a tunnel. A single address that a member announces may be
+//! the very one of another's host, though: it is tried, since our packets are marked and go past the tunnel.
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +25,7 @@ use crate::{
 /// What an endpoint is judged by.
 #[derive(Debug)]
 pub(super) struct EndpointRules<'a> {
-    /// Everything that this host routes into the mesh or keeps for itself.
+    /// What this host routes into the mesh or keeps for itself, single addresses of members left out.
     inside: &'a PrefixMap<()>,
     ulas: Ipv6Net,
     ours: BTreeSet<IpAddr>,

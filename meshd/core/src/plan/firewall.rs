@@ -11,6 +11,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
+    forwarding::{Forwarded, forwarded},
     input::{PlanConfig, PlanInput},
     nodes::Nodes,
     planner::Destinations,
@@ -36,12 +37,13 @@ pub struct FirewallRules {
     pub clamp_mss: bool,
     /// Our encrypted packets over IPv4 carry DF.
     pub dont_fragment: Option<DontFragment>,
-    /// What is in [`FirewallSets::guarded`] neither leaves nor enters but through the device.
-    pub guard: bool,
+    /// What is in [`FirewallSets::guarded`] neither leaves nor enters but through the device, our own encrypted packets
+    /// and QUIC's excepted: a prefix that holds another host's address must not cut the two off from each other.
+    pub guard: Option<Steering>,
     /// Node addresses are carried.
     pub steering: Option<Steering>,
-    /// Where devices may go; `None` without devices.
-    pub confined: Option<Confined>,
+    /// What this host forwards; `None` before anything is known.
+    pub forwarded: Option<Forwarded>,
 }
 
 /// What comes in the clear from hosts whose addresses are routed into the tunnel gets our mark: UDP to our own ports, and
@@ -59,8 +61,13 @@ pub struct Steering {
 
 /// What leaves through the device with a source that is not ours inside the mesh (a socket bound to the node's own
 /// address) gets the device's address, since the other side accepts no other.
+///
+/// Source NAT makes the kernel track every connection of the host, which costs each packet a few percent. So where nobody
+/// else has it track connections, such packets are looked for first, and translated from the first one on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceNat {
+    /// Not translated yet: told to [`SourceNat::LOG_GROUP`].
+    pub watch: bool,
     /// Interface name.
     pub device: String,
     /// Sources that stay as they are.
@@ -73,14 +80,9 @@ pub struct SourceNat {
     pub own_nodes: BTreeSet<IpAddr>,
 }
 
-/// What devices of this host may not do: with a source in `ranges` nothing goes on from this host but into the mesh, or
-/// to `local`. So nobody comes by a device into the networks around this host, and what is a device's is not seen there.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Confined {
-    /// What this host announces for devices.
-    pub ranges: BTreeSet<IpNet>,
-    /// Prefixes of this host's own pods.
-    pub local: BTreeSet<IpNet>,
+impl SourceNat {
+    /// Group of nfnetlink_log that is told of foreign sources.
+    pub const LOG_GROUP: u16 = 51_820;
 }
 
 /// Which packets carry DF: UDP from `port` with `mark`, not towards [`FirewallSets::fragmented`], unless they are larger
@@ -135,7 +137,7 @@ impl FirewallSets {
 }
 
 impl PlanConfig {
-    /// The marks that node addresses need.
+    /// Our ports and mark.
     #[must_use]
     pub fn steering(&self) -> Steering {
         let (gossip, wireguard) = (self.gossip_port, self.listen_port);
@@ -180,9 +182,9 @@ pub(super) fn firewall(
             nat,
             clamp_mss: input.config.clamp_mss,
             dont_fragment: measured.then_some(which),
-            guard: input.config.strict,
+            guard: input.config.strict.then(|| input.config.steering()),
             steering,
-            confined: confined(input),
+            forwarded: Some(forwarded(input)),
         },
         sets,
     }
@@ -212,15 +214,9 @@ fn source_nat(
     let own_nodes =
         if nodes.steered { nodes.own.iter().copied().collect() } else { BTreeSet::new() };
     let device = input.config.interface.clone();
-    (SourceNat { device, own_v4, own_v6, workloads, own_nodes }, own)
-}
-
-fn confined(input: &PlanInput<'_>) -> Option<Confined> {
-    let family = |net: &&IpNet| input.local.ipv6 || !is_v6(net);
-    let ranges: BTreeSet<IpNet> =
-        input.externals.ranges.iter().filter(family).map(IpNet::trunc).collect();
-    let local = input.local_prefixes().filter(family).map(IpNet::trunc).collect();
-    (!ranges.is_empty()).then_some(Confined { ranges, local })
+    // From a node address that is carried, answers go to pods too, which only tracking tells from other packets.
+    let watch = input.local.sources.watch() && !nodes.steered;
+    (SourceNat { watch, device, own_v4, own_v6, workloads, own_nodes }, own)
 }
 
 /// What must not go in the clear, less what stays on this host or goes as without a mesh.

@@ -142,6 +142,9 @@ pub struct LocalNetwork {
     pub workloads: BTreeSet<IpNet>,
     /// Next hops of all routes of this host.
     pub gateways: BTreeSet<IpAddr>,
+    /// Where this host asks for names. A member may route a network that one of them is in, and no single address that
+    /// is one, unless that was granted by name.
+    pub nameservers: BTreeSet<IpAddr>,
     /// MTU of the interface that leads to the other hosts (the smallest, where there are several);
     /// `None` counts as 1,500.
     pub underlay_mtu: Option<u32>,
@@ -151,8 +154,38 @@ pub struct LocalNetwork {
     pub node_addresses: Vec<IpAddr>,
     /// Interfaces that lead to other hosts.
     pub underlay: BTreeSet<String>,
+    /// Those of this host's own prefixes that may lie behind such an interface.
+    pub behind: BTreeSet<IpNet>,
     /// The host can have IPv6 addresses (false with `ipv6.disable=1`).
     pub ipv6: bool,
+    /// Whether sources need NAT, as far as it is known.
+    pub sources: SourceFacts,
+}
+
+/// What is known of packets that leave into the mesh with a source that is not ours there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// The kernel tracks connections, for whomever. One that it tracks before there is NAT stays without, so there has to be
+    /// NAT before the first such packet; and it costs little more.
+    pub tracked: bool,
+    /// There was one.
+    pub seen: bool,
+    /// The kernel would tell of one.
+    pub told: bool,
+}
+
+impl SourceFacts {
+    /// It is enough to look for such packets.
+    #[must_use]
+    pub fn watch(self) -> bool {
+        self.told && !self.seen && !self.tracked
+    }
+
+    /// With what was found later: what was there once may come again, and a table that changes with it drops packets.
+    #[must_use]
+    pub fn and(self, tracked: bool) -> Self {
+        Self { tracked: self.tracked || tracked, ..self }
+    }
 }
 
 /// Another member as it is known now.
@@ -166,9 +199,11 @@ pub struct Member {
     pub down_for: Option<Duration>,
     /// The address at which a QUIC connection with it was last made, outside the mesh: never one
     /// whose packets came in through the mesh device, or a member could take another's prefix off
-    /// this host by connecting from within it. Should stay when the connection ends: it is what was
-    /// proved last, and a prefix that covers it is not routed.
+    /// this host by connecting from within it (`Node::proves_path`). Should stay when the connection
+    /// ends, and over a restart ([`Reached`](crate::reached::Reached)): it is what was proved last, and a prefix that covers it is not routed.
     pub path: Option<IpAddr>,
+    /// Other addresses of its record at which it was reached, in the same way. Nobody else's single address is one of them.
+    pub reached: BTreeSet<IpAddr>,
     /// Its tunnel, when the kernel holds its peer.
     pub tunnel: Option<TunnelHealth>,
     /// What its path carries, as far as it was measured.
@@ -186,6 +221,7 @@ impl Member {
             liveness,
             down_for: None,
             path: None,
+            reached: BTreeSet::new(),
             tunnel: None,
             path_mtu: None,
             accepts: BTreeSet::new(),

@@ -17,6 +17,7 @@ mod endpoints;
 mod external;
 mod firewall;
 mod first;
+mod forwarding;
 mod health;
 mod hops;
 mod input;
@@ -40,14 +41,14 @@ pub use claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length};
 pub use diff::diff;
 pub use external::{External, Externals};
 pub use firewall::{
-    Confined, DontFragment, Firewall, FirewallRules, FirewallSets, ObservedFirewall, SourceNat,
-    Steering,
+    DontFragment, Firewall, FirewallRules, FirewallSets, ObservedFirewall, SourceNat, Steering,
 };
 pub use first::{Due, FirstHandshakes, renewals};
+pub use forwarding::Forwarded;
 pub use health::TunnelTracker;
 pub use input::{
-    LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, SteeringSeen, TunnelHealth,
-    TunnelState,
+    LaneKeys, Liveness, LocalNetwork, Member, PlanConfig, PlanInput, SourceFacts, SteeringSeen,
+    TunnelHealth, TunnelState,
 };
 pub use model::{Kernel, KernelError, Verdict};
 pub use nodes::CarriedNodes;

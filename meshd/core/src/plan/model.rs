@@ -288,7 +288,7 @@ impl Kernel {
                 }
             }
         }
-        let guard = self.firewall.iter().filter(|table| table.rules.guard);
+        let guard = self.firewall.iter().filter(|table| table.rules.guard.is_some());
         let is_guarded = |sets: &FirewallSets| {
             sets.guarded.iter().any(|prefix| prefix.contains(&destination))
                 || sets.guarded_nodes.contains(&destination)

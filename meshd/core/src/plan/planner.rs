@@ -29,6 +29,7 @@ use super::{
     types::{Desired, Peer},
 };
 use crate::{
+    address::is_single,
     limits::{CLAIM_DOWN_FOR, HANDSHAKE_FRESH, KEEPALIVE_OFF_AFTER_DOWN},
     trust::{LaneInfo, Record},
 };
@@ -77,7 +78,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
         Some(firewall::firewall(input, &destinations, &nodes, fragmented, lost_own));
     nodes.steer(input, &members, &mut plan.desired);
 
-    let inside = destinations.inside(input.own);
+    let inside = destinations.inside(input.own, &held_addresses(input, &members, &claims));
     let endpoint_rules = EndpointRules::new(input, &inside);
     let mut any_v6 = false;
     let held = hops::allowed_ips(&plan);
@@ -103,6 +104,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     let mut mtus = mtus::route_mtus(input, &members, &plan.routed, device.mtu);
     placed.add_mtus(&mut mtus, device.mtu);
     let (peers, blocked) = placed.into_parts();
+    plan.desired.confined = peers.keys().copied().collect();
     plan.desired.peers.extend(peers);
     plan.externals = blocked;
     if input.externals.incomplete {
@@ -138,10 +140,12 @@ pub(super) struct Destinations {
 }
 
 impl Destinations {
-    /// Prefixes in which no endpoint can be.
-    fn inside(&self, own: &Record) -> PrefixMap<()> {
+    /// Prefixes in which no endpoint can be: `mesh_addresses`, and what is wider than one address.
+    fn inside(&self, own: &Record, mesh_addresses: &BTreeSet<IpAddr>) -> PrefixMap<()> {
         let own = own.prefixes.iter().chain(&own.mesh_addresses);
-        self.tunnel.iter().chain(&self.unreachable).chain(own).copied().collect()
+        let theirs = self.tunnel.iter().chain(&self.unreachable);
+        let theirs = theirs.filter(|to| !is_single(to) || mesh_addresses.contains(&to.addr()));
+        theirs.chain(own).copied().collect()
     }
 }
 

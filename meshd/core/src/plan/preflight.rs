@@ -6,7 +6,9 @@
 //! What lies within our own prefixes needs no such care: their `throw` routes are longer.
 //!
 //! A single address (/32, /128) within a network that we are directly on is let through: that is a
-//! workload whose address the cloud took from the hosts' subnet. Anything wider there is not.
+//! workload whose address the cloud took from the hosts' subnet. Anything wider there is not. Such an address may be
+//! that of a machine, too: where a member was reached it is that member's, whoever announces it, and a server that this
+//! host asks for names is not taken from it unless that very address was granted by name. Of other machines nobody here knows.
 //!
 //! Endpoints that others merely claim do not count. If they did, a member could name an address
 //! within another's pod prefix and so take that prefix off every host. Counted are the addresses
@@ -26,7 +28,12 @@ use super::{
     input::{Member, PlanInput, TunnelState},
     prefixes::{PrefixMap, address_within, is_v6},
 };
-use crate::address::{host_prefix, is_forbidden_prefix, is_routable_unicast, overlaps, ula_prefix};
+use crate::{
+    address::{
+        host_prefix, is_forbidden_prefix, is_routable_unicast, is_single, overlaps, ula_prefix,
+    },
+    trust::{Grant, Record},
+};
 
 /// What this host must keep reaching outside the mesh.
 #[derive(Debug)]
@@ -34,12 +41,15 @@ pub(super) struct Preflight {
     /// Own prefixes, workloads and mesh addresses.
     own: PrefixMap<()>,
     gateways: BTreeSet<IpAddr>,
+    nameservers: BTreeSet<IpAddr>,
     addresses: BTreeSet<IpAddr>,
     /// Networks that an interface is on, with its address.
     networks: PrefixMap<IpNet>,
     /// Where members were reached.
     reached: BTreeMap<IpAddr, NodeName>,
-    /// The same, and where tunnels that work end: all who are at each address.
+    /// Where else they were: nobody else's single address.
+    also: BTreeMap<IpAddr, NodeName>,
+    /// Both, and where tunnels that work end: all who are at each address.
     ends: BTreeMap<IpAddr, BTreeMap<NodeKey, NodeName>>,
     own_endpoints: BTreeSet<IpAddr>,
     ulas: Ipv6Net,
@@ -70,22 +80,28 @@ impl Preflight {
         for net in local.clone() {
             networks.insert(*net, *net);
         }
-        let (mut reached, mut ends) = (BTreeMap::new(), BTreeMap::<_, BTreeMap<_, _>>::new());
+        let kept = |all: &BTreeSet<IpAddr>| all.iter().copied().filter(|a| outside(a)).collect();
+        let (mut reached, mut also) = (BTreeMap::new(), BTreeMap::new());
+        let mut ends = BTreeMap::<_, BTreeMap<_, _>>::new();
         for member in members {
             let path = member.path.filter(|path| outside(path));
             let works = member.tunnel.filter(|tunnel| tunnel.state == TunnelState::Up);
             let end = works.and_then(|tunnel| tunnel.endpoint).map(|e| e.ip().to_canonical());
             reached.extend(path.map(|path| (path, member.record.name.clone())));
-            for address in path.into_iter().chain(end) {
+            let others = member.reached.iter().copied().filter(|address| outside(address));
+            also.extend(others.clone().map(|address| (address, member.record.name.clone())));
+            for address in path.into_iter().chain(others).chain(end) {
                 let name = member.record.name.clone();
                 ends.entry(address).or_default().insert(member.record.key, name);
             }
         }
         Self {
-            gateways: input.local.gateways.iter().copied().filter(|a| outside(a)).collect(),
+            gateways: kept(&input.local.gateways),
+            nameservers: kept(&input.local.nameservers),
             addresses: local.map(IpNet::addr).collect(),
             networks,
             reached,
+            also,
             ends,
             own_endpoints: input.own.endpoints.iter().map(|e| e.ip()).filter(outside).collect(),
             own,
@@ -109,6 +125,12 @@ impl Preflight {
             (BlockReason::CoversGateway, format!("covers this host's gateway {gateway}"), narrow)
         } else if let Some(address) = address_within(&self.addresses, prefix) {
             (BlockReason::CoversUnderlay, format!("covers this host's address {address}"), narrow)
+        } else if self.is_nameserver(prefix, &claimant.record) {
+            let fix = format!(
+                "take it from {name}; or, if names are to be asked for through the mesh, grant {name} that very address \
+                 with --prefix and no --allow around it"
+            );
+            (BlockReason::CoversNameserver, "is this host's name server".to_owned(), fix)
         } else if let Some(network) = self.connected(prefix) {
             let what = format!("is a part of the network of this host's address {network}");
             (BlockReason::ConnectedNetwork, what, narrow)
@@ -132,8 +154,8 @@ impl Preflight {
         let mut there = self.ends.get(&address).into_iter().flatten();
         // Who was itself reached there has it, whoever else comes from there: encrypted packets and QUIC to that one are
         // marked, and go past the tunnel. Where a tunnel ends its peer alone decides, and says nothing against it.
-        let other =
-            there.find(|(key, _)| **key != claimant.record.key && claimant.path != Some(address));
+        let is_there = claimant.path == Some(address) || claimant.reached.contains(&address);
+        let other = there.find(|(key, _)| **key != claimant.record.key && !is_there);
         let (reason, what) = if is_forbidden_prefix(prefix) {
             (BlockReason::Reserved, "is a reserved address".to_owned())
         } else if self.own.holds(address) {
@@ -158,8 +180,18 @@ impl Preflight {
         Some(Blocked { prefix: Some(*prefix), reason, message })
     }
 
+    /// A name server's own address that its claimant may ask for by itself: from a pool, or inside its limits.
+    fn is_nameserver(&self, prefix: &IpNet, claimant: &Record) -> bool {
+        let certificate = &claimant.certificate;
+        let by_name =
+            |grant: &Grant| grant.claim_len.is_none() && grant.prefix.trunc() == prefix.trunc();
+        let given = certificate.grants.iter().any(by_name)
+            && !certificate.limits.iter().any(|limit| limit.contains(prefix));
+        is_single(prefix) && self.nameservers.contains(&prefix.addr()) && !given
+    }
+
     fn connected(&self, prefix: &IpNet) -> Option<IpNet> {
-        if prefix.prefix_len() == prefix.max_prefix_len() {
+        if is_single(prefix) {
             return None;
         }
         self.networks.covering(prefix).next().map(|(_, address)| *address)
@@ -167,7 +199,8 @@ impl Preflight {
 
     fn covered_endpoint(&self, prefix: &IpNet, claimant: &Member) -> Option<String> {
         let mut reached = self.reached.range(prefix.network()..=prefix.broadcast());
-        if let Some((address, name)) = reached.next() {
+        let also = || self.also.get_key_value(&prefix.addr()).filter(|_| is_single(prefix));
+        if let Some((address, name)) = reached.next().or_else(also) {
             return Some(format!("covers {address}, where {name} was reached"));
         }
         if let Some(address) = address_within(&self.own_endpoints, prefix) {

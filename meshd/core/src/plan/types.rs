@@ -81,6 +81,8 @@ pub struct Desired {
     pub device: Option<Device>,
     /// Its peers.
     pub peers: BTreeMap<WgPublicKey, Peer>,
+    /// Those of them that come only where the nftables table holds what keeps them inside the mesh: devices.
+    pub confined: BTreeSet<WgPublicKey>,
     /// Routes of our table.
     pub routes: BTreeSet<Route>,
     /// Policy rules.

@@ -10,7 +10,6 @@ use meshd_core::{
     address::overlaps,
     devices::{Around, Refused, announced, assign, check, key_pair},
     event::Actor,
-    limits,
     plan::BlockReason,
     trust::Record,
 };
@@ -22,9 +21,9 @@ use zeroize::Zeroizing;
 
 use super::{
     super::{
-        Daemon, bridge::Answer, clock, deeds, requests::not_a_member, running::Running, status,
+        Daemon, bridge::Answer, clock, deeds, renewing::seconds, requests::not_a_member,
+        running::Running, status,
     },
-    Devices,
     wanted::{Wanted, refused},
 };
 use crate::{
@@ -48,17 +47,9 @@ pub(super) struct Waiter {
 }
 
 enum Waiting {
-    Added(NodeName, Answer<AddDeviceReply>),
+    /// With what is to be said besides.
+    Added(NodeName, Vec<String>, Answer<AddDeviceReply>),
     Removed(RemoveDeviceReply, Answer<RemoveDeviceReply>),
-}
-fn no_such_device(doing: &str, name: &str) -> ControlError {
-    let shown: String = name.chars().take(80).collect();
-    ControlError::new(
-        "device_not_found",
-        format!("cannot {doing} {shown:?}"),
-        "this host has no device of that name",
-        "`meshctl peers list` shows the devices of this host; others have theirs",
-    )
 }
 
 impl Daemon {
@@ -69,17 +60,22 @@ impl Daemon {
         by: Actor,
         to: Answer<AddDeviceReply>,
     ) {
-        let added = self.keep_device(request);
+        let mut remarks = Vec::new();
+        let added = self.keep_device(request, &mut remarks);
         self.note(by, &added, deeds::device_added);
         match added {
             // An answer whose caller went away is nobody's loss.
             Err(error) => drop(to.send(Err(error))),
-            Ok(device) => self.follow(device.public_key, Waiting::Added(device.name, to)),
+            Ok(device) => self.follow(device.public_key, Waiting::Added(device.name, remarks, to)),
         }
     }
 
     /// Looks whether it may be, and keeps it on disk.
-    fn keep_device(&mut self, request: &AddDeviceRequest) -> Result<SavedDevice, ControlError> {
+    fn keep_device(
+        &mut self,
+        request: &AddDeviceRequest,
+        remarks: &mut Vec<String>,
+    ) -> Result<SavedDevice, ControlError> {
         let pool = self.mesh_pool();
         let running = self.running.as_mut().ok_or_else(|| not_a_member("add a device"))?;
         let wanted = Wanted::read(request)?;
@@ -91,7 +87,7 @@ impl Daemon {
             .filter(|record| record.key != own && !record.left)
             .map(AsRef::as_ref)
             .collect();
-        let local = self.own.local_network(&self.config, running.node.observed());
+        let local = self.own.local_network(&self.config, &running.node.observed());
         let devices = running.devices.kept.values();
         let around = Around {
             certificate: &running.identity.certificate,
@@ -100,10 +96,16 @@ impl Daemon {
             members,
             devices: devices.map(|device| (&device.name, &device.prefixes)).collect(),
             pool,
+            signer: running.signer.is_some(),
         };
         let no = |Refused { code, why, fix }| refused(&request.name, code, why, fix);
         let prefixes = if wanted.prefixes.is_empty() {
-            assign(&around).map_err(no)?
+            let assigned = assign(&around).map_err(no)?;
+            remarks.extend(assigned.full.map(|full| {
+                let has = if full.addr().is_ipv4() { "IPv6" } else { "IPv4" };
+                format!("{full} has no free address: {} has {has} only", wanted.name)
+            }));
+            assigned.prefixes
         } else {
             let mut prefixes = BTreeSet::new();
             for prefix in &wanted.prefixes {
@@ -172,11 +174,12 @@ impl Daemon {
     fn drop_device(&mut self, name: &str) -> Result<RemoveDeviceReply, ControlError> {
         let doing = "remove the device";
         let running = self.running.as_mut().ok_or_else(|| not_a_member("remove a device"))?;
-        let devices = &mut running.devices;
-        let kept = name.parse::<NodeName>().ok().filter(|name| devices.kept.contains_key(name));
-        if kept.is_none() && !devices.damaged.contains_key(name) {
-            return Err(no_such_device(doing, name));
+        let known = |name: &NodeName| running.devices.kept.contains_key(name);
+        let kept = name.parse::<NodeName>().ok().filter(known);
+        if kept.is_none() && !running.devices.damaged.contains_key(name) {
+            return Err(running.no_device(doing, name));
         }
+        let devices = &mut running.devices;
         self.state.remove_device(name).map_err(|error| {
             let fix = "check the disk of the state directory; until then the device stays";
             let what = format!("the device {name} was not removed");
@@ -207,7 +210,7 @@ impl Daemon {
         name: &str,
     ) -> Result<ForgetDeviceKeyReply, ControlError> {
         let running = self.running.as_mut().ok_or_else(|| not_a_member("forget a key"))?;
-        let device = running.devices.find_mut("forget the key of", name)?;
+        let device = running.find_device("forget the key of", name)?;
         let mut without = device.clone();
         without.private_key = None;
         let forgotten = device.private_key.is_some();
@@ -248,63 +251,12 @@ impl Daemon {
     }
 }
 
-impl Devices {
-    pub(in crate::daemon) fn find_mut(
-        &mut self,
-        doing: &str,
-        name: &str,
-    ) -> Result<&mut SavedDevice, ControlError> {
-        let found = name.parse::<NodeName>().ok().and_then(|name| self.kept.get_mut(&name));
-        found.ok_or_else(|| no_such_device(doing, name))
-    }
-}
-
 impl Running {
-    fn may_name(&self, name: &NodeName) -> Result<(), ControlError> {
-        let devices = &self.devices;
-        if devices.kept.contains_key(name) {
-            let why = "this host has a device of that name".to_owned();
-            let fix = format!("choose another name, or `meshctl peers remove {name}` first");
-            return Err(refused(name.as_str(), "name_taken", why, fix));
-        }
-        if devices.damaged.contains_key(name.as_str()) {
-            let why = "a device of that name has a file that cannot be read".to_owned();
-            let fix = format!("restore its file, or `meshctl peers remove {name}` first");
-            return Err(refused(name.as_str(), "name_taken", why, fix));
-        }
-        if self.node.directory().iter().any(|record| record.name == *name && !record.left) {
-            let why = "a member of the mesh has that name".to_owned();
-            return Err(refused(name.as_str(), "name_taken", why, "choose another name"));
-        }
-        if devices.kept.len() + devices.damaged.len() >= limits::DEVICES {
-            let why = format!("this host has {} devices, which is all it takes", limits::DEVICES);
-            let fix = "remove one, or add it on another host";
-            return Err(refused(name.as_str(), "too_many_devices", why, fix));
-        }
-        Ok(())
-    }
-
-    fn may_have_key(&self, name: &NodeName, key: &WgPublicKey) -> Result<(), ControlError> {
-        let member =
-            self.node.directory().iter().find(|record| {
-                !record.left && record.lanes.iter().any(|lane| lane.public_key == *key)
-            });
-        let device = self.devices.kept.values().find(|device| device.public_key == *key);
-        let holder = match (member, device) {
-            (Some(record), _) => format!("the member {}", record.name),
-            (None, Some(device)) => format!("the device {}", device.name),
-            (None, None) if self.lane.public_key() == *key => "this host".to_owned(),
-            (None, None) => return Ok(()),
-        };
-        let why = format!("its public key is that of {holder}");
-        Err(refused(name.as_str(), "key_taken", why, "make a key pair of its own for the device"))
-    }
-
     fn has_followed(&self, waiter: &Waiter) -> bool {
         let Some(observed) = &self.observed else { return false };
         match &waiter.of {
             Waiting::Removed(..) => !observed.peers.contains_key(&waiter.key),
-            Waiting::Added(name, _) => {
+            Waiting::Added(name, ..) => {
                 let Some(device) = self.devices.kept.get(name) else { return true };
                 let peer = observed.peers.get(&waiter.key);
                 let routed =
@@ -332,13 +284,19 @@ impl Running {
                     format!("the device {} was removed, but the kernel still has it", reply.name);
                 drop(to.send(Err(late(what))));
             }
-            Waiting::Added(name, to) => {
+            Waiting::Added(name, remarks, to) => {
                 let Some(device) = self.devices.kept.get(&name) else { return };
                 let there = observed.is_some_and(|observed| observed.peers.contains_key(&key));
                 let missing = self.not_granted(device);
                 if there && (followed || !missing.is_empty()) {
                     let peer = Some(status::device(self, observed, device, None));
-                    drop(to.send(Ok(AddDeviceReply { peer, not_granted: missing })));
+                    let reply = AddDeviceReply {
+                        peer,
+                        not_granted: missing.iter().map(ToString::to_string).collect(),
+                        asked_in_seconds: self.asked_in(&missing),
+                        remarks,
+                    };
+                    drop(to.send(Ok(reply)));
                 } else {
                     let what = format!("the device {name} is kept, but is not programmed yet");
                     drop(to.send(Err(late(what))));
@@ -347,13 +305,21 @@ impl Running {
         }
     }
 
+    /// When a signer is asked for one of these, which are not granted.
+    fn asked_in(&self, missing: &[IpNet]) -> Option<u32> {
+        let (certificate, now) = (&self.identity.certificate, Instant::now());
+        let ranges = missing.iter().filter_map(|prefix| announced(certificate, prefix));
+        let times = ranges.filter_map(|range| self.node.asks_for_in(&range, now));
+        times.max().map(seconds)
+    }
+
     /// What of a device no signer has granted yet.
-    fn not_granted(&self, device: &SavedDevice) -> Vec<String> {
+    fn not_granted(&self, device: &SavedDevice) -> Vec<IpNet> {
         let blocked = self.plan.externals.get(&device.name);
         let blocked = blocked.into_iter().flatten();
         blocked
             .filter(|blocked| blocked.reason == BlockReason::NotGranted)
-            .filter_map(|blocked| Some(blocked.prefix?.to_string()))
+            .filter_map(|blocked| blocked.prefix)
             .collect()
     }
 }

@@ -7,9 +7,11 @@
 //! |---|---|
 //! | `mod` | what is kept of them, what is announced and planned for them, what is wrong with them |
 //! | `wanted` | a request for one, read |
+//! | `known` | which one is meant, and what is free |
 //! | `calls` | adding and removing, and the answers |
 
 mod calls;
+mod known;
 mod wanted;
 
 use std::{
@@ -233,7 +235,15 @@ impl Running {
             self.plan.externals.iter().flat_map(|(name, all)| all.iter().map(move |b| (name, b)));
         for (name, blocked) in blocked.take(LINES) {
             let prefix = blocked.prefix.map_or_else(|| "CIDR".to_owned(), |net| net.to_string());
+            let certificate = &self.identity.certificate;
+            let range = blocked.prefix.and_then(|prefix| announced(certificate, &prefix));
+            let asked = range.and_then(|range| self.asked_for(&range));
             let fix = match blocked.reason {
+                BlockReason::NotGranted if asked.is_some() => asked.unwrap_or_default(),
+                BlockReason::NotGranted if self.signer.is_some() => format!(
+                    "`meshctl peers remove {name}` and add it on a host that is granted it; this one is a signer, which must \
+                     not leave lightly"
+                ),
                 BlockReason::NotGranted => format!(
                     "on a signer `meshctl token create --prefix {prefix}`, then `meshctl leave` here and join with it; or \
                      `meshctl peers remove {name}` and add it on a host that is granted it"

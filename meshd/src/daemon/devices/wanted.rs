@@ -28,6 +28,7 @@ impl Wanted {
     pub(super) fn read(request: &AddDeviceRequest) -> Result<Self, ControlError> {
         let bad = |why: String, fix: &str| refused(&request.name, "bad_request", why, fix);
         let name: NodeName = request.name.parse().map_err(|error: meshd_proto::NameError| {
+            let error = meshd_proto::NameError { kind: "device name", ..error };
             bad(error.to_string(), "give it a name such as phone-anna")
         })?;
         if request.prefixes.len() > limits::DEVICE_PREFIXES {
@@ -53,7 +54,12 @@ impl Wanted {
             let address = text.parse::<SocketAddr>().ok().filter(|address| {
                 address.port() != 0 && meshd_core::address::is_routable_unicast(&address.ip())
             });
-            let why = "its endpoint is no address and port, and names are not looked up".to_owned();
+            let why = match text.split_once("://") {
+                Some((scheme, _)) if scheme.len() < 20 => {
+                    format!("its endpoint begins with {scheme}://, and WireGuard's has no scheme")
+                }
+                _ => "its endpoint is no address and port, and names are not looked up".to_owned(),
+            };
             address.ok_or_else(|| {
                 bad(why, "write it as 192.0.2.7:51820; a device that moves needs none")
             })
@@ -65,6 +71,10 @@ impl Wanted {
             (1..=253).contains(&text.len())
                 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-".contains(&b))
         };
+        if dns.iter().any(|text| text.contains([',', ' '])) {
+            let why = "DNS is given as a list".to_owned();
+            return Err(bad(why, "say one per --dns: --dns 10.99.0.53 --dns example.net"));
+        }
         if dns.len() > DNS || !dns.iter().all(plain) {
             let why = format!("DNS takes at most {DNS} addresses or search domains");
             return Err(bad(why, "write each as 10.99.0.53 or example.net"));
@@ -90,4 +100,27 @@ pub(super) fn refused(
 ) -> ControlError {
     let shown: String = name.chars().take(80).collect();
     ControlError::new(code, format!("the device {shown:?} was not added"), why, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_request_is_named() {
+        let good = AddDeviceRequest { name: "phone".into(), ..AddDeviceRequest::default() };
+        assert!(Wanted::read(&good).is_ok());
+        let list = AddDeviceRequest { dns: vec!["1.1.1.1,8.8.8.8".into()], ..good.clone() };
+        let scheme = AddDeviceRequest { endpoint: "http://192.0.2.7:51820".into(), ..good.clone() };
+        let name = AddDeviceRequest { name: "Phone A".into(), ..good };
+        for (request, what) in [
+            (list, "say one per --dns"),
+            (scheme, "begins with http://, and WireGuard's has no scheme"),
+            (name, "device name"),
+        ] {
+            let error = Wanted::read(&request).err().unwrap();
+            let text = format!("{}; {}; {}", error.what, error.why, error.fix);
+            assert!(text.contains(what), "{text}");
+        }
+    }
 }

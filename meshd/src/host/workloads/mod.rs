@@ -21,10 +21,11 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkMessage},
-    route::{RouteHeader, RouteMessage, RouteType},
+    route::{RouteFlags, RouteHeader, RouteMessage, RouteType},
 };
 use tokio::sync::watch;
 
+use self::route::Way;
 pub use self::route::matches;
 use super::read::dump;
 use crate::dataplane::{DataplaneError, Ours, linux::netlink::Netlink, watch::Watch};
@@ -47,6 +48,8 @@ pub struct Workloads {
     pub addresses: BTreeSet<IpNet>,
     /// How many more there are.
     pub beyond: usize,
+    /// Interfaces with routes that a router advertisement made or could have made, which are left out.
+    pub doubtful: BTreeSet<String>,
 }
 
 /// Starts to follow the workloads behind the interfaces whose names match `patterns`. The first look is done when this
@@ -144,31 +147,38 @@ impl Follower {
     }
 }
 
+/// An interface behind which there may be workloads.
+struct Inward {
+    name: String,
+    takes_advertisements: bool,
+}
+
 fn read(netlink: &Netlink, patterns: &[String]) -> Result<Workloads, DataplaneError> {
-    let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let mut interfaces = BTreeMap::new();
-    for answer in dump(netlink, "the interfaces", &links)? {
-        let RouteNetlinkMessage::NewLink(link) = answer else { continue };
-        let name = link.attributes.into_iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name),
-            _ => None,
-        });
-        interfaces.extend(
-            name.filter(|name| patterns.iter().any(|p| matches(p, name)))
-                .map(|name| (link.header.index, name)),
-        );
-    }
+    let interfaces = interfaces(netlink, patterns)?;
     let mut found = Workloads::default();
+    let mut by_kernel = BTreeSet::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        request.header.table = RouteHeader::RT_TABLE_MAIN;
-        request.header.kind = RouteType::Unicast;
-        let request = RouteNetlinkMessage::GetRoute(request);
-        for answer in dump(netlink, "the main routing table", &request)? {
-            let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
-            let workload = route::workload(&route, |index| interfaces.contains_key(&index));
-            found.addresses.extend(workload);
+        for way in ways(netlink, &interfaces, family, RouteFlags::empty())? {
+            if way.by_kernel {
+                by_kernel.insert(way);
+            } else {
+                found.addresses.insert(way.workload);
+            }
+        }
+    }
+    let advertised = if by_kernel.is_empty() {
+        BTreeSet::new()
+    } else {
+        // With this flag Linux gives those routes alone that router advertisements made.
+        ways(netlink, &interfaces, AddressFamily::Inet6, RouteFlags::Prefix)?
+    };
+    for way in by_kernel {
+        let interface = interfaces.get(&way.interface);
+        let takes = interface.is_none_or(|interface| interface.takes_advertisements);
+        if route::is_doubtful(&way, takes, &advertised) {
+            found.doubtful.extend(interface.map(|interface| interface.name.clone()));
+        } else {
+            found.addresses.insert(way.workload);
         }
     }
     // After the routes: an address of this host may have one too, and is there as long as that.
@@ -180,6 +190,49 @@ fn read(netlink: &Netlink, patterns: &[String]) -> Result<Workloads, DataplaneEr
         found.beyond += 1;
     }
     Ok(found)
+}
+
+fn interfaces(
+    netlink: &Netlink,
+    patterns: &[String],
+) -> Result<BTreeMap<u32, Inward>, DataplaneError> {
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let mut interfaces = BTreeMap::new();
+    for answer in dump(netlink, "the interfaces", &request)? {
+        let RouteNetlinkMessage::NewLink(link) = answer else { continue };
+        let takes_advertisements = route::takes_advertisements(&link);
+        let name = link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        });
+        interfaces.extend(
+            name.filter(|name| patterns.iter().any(|p| matches(p, name)))
+                .map(|name| (link.header.index, Inward { name, takes_advertisements })),
+        );
+    }
+    Ok(interfaces)
+}
+
+fn ways(
+    netlink: &Netlink,
+    interfaces: &BTreeMap<u32, Inward>,
+    family: AddressFamily,
+    flags: RouteFlags,
+) -> Result<BTreeSet<Way>, DataplaneError> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family;
+    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    request.header.kind = RouteType::Unicast;
+    request.header.flags = flags;
+    let request = RouteNetlinkMessage::GetRoute(request);
+    let answers = dump(netlink, "the main routing table", &request)?;
+    let ways = answers.iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewRoute(route) => {
+            route::way(route, |index| interfaces.contains_key(&index))
+        }
+        _ => None,
+    });
+    Ok(ways.collect())
 }
 
 fn own_addresses(netlink: &Netlink) -> Result<Vec<IpNet>, DataplaneError> {

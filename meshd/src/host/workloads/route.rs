@@ -1,23 +1,40 @@
-//! Which route leads to a workload.
+//! Which route leads to a workload, and which only says so.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use meshd_core::{
     address::{host_prefix, is_routable_unicast},
     plan::PROTOCOL,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+use netlink_packet_route::{
+    link::{AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkMessage},
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
+        RouteType,
+    },
 };
 
-/// The workload that a route leads to: a single address of the main table, reached directly over one interface that
-/// `is_workloads`. Not through a gateway, over several ways, nor to an address that nobody else could use.
-pub(super) fn workload(route: &RouteMessage, is_workloads: impl Fn(u32) -> bool) -> Option<IpNet> {
+/// A route that leads to a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Way {
+    pub(super) workload: IpNet,
+    /// Index of the interface.
+    pub(super) interface: u32,
+    /// Some CNIs say that their routes are the kernel's; those that a router advertisement made say it too.
+    pub(super) by_kernel: bool,
+}
+
+/// Where a route leads: to a single address of the main table, reached directly over one interface that
+/// `is_workloads`. Not through a gateway, over several ways, nor to an address that nobody else could use; nor by
+/// what ICMP told the kernel.
+pub(super) fn way(route: &RouteMessage, is_workloads: impl Fn(u32) -> bool) -> Option<Way> {
     let header = &route.header;
+    let by_icmp = matches!(header.protocol, RouteProtocol::Ra | RouteProtocol::IcmpRedirect);
     if header.kind != RouteType::Unicast
         || header.protocol == RouteProtocol::from(PROTOCOL)
-        || header.flags.contains(RouteFlags::Dead)
+        || by_icmp
+        || header.flags.intersects(RouteFlags::Dead | RouteFlags::Cloned)
     {
         return None;
     }
@@ -39,11 +56,45 @@ pub(super) fn workload(route: &RouteMessage, is_workloads: impl Fn(u32) -> bool)
             _ => {}
         }
     }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) || !interface.is_some_and(is_workloads) {
+    let interface = interface.filter(|index| is_workloads(*index))?;
+    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
         return None;
     }
     let workload = host_prefix(destination.filter(is_routable_unicast)?);
-    (header.destination_prefix_length == workload.prefix_len()).then_some(workload)
+    let by_kernel = header.protocol == RouteProtocol::Kernel && matches!(workload, IpNet::V6(_));
+    let way = Way { workload, interface, by_kernel };
+    (header.destination_prefix_length == workload.prefix_len()).then_some(way)
+}
+
+/// Whether a router advertisement made a route, or could have: whoever is behind its interface chose where it leads.
+/// `advertised` are those of which the kernel says so. That alone would miss one that is there for a moment, and what
+/// the interface takes now says nothing of what it took before.
+pub(super) fn is_doubtful(
+    way: &Way,
+    takes_advertisements: bool,
+    advertised: &BTreeSet<Way>,
+) -> bool {
+    way.by_kernel && (takes_advertisements || advertised.contains(way))
+}
+
+/// Whether the kernel makes routes by the router advertisements that come in by a link (`ipv6_accept_ra` of Linux).
+pub(super) fn takes_advertisements(link: &LinkMessage) -> bool {
+    let specific = link.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::AfSpecUnspec(specific) => Some(specific),
+        _ => None,
+    });
+    let v6 = specific.flatten().filter_map(|specific| match specific {
+        AfSpecUnspec::Inet6(v6) => Some(v6),
+        _ => None,
+    });
+    v6.flatten().any(|v6| match v6 {
+        AfSpecInet6::DevConf(conf) => {
+            let taken =
+                if conf.forwarding == 0 { conf.accept_ra != 0 } else { conf.accept_ra == 2 };
+            taken && conf.accept_ra_pinfo != 0
+        }
+        _ => false,
+    })
 }
 
 /// Whether a name fits a pattern in which `*` stands for any letters, or none.
@@ -63,6 +114,8 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+
+    use netlink_packet_route::link::Inet6DevConf;
 
     use super::*;
 
@@ -86,7 +139,7 @@ mod tests {
     }
 
     fn found(route: &RouteMessage) -> Option<String> {
-        workload(route, |index| index == VETH).map(|net| net.to_string())
+        way(route, |index| index == VETH).map(|way| way.workload.to_string())
     }
 
     #[test]
@@ -126,16 +179,65 @@ mod tests {
         nowhere.attributes.pop();
         let mut dead = plain();
         dead.header.flags = RouteFlags::Dead;
+        let mut learned = plain();
+        learned.header.flags = RouteFlags::Cloned;
+        let mut redirected = plain();
+        redirected.header.protocol = RouteProtocol::IcmpRedirect;
+        let mut advertised = route("fd00::5", 128);
+        advertised.header.protocol = RouteProtocol::Ra;
         others.extend([
             ("ours", ours),
             ("a blackhole", blackhole),
             ("another interface", elsewhere),
             ("no interface", nowhere),
             ("a link that is down", dead),
+            ("what the kernel learned of a path", learned),
+            ("a redirect", redirected),
+            ("a router advertisement", advertised),
         ]);
         for (what, route) in others {
             assert_eq!(found(&route), None, "{what}");
         }
+    }
+
+    #[test]
+    fn what_a_router_advertisement_makes_is_no_workload() {
+        let found = |address: &str, length, protocol| {
+            let mut route = route(address, length);
+            route.header.protocol = protocol;
+            way(&route, |_| true).unwrap()
+        };
+        let (none, kernel) = (BTreeSet::new(), RouteProtocol::Kernel);
+        let cilium = found("fd00::5", 128, kernel);
+        assert!(!is_doubtful(&cilium, false, &none));
+        assert!(is_doubtful(&cilium, true, &none), "it could be one");
+        assert!(is_doubtful(&cilium, false, &BTreeSet::from([cilium])), "it is one");
+        let elsewhere = Way { interface: VETH + 1, ..cilium };
+        assert!(!is_doubtful(&cilium, false, &BTreeSet::from([elsewhere])));
+        // An advertisement makes routes of one protocol, and to IPv6 alone.
+        for way in [found("fd00::5", 128, RouteProtocol::Boot), found("10.240.0.5", 32, kernel)] {
+            assert!(!is_doubtful(&way, true, &none), "{way:?}");
+        }
+    }
+
+    #[test]
+    fn whether_a_link_takes_router_advertisements_is_as_the_kernel_decides_it() {
+        let takes = |forwarding, accept_ra, accept_ra_pinfo| {
+            let mut conf = Inet6DevConf::default();
+            (conf.forwarding, conf.accept_ra) = (forwarding, accept_ra);
+            conf.accept_ra_pinfo = accept_ra_pinfo;
+            let mut link = LinkMessage::default();
+            let v6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::DevConf(conf)]);
+            link.attributes = vec![LinkAttribute::AfSpecUnspec(vec![v6])];
+            takes_advertisements(&link)
+        };
+        for (forwarding, accept_ra, expected) in
+            [(0, 0, false), (0, 1, true), (0, 2, true), (1, 0, false), (1, 1, false), (1, 2, true)]
+        {
+            assert_eq!(takes(forwarding, accept_ra, 1), expected, "{forwarding} {accept_ra}");
+            assert!(!takes(forwarding, accept_ra, 0), "prefixes of advertisements are left aside");
+        }
+        assert!(!takes_advertisements(&LinkMessage::default()), "a link without IPv6");
     }
 
     #[test]

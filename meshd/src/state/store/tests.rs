@@ -119,3 +119,42 @@ fn a_store_that_is_still_held_is_waited_for_and_never_set_aside() {
     drop((held, other));
     assert_eq!(Store::open(&path).records.len(), 1);
 }
+
+#[test]
+fn where_members_were_reached_survives_as_long_as_their_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let [a, b, c, d] = [1, 2, 3, 4].map(|n| NodeKey([n; 32]));
+    let at = |text: &str| -> IpAddr { text.parse().unwrap() };
+    let both = [at("192.0.2.1"), at("2001:db8::1")];
+    let opened = Store::open(&path);
+    for key in [&a, &b, &c] {
+        opened.store.put(key, b"record").unwrap();
+        opened.store.put_reached(key, &[at("192.0.2.9")]).unwrap();
+    }
+    opened.store.put_reached(&a, &both).unwrap();
+    opened.store.put_reached(&d, &both).unwrap();
+    opened.store.remove(&c).unwrap();
+    opened.store.flusher().sync_whole().unwrap();
+    drop(opened);
+    let opened = Store::open(&path);
+    let expected = [(a, both.to_vec()), (b, vec![at("192.0.2.9")])];
+    assert_eq!(opened.reached, expected, "d has no record");
+    assert!(opened.whole && opened.damage.is_empty());
+
+    let reached = &opened.store.open.as_ref().unwrap().reached;
+    assert_eq!(reached.len(), 2, "there are never more than records");
+    reached.insert(b.as_bytes(), make_entry(&a, &[4, 192, 0, 2, 7])).unwrap();
+    reached.insert(a.as_bytes(), make_entry(&a, &[4, 192, 0, 2])).unwrap();
+    opened.store.flush().unwrap();
+    drop(opened);
+    let opened = Store::open(&path);
+    assert!(opened.reached.is_empty());
+    assert!(opened.records.len() == 2 && opened.whole, "the records are none the worse");
+    opened.store.put_reached(&a, &both).unwrap();
+    opened.store.clear().unwrap();
+    opened.store.put(&a, b"record").unwrap();
+    opened.store.flush().unwrap();
+    drop(opened);
+    assert!(Store::open(&path).reached.is_empty());
+}

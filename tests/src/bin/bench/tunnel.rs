@@ -1,7 +1,10 @@
-//! What a tunnel of meshd carries beside one made by hand with `wg` and `ip` on hosts of the same kind.
+//! What a tunnel of meshd carries beside one made by hand with `wg` and `ip` on hosts of the same kind: with the daemons at
+//! work, and with the daemons stopped (SIGSTOP), which leaves what they made in the kernel. On a slow machine what the
+//! daemons themselves take is a part of the difference.
 
 use anyhow::{Context, Result};
 use meshd_tests::harness::{Backend, Host, HostPlan, Mesh, Place, Running, World, pace, wait_for};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -19,9 +22,34 @@ struct Pair<'a> {
     from: &'a Host,
     to: &'a Host,
     address: String,
+    measured: Measured,
+    _server: Running,
+}
+
+/// Round by round.
+#[derive(Default)]
+struct Measured {
     megabits: Vec<f64>,
     rtt_ms: Vec<f64>,
-    _server: Running,
+}
+
+impl Measured {
+    fn push(&mut self, (megabits, rtt_ms): (f64, f64)) {
+        self.megabits.push(megabits);
+        self.rtt_ms.push(rtt_ms);
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Ours,
+    Hand,
+    /// Ours, without the daemons.
+    Alone,
+}
+
+fn signal(mesh: &Mesh, signal: Signal) -> Result<()> {
+    mesh.hosts.iter().try_for_each(|host| host.with_daemon(|daemon| daemon.signal(signal)))
 }
 
 impl<'a> Pair<'a> {
@@ -32,22 +60,28 @@ impl<'a> Pair<'a> {
         })?;
         from.ping(address, "")?;
         let address = address.to_owned();
-        Ok(Self { from, to, address, megabits: Vec::new(), rtt_ms: Vec::new(), _server: server })
+        Ok(Self { from, to, address, measured: Measured::default(), _server: server })
     }
 
     fn measure(&mut self) -> Result<()> {
+        let measured = self.once()?;
+        self.measured.push(measured);
+        Ok(())
+    }
+
+    /// Mbit/s, and milliseconds there and back.
+    fn once(&self) -> Result<(f64, f64)> {
         let text = self
             .from
             .run(&["timeout", "60", "iperf3", "-J", "-t", SECONDS, "-c", &self.address])
             .with_context(|| format!("iperf3 to {}", self.to.name()))?;
         let result: Value = serde_json::from_str(&text)?;
         let bits = result["end"]["sum_received"]["bits_per_second"].as_f64();
-        self.megabits.push(bits.context("iperf3 gives no throughput")? / 1e6);
+        let megabits = bits.context("iperf3 gives no throughput")? / 1e6;
         let text =
             self.from.run(&["ping", "-n", "-q", "-i", "0.005", "-c", PINGS, &self.address])?;
         let average = text.rsplit_once(" = ").and_then(|(_, times)| times.split('/').nth(1));
-        self.rtt_ms.push(average.context("ping gives no times")?.parse()?);
-        Ok(())
+        Ok((megabits, average.context("ping gives no times")?.parse()?))
     }
 }
 
@@ -64,18 +98,24 @@ pub(crate) fn measure(machine: Machine) -> Result<Report> {
         let mut ours =
             Pair::new(&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[1].mesh_addresses()?.0)?;
         let mut theirs = Pair::new(&hand[0], &hand[1], "100.64.0.2")?;
+        let mut alone = Measured::default();
         for round in 0..ROUNDS {
-            let pairs = [&mut ours, &mut theirs];
-            let [first, second] = if round % 2 == 0 {
-                pairs
-            } else {
-                {
-                    let [a, b] = pairs;
-                    [b, a]
+            let mut sides = [Side::Ours, Side::Hand, Side::Alone];
+            if round % 2 == 1 {
+                sides.reverse();
+            }
+            for side in sides {
+                match side {
+                    Side::Ours => ours.measure()?,
+                    Side::Hand => theirs.measure()?,
+                    Side::Alone => {
+                        signal(&mesh, Signal::SIGSTOP)?;
+                        let measured = ours.once();
+                        signal(&mesh, Signal::SIGCONT)?;
+                        alone.push(measured?);
+                    }
                 }
-            };
-            first.measure()?;
-            second.measure()?;
+            }
         }
         let median = |values: &[f64]| {
             let mut sorted = values.to_vec();
@@ -83,17 +123,23 @@ pub(crate) fn measure(machine: Machine) -> Result<Report> {
             let middle = sorted.len() / 2;
             (sorted[middle] + sorted[(sorted.len() - 1) / 2]) / 2.0
         };
-        for (pair, key, what) in [(&ours, "ours", "meshd"), (&theirs, "hand", "by hand")] {
+        let (ours, theirs) = (ours.measured, theirs.measured);
+        for (side, key, what) in [
+            (&ours, "ours", "meshd"),
+            (&alone, "alone", "meshd stopped"),
+            (&theirs, "hand", "by hand"),
+        ] {
+            let megabits = &side.megabits;
             report.add_spread(
                 &format!("{key}_megabits"),
                 &format!("{what}: TCP"),
-                &pair.megabits,
+                megabits,
                 "Mbit/s",
             );
             report.add_spread(
                 &format!("{key}_rtt_ms"),
                 &format!("{what}: ping"),
-                &pair.rtt_ms,
+                &side.rtt_ms,
                 "ms",
             );
         }
@@ -101,10 +147,22 @@ pub(crate) fn measure(machine: Machine) -> Result<Report> {
         let ratios = |ours: &[f64], theirs: &[f64]| -> Vec<f64> {
             ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()
         };
-        let throughput = median(&ratios(&ours.megabits, &theirs.megabits));
-        report.add("throughput_ratio", "throughput, meshd against by hand", throughput, "times");
-        let latency = median(&ratios(&ours.rtt_ms, &theirs.rtt_ms));
-        report.add("latency_ratio", "round trip, meshd against by hand", latency, "times");
+        for (side, key, what) in [(&ours, "", "meshd"), (&alone, "alone_", "meshd stopped")] {
+            let throughput = median(&ratios(&side.megabits, &theirs.megabits));
+            report.add(
+                &format!("{key}throughput_ratio"),
+                &format!("throughput, {what} against by hand"),
+                throughput,
+                "times",
+            );
+            let latency = median(&ratios(&side.rtt_ms, &theirs.rtt_ms));
+            report.add(
+                &format!("{key}latency_ratio"),
+                &format!("round trip, {what} against by hand"),
+                latency,
+                "times",
+            );
+        }
         Ok(())
     })?;
     Ok(report)

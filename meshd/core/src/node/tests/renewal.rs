@@ -4,6 +4,8 @@ use super::*;
 use crate::trust::{NodeTerms, SignerEntry};
 
 const DAY: u64 = 24 * 3600;
+/// Longer than it waits with what is detected just after a grant.
+const EAGER_AT_MOST: Duration = Duration::from_secs(3);
 
 /// A node with 30 days, that knows a signer.
 fn world(now: Now) -> (TestMesh, Node) {
@@ -128,6 +130,49 @@ fn a_prefix_within_the_limits_is_asked_for_at_once_and_only_once() {
     us.handle_frame(peer("signer"), &answer(id, denied.encode_to_vec().into()), now);
     let day = now.after(Duration::from_secs(DAY));
     assert!(request(&at(&mut us, day)).is_none());
+}
+
+#[test]
+fn what_is_detected_just_after_a_grant_is_asked_for_at_once() {
+    let now = start();
+    let (mesh, mut us) = world(now);
+    let now = now.after(Duration::from_secs(10));
+    let all = ["10.1.0.0/24", "10.1.7.0/24", "10.1.8.0/24", "10.1.9.0/24"];
+    let draft = |count: usize| mesh.draft(&mesh.node("us", &[]), &all[..count]);
+    let prefix = |at: usize| all[at].parse().unwrap();
+    let grant = |count: usize, second: i64| {
+        let mut more = terms(&mesh, 0);
+        more.grants = mesh.terms("us", &all[..count]).grants;
+        more.not_before = NOW.plus(second);
+        reply(&mesh, &more)
+    };
+    us.update_self(draft(2), now);
+    us.handle_timeout(now);
+    let (_, id, _) = request(&outputs(&mut us)).unwrap();
+    assert_eq!(us.asks_for_in(&prefix(1), now.mono), Some(Duration::ZERO));
+    us.handle_frame(peer("signer"), &answer(id, grant(2, 1)), now);
+    outputs(&mut us);
+    // The next two come within the pause.
+    let soon = now.after(Duration::from_secs(1));
+    us.update_self(draft(3), soon);
+    assert!(request(&at(&mut us, soon)).is_none(), "not in a loop");
+    let wait = us.asks_for_in(&prefix(2), soon.mono).unwrap();
+    assert!(!wait.is_zero() && wait <= EAGER_AT_MOST, "{wait:?}");
+    let soon = soon.after(wait);
+    assert!(us.poll_timeout().is_some_and(|(at, _)| at <= soon.mono), "it wakes by itself");
+    let (_, id, _) = request(&at(&mut us, soon)).unwrap();
+    // The signer has had enough of it: the same comes again, and it waits.
+    us.handle_frame(peer("signer"), &answer(id, grant(2, 1)), soon);
+    outputs(&mut us);
+    let wait = us.asks_for_in(&prefix(2), soon.mono).unwrap();
+    assert!(wait > EAGER_AT_MOST, "{wait:?}");
+    assert!(request(&at(&mut us, soon.after(EAGER_AT_MOST))).is_none());
+    // By a clock that is behind too: a request is never older than what is held.
+    let (_, _, asked) = request(&at(&mut us, soon.after(Duration::from_secs(400)))).unwrap();
+    let asked = wire::EnrolRequest::decode(asked).unwrap();
+    let asked = wire::EnrolBody::decode(asked.body).unwrap();
+    assert_eq!(asked.issued_at, NOW.plus(602).0);
+    assert_eq!(us.asks_for_in(&"172.16.0.0/24".parse().unwrap(), soon.mono), None);
 }
 
 #[test]

@@ -48,9 +48,9 @@ fn a_device_is_a_peer_with_its_own_prefixes_and_the_rest_of_its_range_goes_nowhe
     assert_eq!(kinds(&plan, "10.244.1.0/24"), ["throw"]);
     let firewall = plan.desired.firewall.as_ref().unwrap();
     assert!(firewall.sets.guarded.contains(&net("10.99.0.0/24")), "{firewall:?}");
-    let confined = firewall.rules.confined.as_ref().unwrap();
-    assert_eq!(confined.ranges, nets(&["10.99.0.0/24", "fd99::/64"]));
-    assert_eq!(confined.local, nets(&["10.244.1.0/24", "fd00:1::/64"]));
+    let forwarded = firewall.rules.forwarded.as_ref().unwrap();
+    assert_eq!(forwarded.devices, nets(&["10.99.0.0/24", "fd99::/64"]));
+    assert_eq!(forwarded.local, nets(&["10.244.1.0/24", "fd00:1::/64"]));
     assert!(firewall.rules.nat.own_v4.contains(&"10.99.0.0/24".parse().unwrap()));
     // Nobody measures its path.
     let mut to = plan.desired.routes.iter().filter(|r| r.destination == net("10.99.0.1/32"));
@@ -58,10 +58,7 @@ fn a_device_is_a_peer_with_its_own_prefixes_and_the_rest_of_its_range_goes_nowhe
     assert!(plan.externals.is_empty(), "{:?}", plan.externals);
     // The kernel can be brought there, and has nothing left when it is removed.
     let mut kernel = Kernel::default();
-    for change in diff(&plan.desired, &kernel.state()) {
-        kernel.apply(&change).unwrap();
-    }
-    assert_eq!(diff(&plan.desired, &kernel.state()), []);
+    converge(&mut kernel, &plan.desired);
     assert_eq!(kernel.verdict(ip("10.99.0.1")), Verdict::Tunnel(PHONE));
     assert_eq!(kernel.verdict(ip("10.99.0.2")), Verdict::Unreachable);
     world.externals.devices.clear();
@@ -79,9 +76,7 @@ fn another_pre_shared_key_is_drift() {
     let world = world([]);
     let desired = world.plan().desired;
     let mut kernel = Kernel::default();
-    for change in diff(&desired, &kernel.state()) {
-        kernel.apply(&change).unwrap();
-    }
+    converge(&mut kernel, &desired);
     for tampered in [WgPresharedKey::default(), WgPresharedKey([1; 32])] {
         kernel.peer_mut("mesh0", &PHONE).unwrap().preshared_key = tampered;
         let changes = diff(&desired, &kernel.state());
@@ -96,9 +91,7 @@ fn another_pre_shared_key_is_drift() {
     let members = World::with([member(2, &[])]);
     let desired = members.plan().desired;
     let mut kernel = Kernel::default();
-    for change in diff(&desired, &kernel.state()) {
-        kernel.apply(&change).unwrap();
-    }
+    converge(&mut kernel, &desired);
     kernel.peer_mut("mesh0", &lane(2).public_key).unwrap().preshared_key = WgPresharedKey([1; 32]);
     let changes = diff(&desired, &kernel.state());
     assert!(
@@ -163,9 +156,7 @@ fn no_range_cuts_this_host_off() {
 fn a_file_that_cannot_be_read_takes_nothing_from_the_kernel() {
     let whole = world([]);
     let mut kernel = Kernel::default();
-    for change in diff(&whole.plan().desired, &kernel.state()) {
-        kernel.apply(&change).unwrap();
-    }
+    converge(&mut kernel, &whole.plan().desired);
     let mut damaged = whole.clone();
     damaged.externals.devices.clear();
     damaged.externals.incomplete = true;
@@ -250,4 +241,33 @@ fn its_endpoint_is_set_until_it_works_and_packets_to_it_may_be_fragmented() {
     neighbour.tunnel = tunnel(TunnelState::Up, Some(3), 0);
     world.members.push(neighbour);
     assert!(fragmented(&world).is_empty());
+}
+
+#[test]
+fn a_device_comes_only_after_what_keeps_it_inside_the_mesh() {
+    let world = world([]);
+    let desired = world.plan().desired;
+    let mut kernel = host();
+    let is_device = |change: &Change| matches!(change, Change::PutPeer { public_key, .. } if *public_key == PHONE);
+    // Whatever fails of the table: the device is not served.
+    for _ in 0..3 {
+        let changes = diff(&desired, &kernel.state());
+        assert!(!changes.iter().any(is_device));
+        for change in changes.iter().filter(|c| !matches!(c, Change::PutFirewall(_))) {
+            kernel.apply(change).unwrap();
+        }
+    }
+    let changes = diff(&desired, &kernel.state());
+    changes.iter().for_each(|change| kernel.apply(change).unwrap());
+    assert!(diff(&desired, &kernel.state()).iter().all(is_device));
+    converge(&mut kernel, &desired);
+    // A range more: first the table again.
+    let mut wider = world;
+    wider.externals.ranges.extend(nets(&["10.98.0.0/24"]));
+    wider.own =
+        record(1, &["10.244.1.0/24", "fd00:1::/64", "10.99.0.0/24", "fd99::/64", "10.98.0.0/24"]);
+    wider.externals.devices.push(device("tablet", 0x51, &["10.98.0.1/32"]));
+    let changes = diff(&wider.plan().desired, &kernel.state());
+    assert!(changes.iter().any(|change| matches!(change, Change::PutFirewall(_))));
+    assert!(!changes.iter().any(|change| matches!(change, Change::PutPeer { .. })));
 }

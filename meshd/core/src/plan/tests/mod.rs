@@ -8,5 +8,6 @@ mod nodes;
 mod order;
 mod properties;
 mod rules;
+mod single;
 mod workloads;
 mod worlds;

@@ -4,9 +4,19 @@ use super::{super::*, worlds::*};
 
 /// Applies every change; returns them.
 pub(super) fn converge(kernel: &mut Kernel, desired: &Desired) -> Vec<Change> {
-    let changes = diff(desired, &kernel.state());
+    let mut changes = diff(desired, &kernel.state());
     for change in &changes {
         kernel.apply(change).unwrap();
+    }
+    if !desired.confined.is_empty() {
+        // Devices wait until the table was seen to stand.
+        let devices = diff(desired, &kernel.state());
+        let of_device = |change: &Change| matches!(change, Change::PutPeer { public_key, .. } if desired.confined.contains(public_key));
+        assert!(devices.iter().all(of_device), "{devices:?}");
+        for change in &devices {
+            kernel.apply(change).unwrap();
+        }
+        changes.extend(devices);
     }
     assert_eq!(diff(desired, &kernel.state()), []);
     changes

@@ -62,6 +62,26 @@ fn own_prefixes_are_thrown_and_keep_their_source() {
 }
 
 #[test]
+fn foreign_sources_are_only_looked_for_while_there_was_none_and_nobody_tracks_connections() {
+    let watched = |sources: SourceFacts| {
+        let mut world = World::with([]);
+        world.local.sources = sources;
+        world.plan().desired.firewall.unwrap().rules.nat.watch
+    };
+    let told = SourceFacts { told: true, ..SourceFacts::default() };
+    assert!(watched(told));
+    assert!(!watched(SourceFacts::default()), "nobody would tell");
+    assert!(!watched(SourceFacts { seen: true, ..told }));
+    assert!(!watched(told.and(true)), "what is tracked already would stay without NAT");
+    assert!(!watched(told.and(true).and(false)), "once tracked, tracked again");
+    assert!(watched(told.and(false)));
+    let mut carried = World::with([]);
+    carried.local.sources = told;
+    carried.config.nodes = true;
+    assert!(!carried.plan().desired.firewall.unwrap().rules.nat.watch, "it answers pods");
+}
+
+#[test]
 fn the_device_has_addresses_sysctls_and_what_the_configuration_says() {
     let mut world = World::with([]);
     let device = world.plan().desired.device.unwrap();

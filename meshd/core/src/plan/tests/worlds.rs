@@ -134,6 +134,7 @@ pub(super) fn of(record: Record) -> Member {
         liveness: Liveness::Alive,
         down_for: None,
         path: None,
+        reached: BTreeSet::new(),
         tunnel: None,
         path_mtu: Some(PathMtu { mtu: 65_000, small: None }),
         accepts: BTreeSet::new(),

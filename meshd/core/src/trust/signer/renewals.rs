@@ -158,12 +158,17 @@ impl Signer {
         if request.issued_at < issued_at {
             return false;
         }
-        // A host that has just joined may set up its pods only then.
-        let first = self.holders.get(&base.key).is_some_and(|held| held.since == base.not_before);
         let changed = *grants != base.grants;
         let age = now.since(issued_at);
         if age < limits::RENEW_ANYWAY_SECONDS {
-            return first && changed;
+            // Whoever sets up pods or devices, one after the other, does not wait for each. What is played again is not newer
+            // than what it was answered with.
+            let holder = self.holders.get(&base.key);
+            let first = holder.is_some_and(|held| held.since == base.not_before);
+            let newer = request.issued_at > issued_at && request.issued_at <= now;
+            let owed = holder.map_or(0, |held| held.paid_at.since(now));
+            let may = owed <= limits::RENEW_ANYWAY_SECONDS * (limits::RENEW_IN_A_ROW - 1);
+            return changed && (first || (newer && may));
         }
         let life = base.not_after.since(base.not_before);
         request.anyway || age >= life / 4 || changed

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::{Signer, tokens::Token};
 use crate::{
+    limits,
     now::UnixTime,
     refusal::Refusal,
     trust::{
@@ -52,8 +53,16 @@ pub(super) struct Holder {
     pub(super) not_granted: Vec<IpNet>,
     /// From when on the certificate counts that it was admitted with, before all renewals.
     pub(super) since: UnixTime,
+    /// When what it was given is paid off: each certificate costs [`limits::RENEW_ANYWAY_SECONDS`].
+    pub(super) paid_at: UnixTime,
     /// It has left, which is final: an identity does not come back.
     pub(super) departed: bool,
+}
+
+/// When one more certificate, given at `now`, is paid off. A clock that was ahead costs no more than all in a row do.
+fn pay(owed: Option<UnixTime>, now: UnixTime) -> UnixTime {
+    let most = now.plus(limits::RENEW_ANYWAY_SECONDS * limits::RENEW_IN_A_ROW);
+    owed.unwrap_or(now).max(now).plus(limits::RENEW_ANYWAY_SECONDS).min(most)
 }
 
 impl Signer {
@@ -139,7 +148,10 @@ impl Signer {
                 }
                 let before = self.holders.get(&key).filter(|_| renewal);
                 let since = before.map_or(certificate.not_before, |before| before.since);
-                let holder = Holder { token, certificate, not_granted, since, departed: false };
+                let owed = self.holders.get(&key).map(|holder| holder.paid_at);
+                let paid_at = pay(owed, entry.time);
+                let holder =
+                    Holder { token, certificate, not_granted, since, paid_at, departed: false };
                 self.holders.insert(key, holder);
             }
             LedgerEvent::TokenRevoked { id } => {

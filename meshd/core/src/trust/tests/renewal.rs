@@ -238,7 +238,40 @@ fn nobody_fills_the_ledger_by_asking() {
         let wanted = [["10.200.2.0/24"], ["10.200.1.0/24"]][usize::from(i % 2 == 0)];
         written += entries(&mut world, &wanted, true, later.plus(200 + i));
     }
-    assert!((1..=4).contains(&written), "{written} in a hundred seconds");
+    assert!((1..=10).contains(&written), "{written} in a hundred seconds");
+    // From then on one in half a minute, also when all that is known is the ledger.
+    world.restart();
+    let mut written = 0;
+    for i in 0..300 {
+        let wanted = [["10.200.2.0/24"], ["10.200.1.0/24"]][usize::from(i % 2 == 0)];
+        written += entries(&mut world, &wanted, true, later.plus(300 + i));
+    }
+    assert!((1..=11).contains(&written), "{written} in three hundred seconds");
+}
+
+#[test]
+fn what_is_wanted_one_after_the_other_is_granted_at_once_a_few_times() {
+    let mut world = World::new();
+    let mut node = joined(&mut world, "db-1", &["10.200.1.0/24"]);
+    let mut wanted = vec!["10.200.1.0/24".to_owned()];
+    let mut granted = |world: &mut World, node: &mut NodeIdentity, third: i64, at: UnixTime| {
+        wanted.push(format!("10.200.{third}.0/24"));
+        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        let next = renewed(world, node, &wanted, at).unwrap();
+        let new = next.certificate.hash != node.certificate.hash;
+        *node = NodeIdentity::new(TestMesh::key("db-1"), next.certificate).unwrap();
+        new
+    };
+    let in_a_row = limits::RENEW_IN_A_ROW - 1;
+    for i in 0..in_a_row {
+        assert!(granted(&mut world, &mut node, 2 + i, NOW.plus(2 + 2 * i)), "{i}");
+        world.restart();
+    }
+    let last = NOW.plus(2 * in_a_row);
+    assert!(!granted(&mut world, &mut node, 50, last.plus(2)), "not without end");
+    assert!(granted(&mut world, &mut node, 51, last.plus(limits::RENEW_ANYWAY_SECONDS)));
+    let has = node.certificate.grants.iter().filter(|grant| grant.claim_len.is_none()).count();
+    assert_eq!(i64::try_from(has).unwrap(), 1 + in_a_row + 2 + 1, "with its own address");
 }
 
 #[test]

@@ -5,58 +5,37 @@
 //!   set guarded4 { type ipv4_addr; flags interval; }   # and guarded6
 //!   set fragmented { type ipv4_addr; }
 //!   set own4 { type ipv4_addr; }                       # and own6: workloads
-//!   chain postrouting { type nat hook postrouting priority srcnat;
-//!     oifname != "mesh0" return
-//!     iifname "mesh0" return           # from a member to a device behind this host, or back
-//!     ip saddr 10.1.0.0/24 return      # one per own prefix; prefixes that overlap do not fit into a set
-//!     ip6 saddr fd00::/64 return
-//!     ip saddr @own4 return; ip6 saddr @own6 return
-//!     masquerade }
-//!   chain clamp { type filter hook postrouting priority mangle;
-//!     oifname "mesh0" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu }
 //!   chain guard_in { type filter hook prerouting priority -350;
 //!     iifname "lo" accept; iifname "mesh0" accept
+//!     icmpv6 type { nd-… } accept; udp dport { 51800, 51820, 51821 } fib daddr type local accept
 //!     ip saddr @guarded4 counter drop; ip6 saddr @guarded6 counter drop }
-//!   chain guard_out { type filter hook postrouting priority 300; … daddr … }
-//!   chain confined { type filter hook forward priority 0;       # only with devices, see `confined`
-//!     iifname != "mesh0" return; oifname "mesh0" return; ip daddr 10.1.0.0/24 return
-//!     ip saddr 10.9.0.0/24 counter drop }
-//!   chain dont_fragment { type filter hook postrouting priority 310;
-//!     meta mark & 0x10 == 0x10 udp sport 51820 ip length > 1340 ip frag-off set 0x4000 accept
-//!     meta mark & 0x10 == 0x10 udp sport 51820 ip daddr != @fragmented ip frag-off set 0x4000 }
+//!   chain guard_out { type filter hook postrouting priority 300; …
+//!     meta mark & 0x10 == 0x10 udp sport { 51800, 51820, 51821 } accept; … daddr … }
 //! }
 //! ```
-//! What is there for node addresses is in `nodes`. The guard looks first at what comes in (before connection tracking,
-//! −200) and last at what goes out (after source NAT, 100), so that no rule of others changes what it has seen.
+//! What is there for what leaves is in `leaving`, for what is forwarded in `forwarding`, for node addresses in `nodes`.
+//! The guard looks first at what comes in (before connection tracking, −200) and last at what goes out (after source NAT,
+//! 100), so that no rule of others changes what it has seen.
 
+mod forwarding;
+mod leaving;
 mod nodes;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use meshd_core::plan::{
-    DontFragment, Firewall, FirewallRules, FirewallSets, ObservedFirewall, SourceNat,
-};
+use meshd_core::plan::{Firewall, FirewallRules, FirewallSets, ObservedFirewall, Steering};
 use serde_json::{Value, json};
-
-use self::confined::{CONFINED, confined_by};
 
 pub(super) const FAMILY: &str = "inet";
 pub(super) const TABLE: &str = "meshd";
 
-const NAT: &str = "postrouting";
-const CLAMP: &str = "clamp";
 const GUARD_IN: &str = "guard_in";
 const GUARD_OUT: &str = "guard_out";
-const DONT_FRAGMENT: &str = "dont_fragment";
 const GUARDED_V4: &str = "guarded4";
 const GUARDED_V6: &str = "guarded6";
 const FRAGMENTED: &str = "fragmented";
-const OWN_V4: &str = "own4";
-const OWN_V6: &str = "own6";
-
-/// DF of the fragment field of IPv4 (RFC 791, 3.1).
-const DF: u16 = 0x4000;
+const OWN: [&str; 2] = ["own4", "own6"];
 
 /// What our table is to be thrown away and made anew with, in one transaction.
 pub(super) fn whole(table: &Firewall) -> Value {
@@ -102,71 +81,26 @@ impl Shape {
     /// What `rules` make.
     pub(super) fn of(rules: &FirewallRules) -> Self {
         let mut shape = Self::default();
-        shape.nat(&rules.nat);
+        let device = &rules.nat.device;
+        shape.leaving(rules);
         if let Some(which) = rules.steering {
-            shape.steering(&rules.nat.device, which);
+            shape.steering(device, which);
         }
-        if rules.clamp_mss {
-            shape.clamp(&rules.nat.device);
+        if let Some(which) = rules.guard {
+            shape.guard(device, which);
+            if rules.steering.is_some() {
+                shape.guard_of_nodes();
+            }
         }
-        if rules.guard {
-            shape.guard(&rules.nat.device);
-            rules.steering.into_iter().for_each(|which| shape.guard_of_nodes(which));
-        }
-        if let Some(which) = rules.dont_fragment {
-            shape.dont_fragment(which);
-        }
-        if let Some(confined) = &rules.confined {
-            shape.confined(&rules.nat.device, confined);
+        if let Some(forwarded) = &rules.forwarded {
+            shape.forwarded(&rules.nat, forwarded);
         }
         shape
     }
 
-    fn nat(&mut self, nat: &SourceNat) {
-        self.chain(NAT, "nat", "postrouting", 100);
-        self.rule(NAT, &[interface("!=", "oifname", &nat.device), json!({"return": null})]);
-        // What came in through the mesh has a source that WireGuard has checked. Linux tells here where from since 5.7.
-        self.rule(NAT, &[interface("==", "iifname", &nat.device), json!({"return": null})]);
-        let v4 = nat.own_v4.iter().map(|net| ("ip", IpNet::V4(*net)));
-        let v6 = nat.own_v6.iter().map(|net| ("ip6", IpNet::V6(*net)));
-        for (protocol, net) in v4.chain(v6) {
-            let own = field("==", protocol, "saddr", &prefix(&net));
-            self.rule(NAT, &[own, json!({"return": null})]);
-        }
-        if nat.workloads {
-            for (protocol, set, kind) in [("ip", OWN_V4, "ipv4_addr"), ("ip6", OWN_V6, "ipv6_addr")]
-            {
-                self.set(json!({"family": FAMILY, "name": set, "table": TABLE, "type": kind}));
-                let own = field("==", protocol, "saddr", &json!(format!("@{set}")));
-                self.rule(NAT, &[own, json!({"return": null})]);
-            }
-        }
-        self.nat_of_nodes(nat);
-        self.rule(NAT, &[json!({"masquerade": null})]);
-    }
-
-    /// SYN and SYN-ACK: each side says what it can be sent.
-    fn clamp(&mut self, device: &str) {
-        self.chain(CLAMP, "filter", "postrouting", -150);
-        let flags = json!({"&": [
-            {"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "rst"],
-        ]});
-        self.rule(
-            CLAMP,
-            &[
-                interface("==", "oifname", device),
-                json!({"match": {"op": "==", "left": flags, "right": "syn"}}),
-                json!({"mangle": {
-                    "key": {"tcp option": {"name": "maxseg", "field": "size"}},
-                    "value": {"rt": {"key": "mtu"}},
-                }}),
-            ],
-        );
-    }
-
-    fn guard(&mut self, device: &str) {
+    fn guard(&mut self, device: &str, which: Steering) {
         for (set, kind) in [(GUARDED_V4, "ipv4_addr"), (GUARDED_V6, "ipv6_addr")] {
-            self.set(json!({"family": FAMILY, "name": set, "table": TABLE, "type": kind,
+            self.sets.push(json!({"family": FAMILY, "name": set, "table": TABLE, "type": kind,
                 "flags": ["interval"]}));
         }
         for (chain, hook, priority, way, side) in [
@@ -177,6 +111,7 @@ impl Shape {
             for inside in ["lo", device] {
                 self.rule(chain, &[interface("==", way, inside), json!({"accept": null})]);
             }
+            self.accept_ours(chain, which);
             for (protocol, set) in [("ip", GUARDED_V4), ("ip6", GUARDED_V6)] {
                 self.drop_set(chain, protocol, side, set);
             }
@@ -184,48 +119,22 @@ impl Shape {
     }
 
     fn drop_set(&mut self, chain: &str, protocol: &str, side: &str, set: &str) {
-        self.rule(
-            chain,
-            &[
-                field("==", protocol, side, &json!(format!("@{set}"))),
-                json!({"counter": {"packets": 0, "bytes": 0}}),
-                json!({"drop": null}),
-            ],
-        );
+        let is_one = field("==", protocol, side, &json!(format!("@{set}")));
+        self.rule(chain, &[is_one, counter(), json!({"drop": null})]);
     }
 
-    fn dont_fragment(&mut self, which: DontFragment) {
-        self.set(
-            json!({"family": FAMILY, "name": FRAGMENTED, "table": TABLE, "type": "ipv4_addr"}),
-        );
-        self.chain(DONT_FRAGMENT, "filter", "postrouting", 310);
-        let marked = json!({"&": [{"meta": {"key": "mark"}}, which.mark]});
-        let fits = json!(DontFragment::LARGEST_FRAGMENTED);
-        // Most bytes are in large packets: one rule is enough for those.
-        for (condition, end) in [
-            (field(">", "ip", "length", &fits), Some(json!({"accept": null}))),
-            (field("!=", "ip", "daddr", &json!(format!("@{FRAGMENTED}"))), None),
-        ] {
-            let mut rule = vec![
-                json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
-                field("==", "udp", "sport", &json!(which.port)),
-                condition,
-                json!({"mangle": {
-                    "key": {"payload": {"protocol": "ip", "field": "frag-off"}}, "value": DF,
-                }}),
-            ];
-            rule.extend(end);
-            self.rule(DONT_FRAGMENT, &rule);
-        }
-    }
-
-    fn set(&mut self, body: Value) {
-        self.sets.push(body);
+    fn set(&mut self, name: &str, kind: &str) {
+        self.sets.push(json!({"family": FAMILY, "name": name, "table": TABLE, "type": kind}));
     }
 
     fn chain(&mut self, name: &str, kind: &str, hook: &str, priority: i64) {
         self.chains.push(json!({"family": FAMILY, "table": TABLE, "name": name,
             "type": kind, "hook": hook, "prio": priority, "policy": "accept"}));
+    }
+
+    /// One that others lead to.
+    fn regular_chain(&mut self, name: &str) {
+        self.chains.push(json!({"family": FAMILY, "table": TABLE, "name": name}));
     }
 
     fn rule(&mut self, chain: &str, expr: &[Value]) {
@@ -242,49 +151,24 @@ impl Shape {
         self
     }
 
+    fn has_chain(&self, name: &str) -> bool {
+        self.chains.iter().any(|chain| chain["name"] == name)
+    }
+
+    fn rules_of(&self, chain: &str) -> Vec<&Value> {
+        self.rules.iter().filter(|rule| rule["chain"] == chain).map(|r| &r["expr"]).collect()
+    }
+
     /// What these objects seem to mean; the caller makes them anew from it and compares.
     fn meaning(&self) -> Option<FirewallRules> {
-        let has = |name: &str| self.chains.iter().any(|chain| chain["name"] == name);
-        let of = |chain: &str| -> Vec<&Value> {
-            self.rules.iter().filter(|rule| rule["chain"] == chain).map(|r| &r["expr"]).collect()
-        };
-        let right = |rule: &Value, position: usize| -> Option<Value> {
-            rule.get(position)?.get("match")?.get("right").cloned()
-        };
-        let rules = of(NAT);
-        let (first, rest) = rules.split_first()?;
-        let (_, own) = rest.get(1..)?.split_last()?;
-        let device = right(first, 0)?.as_str()?.to_owned();
-        let mut nat = SourceNat { device, ..SourceNat::default() };
-        for rule in own {
-            if right(rule, 1).is_some() {
-                nat.own_nodes.insert(right(rule, 0)?.as_str()?.parse().ok()?);
-                continue;
-            }
-            if right(rule, 0)?.as_str().is_some_and(|set| set.starts_with('@')) {
-                nat.workloads = true;
-                continue;
-            }
-            match read_prefix(&right(rule, 0)?)? {
-                IpNet::V4(net) => nat.own_v4.insert(net),
-                IpNet::V6(net) => nat.own_v6.insert(net),
-            };
-        }
-        let number = |value: Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-        let dont_fragment = match of(DONT_FRAGMENT).first() {
-            None => None,
-            Some(rule) => Some(DontFragment {
-                mark: number(right(rule, 0)?)?,
-                port: u16::try_from(number(right(rule, 1)?)?).ok()?,
-            }),
-        };
-        let steering = self.meaning_of_steering()?;
-        let confined = match has(CONFINED) {
-            true => Some(confined_by(&of(CONFINED))?),
-            false => None,
-        };
-        let (clamp_mss, guard) = (has(CLAMP), has(GUARD_IN));
-        Some(FirewallRules { nat, clamp_mss, dont_fragment, guard, steering, confined })
+        Some(FirewallRules {
+            nat: self.meaning_of_nat()?,
+            clamp_mss: self.clamps(),
+            dont_fragment: self.meaning_of_dont_fragment()?,
+            guard: self.meaning_of_guard()?,
+            steering: self.meaning_of_steering()?,
+            forwarded: self.meaning_of_forwarded()?,
+        })
     }
 }
 
@@ -334,8 +218,8 @@ impl Listing {
             "chain" => self.shape.chains.push(body),
             "rule" => {
                 for expr in body.get_mut("expr")?.as_array_mut()? {
-                    if let Some(counter) = expr.get_mut("counter") {
-                        *counter = json!({"packets": 0, "bytes": 0});
+                    if expr.get("counter").is_some() {
+                        *expr = counter();
                     }
                 }
                 self.shape.rules.push(body);
@@ -350,7 +234,7 @@ impl Listing {
         match (set, prefix.addr()) {
             (GUARDED_V4 | GUARDED_V6, _) => drop(self.sets.guarded.insert(prefix)),
             (FRAGMENTED, IpAddr::V4(address)) => drop(self.sets.fragmented.insert(address)),
-            (OWN_V4 | OWN_V6, address) => drop(self.sets.own.insert(address)),
+            (set, address) if OWN.contains(&set) => drop(self.sets.own.insert(address)),
             (set, address) if nodes::ROUTED.contains(&set) => {
                 self.sets.routed_nodes.insert(address);
             }
@@ -384,6 +268,27 @@ fn field(op: &str, protocol: &str, name: &str, right: &Value) -> Value {
     json!({"match": {"op": op, "left": left, "right": right}})
 }
 
+fn counter() -> Value {
+    json!({"counter": {"packets": 0, "bytes": 0}})
+}
+
+fn goto(chain: &str) -> Value {
+    json!({"goto": {"target": chain}})
+}
+
+/// What the match at this place of a rule compares with.
+fn right(rule: &Value, position: usize) -> Option<&Value> {
+    rule.get(position)?.get("match")?.get("right")
+}
+
+fn number(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|number| u32::try_from(number).ok())
+}
+
+fn protocol(net: &IpNet) -> &'static str {
+    if net.addr().is_ipv4() { "ip" } else { "ip6" }
+}
+
 fn elements(verb: &str, sets: &FirewallSets) -> Vec<Value> {
     let of = |v6: bool| -> Vec<Value> {
         let guarded = sets.guarded.iter().filter(|net| net.addr().is_ipv6() == v6);
@@ -402,8 +307,8 @@ fn elements(verb: &str, sets: &FirewallSets) -> Vec<Value> {
         (GUARDED_V4, of(false)),
         (GUARDED_V6, of(true)),
         (FRAGMENTED, fragmented.collect()),
-        (OWN_V4, own(false)),
-        (OWN_V6, own(true)),
+        (OWN[0], own(false)),
+        (OWN[1], own(true)),
     ];
     all.into_iter()
         .chain(of_nodes)
@@ -433,6 +338,5 @@ fn read_prefix(value: &Value) -> Option<IpNet> {
     IpNet::new(prefix.get("addr")?.as_str()?.parse().ok()?, length).ok()
 }
 
-mod confined;
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,8 @@
 //!     iifname != "mesh0" ip saddr @routed4 fib daddr type local meta mark set meta mark | 0x10    # and ip6
 //!   }
 //!   chain guard_in { …
-//!     icmpv6 type { nd-… } accept; udp dport { 51800, 51820, 51821 } fib daddr type local accept
 //!     ip saddr @guarded_nodes4 counter drop; ip6 saddr @guarded_nodes6 counter drop }
-//!   chain guard_out { … meta mark & 0x10 == 0x10 udp sport { … } accept; … daddr … }
+//!   chain guard_out { … daddr … }
 //! ```
 //! The marks come before other programs' checks of the way back (firewalld's is at −290), and only on what this host takes
 //! for itself: what a pod sends to another host's ports is none of ours, and must not get past the tunnel.
@@ -20,7 +19,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use meshd_core::plan::{SourceNat, Steering};
 use serde_json::{Value, json};
 
-use super::{FAMILY, GUARD_IN, GUARD_OUT, NAT, Shape, TABLE, field, interface};
+use super::{GUARD_IN, GUARD_OUT, Shape, field, interface, number, right};
 
 const STEER: &str = "steer";
 pub(super) const ROUTED: [&str; 2] = ["routed4", "routed6"];
@@ -29,13 +28,13 @@ const PROTOCOLS: [&str; 2] = ["ip", "ip6"];
 
 impl Shape {
     /// Our own node addresses stay as they are towards those that take them.
-    pub(super) fn nat_of_nodes(&mut self, nat: &SourceNat) {
+    pub(super) fn sources_of_nodes(&mut self, chain: &str, nat: &SourceNat) {
         for own in &nat.own_nodes {
             let family = usize::from(own.is_ipv6());
             let source = field("==", PROTOCOLS[family], "saddr", &json!(own.to_string()));
             let set = json!(format!("@{}", ROUTED[family]));
             let destination = field("==", PROTOCOLS[family], "daddr", &set);
-            self.rule(NAT, &[source, destination, json!({"return": null})]);
+            self.rule(chain, &[source, destination, json!({"return": null})]);
         }
     }
 
@@ -56,17 +55,24 @@ impl Shape {
         }
     }
 
-    /// What of hosts that are reached through the tunnel or not at all goes in the clear all the same.
-    pub(super) fn guard_of_nodes(&mut self, which: Steering) {
+    /// What goes in the clear all the same: neighbour discovery, and what is encrypted or QUIC's.
+    pub(super) fn accept_ours(&mut self, chain: &str, which: Steering) {
+        let accept = json!({"accept": null});
+        self.rule(chain, &[discovery(), accept.clone()]);
+        if chain == GUARD_IN {
+            let to_us = field("==", "udp", "dport", &ports(which));
+            self.rule(chain, &[to_us, is_local(), accept]);
+        } else {
+            let marked = json!({"&": [{"meta": {"key": "mark"}}, which.mark]});
+            let marked = json!({"match": {"op": "==", "left": marked, "right": which.mark}});
+            self.rule(chain, &[marked, field("==", "udp", "sport", &ports(which)), accept]);
+        }
+    }
+
+    /// Hosts that are reached through the tunnel or not at all.
+    pub(super) fn guard_of_nodes(&mut self) {
         self.node_sets(GUARDED);
-        let marked = json!({"&": [{"meta": {"key": "mark"}}, which.mark]});
-        let marked = json!({"match": {"op": "==", "left": marked, "right": which.mark}});
-        let to_us = vec![field("==", "udp", "dport", &ports(which)), is_local()];
-        let from_us = vec![marked, field("==", "udp", "sport", &ports(which))];
-        for (chain, side, ours) in [(GUARD_IN, "saddr", to_us), (GUARD_OUT, "daddr", from_us)] {
-            let accept = json!({"accept": null});
-            self.rule(chain, &[discovery(), accept.clone()]);
-            self.rule(chain, &[ours, vec![accept]].concat());
+        for (chain, side) in [(GUARD_IN, "saddr"), (GUARD_OUT, "daddr")] {
             for (protocol, set) in PROTOCOLS.iter().zip(GUARDED) {
                 self.drop_set(chain, protocol, side, set);
             }
@@ -75,7 +81,7 @@ impl Shape {
 
     fn node_sets(&mut self, names: [&str; 2]) {
         for (name, kind) in names.iter().zip(["ipv4_addr", "ipv6_addr"]) {
-            self.set(json!({"family": FAMILY, "name": name, "table": TABLE, "type": kind}));
+            self.set(name, kind);
         }
     }
 
@@ -84,20 +90,35 @@ impl Shape {
         let mut rules = self.rules.iter().filter(|rule| rule["chain"] == STEER);
         let Some(rule) = rules.next() else { return Some(None) };
         let expr = &rule["expr"];
-        let ports = expr.get(1)?.get("match")?.get("right")?.get("set")?.as_array()?;
-        let ports: Vec<u16> =
-            ports.iter().map(|port| u16::try_from(port.as_u64()?).ok()).collect::<Option<_>>()?;
-        let mark = expr.get(3)?.get("mangle")?.get("value")?.get("|")?.get(1)?.as_u64()?;
-        // Two that follow each other are WireGuard's. Where three do, the caller's comparison does not tell which is
-        // which: the rules are the same.
-        let second = ports
-            .iter()
-            .position(|port| port.checked_add(1).is_some_and(|next| ports.contains(&next)))?;
-        let wireguard = *ports.get(second)?;
-        let gossip = ports.iter().find(|port| **port != wireguard && **port != wireguard + 1);
-        let mark = u32::try_from(mark).ok()?;
-        Some(Some(Steering { mark, gossip: *gossip?, wireguard }))
+        let mark = number(expr.get(3)?.get("mangle")?.get("value")?.get("|")?.get(1)?)?;
+        Some(Some(read_ports(right(expr, 1)?, mark)?))
     }
+
+    /// What the guard's rules seem to mean.
+    pub(super) fn meaning_of_guard(&self) -> Option<Option<Steering>> {
+        let is_ours = |rule: &&&Value| rule.get(2).is_some_and(|e| e.get("accept").is_some());
+        match self.rules_of(GUARD_OUT).iter().find(is_ours) {
+            None => Some(None),
+            Some(rule) => Some(Some(read_ports(right(rule, 1)?, number(right(rule, 0)?)?)?)),
+        }
+    }
+}
+
+/// Two that follow each other are WireGuard's. Where three do, the caller's comparison does not tell which is which: the
+/// rules are the same.
+fn read_ports(set: &Value, mark: u32) -> Option<Steering> {
+    let ports: Vec<u16> = set
+        .get("set")?
+        .as_array()?
+        .iter()
+        .map(|port| number(port).and_then(|port| u16::try_from(port).ok()))
+        .collect::<Option<_>>()?;
+    let second = ports
+        .iter()
+        .position(|port| port.checked_add(1).is_some_and(|next| ports.contains(&next)))?;
+    let wireguard = *ports.get(second)?;
+    let gossip = ports.iter().find(|port| **port != wireguard && **port != wireguard + 1);
+    Some(Steering { mark, gossip: *gossip?, wireguard })
 }
 
 /// Ascending, as nft lists them.

@@ -1,12 +1,13 @@
 //! What is written reads back, and nothing else does.
 
-use meshd_core::plan::{Confined, Steering};
+use meshd_core::plan::{DontFragment, Forwarded, SourceNat, Steering};
 
 use super::*;
 
 fn rules() -> FirewallRules {
     FirewallRules {
         nat: SourceNat {
+            watch: false,
             device: "mesh0".to_owned(),
             own_v4: ["10.1.0.0/16", "10.1.2.0/24", "100.112.0.1/32"]
                 .iter()
@@ -18,13 +19,20 @@ fn rules() -> FirewallRules {
         },
         clamp_mss: true,
         dont_fragment: Some(DontFragment { port: 51820, mark: 16 }),
-        guard: true,
+        guard: Some(Steering { mark: 16, gossip: 51800, wireguard: 51820 }),
         steering: Some(Steering { mark: 16, gossip: 51800, wireguard: 51820 }),
-        confined: Some(Confined {
-            ranges: ["10.9.0.0/24", "fd09::/64"].iter().map(|net| net.parse().unwrap()).collect(),
-            local: ["10.1.0.0/16", "fd01::/64"].iter().map(|net| net.parse().unwrap()).collect(),
+        forwarded: Some(Forwarded {
+            own: nets(&["100.112.0.1/32", "fd00::1/128"]),
+            outside: ["eth0", "eth1"].map(str::to_owned).into(),
+            behind: nets(&["192.168.50.0/24"]),
+            local: nets(&["10.1.0.0/16", "fd01::/64"]),
+            devices: nets(&["10.9.0.0/24", "fd09::/64"]),
         }),
     }
+}
+
+fn nets(list: &[&str]) -> std::collections::BTreeSet<IpNet> {
+    list.iter().map(|net| net.parse().unwrap()).collect()
 }
 
 fn sets() -> FirewallSets {
@@ -75,7 +83,9 @@ fn what_is_written_reads_back() {
         nat: SourceNat { device: "m".to_owned(), ..SourceNat::default() },
         ..FirewallRules::default()
     };
-    for (rules, sets) in [(rules(), sets()), (plain, FirewallSets::default())] {
+    let mut watching = rules();
+    watching.nat.watch = true;
+    for (rules, sets) in [(rules(), sets()), (watching, sets()), (plain, FirewallSets::default())] {
         let read = Listing::read(&listing(&rules, &sets)).observed(None);
         assert_eq!(read, ObservedFirewall { rules: Some(rules), sets });
     }

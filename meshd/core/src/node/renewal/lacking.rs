@@ -1,0 +1,51 @@
+//! What this node wants and its certificate does not grant, and when a signer is asked for it.
+//!
+//! Asks nobody itself: an attempt of [`super`] asks for everything that is wanted. Called there, and by whoever shows what is
+//! missing.
+
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use super::Node;
+use crate::address::host_prefix;
+
+impl Node {
+    pub(super) fn next_attempt(&self) -> Instant {
+        let next = self.renewals.next;
+        let eager = self.renewals.eager.filter(|_| self.lacks_a_grant());
+        eager.map_or(next, |at| at.min(next))
+    }
+
+    pub(super) fn lacks_a_grant(&self) -> bool {
+        let certificate = &self.own.identity().certificate;
+        let Some(draft) = self.own.draft() else { return false };
+        let bare_prefixes = draft
+            .prefixes
+            .iter()
+            .copied()
+            .filter(|prefix| !certificate.grants.iter().any(|grant| grant.covers(prefix)));
+        let nodes = draft.node_claims.iter().map(|address| host_prefix(*address));
+        let bare_nodes = nodes.filter(|prefix| !certificate.grants_exactly(prefix));
+        bare_prefixes.chain(bare_nodes).any(|prefix| self.may_be_granted(&prefix))
+    }
+
+    /// It lies within the limits, and no signer has said that somebody else has it.
+    fn may_be_granted(&self, prefix: &IpNet) -> bool {
+        let limits = &self.own.identity().certificate.limits;
+        limits.iter().any(|limit| limit.contains(prefix)) && !self.renewals.denied.contains(prefix)
+    }
+
+    /// In what time a signer is asked for `prefix`, which is wanted and not granted; zero: one is being asked. `None`: none
+    /// is, since it is outside the limits, or was refused.
+    #[must_use]
+    pub fn asks_for_in(&self, prefix: &IpNet, now: Instant) -> Option<Duration> {
+        if self.own.has_left() || !self.may_be_granted(prefix) {
+            return None;
+        }
+        match self.renewals.asked {
+            Some(_) => Some(Duration::ZERO),
+            None => Some(self.next_attempt().saturating_duration_since(now)),
+        }
+    }
+}
