@@ -4,4 +4,5 @@ pub mod adversary;
 pub mod harness;
 pub mod many;
 pub mod matrix;
+pub mod paths;
 pub mod sim;

@@ -1,7 +1,9 @@
 //! The rules for what leaves: sources that others do not take, TCP's segment size, DF.
 //!
 //! ```text
-//!   chain postrouting { type nat hook postrouting priority srcnat; oifname != "mesh0" return; SOURCES; masquerade }
+//!   chain postrouting { type nat hook postrouting priority srcnat; oifname != "mesh0" return; SOURCES
+//!     tcp flags & (syn | ack) != syn return      # translated in its midst, a connection would be another one
+//!     masquerade }
 //!   chain leaving { type filter hook postrouting priority 310
 //!     oifname "mesh0" goto inside
 //!     meta mark & 0x10 == 0x10 udp sport 51820 goto dont_fragment }
@@ -47,6 +49,8 @@ impl Shape {
             self.chain(NAT, "nat", "postrouting", 100);
             self.rule(NAT, &[interface("!=", "oifname", &nat.device), json!({"return": null})]);
             self.sources(NAT, nat);
+            // What was ours a moment ago (a configuration on trial) may be ours again; until then the other end drops it.
+            self.rule(NAT, &[flags("!=", ["syn", "ack"]), json!({"return": null})]);
             self.rule(NAT, &[json!({"masquerade": null})]);
         }
         let inside = *clamp_mss || nat.watch;
@@ -98,13 +102,10 @@ impl Shape {
 
     /// SYN and SYN-ACK: each side says what it can be sent.
     fn clamp(&mut self) {
-        let flags = json!({"&": [
-            {"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "rst"],
-        ]});
         self.rule(
             INSIDE,
             &[
-                json!({"match": {"op": "==", "left": flags, "right": "syn"}}),
+                flags("==", ["syn", "rst"]),
                 json!({"mangle": {
                     "key": {"tcp option": {"name": "maxseg", "field": "size"}},
                     "value": {"rt": {"key": "mtu"}},
@@ -146,7 +147,7 @@ impl Shape {
             let end = of_inside.len().checked_sub(1)?;
             (first_of_leaving, of_inside.get(clamped..end)?)
         } else {
-            let end = of_nat.len().checked_sub(1)?;
+            let end = of_nat.len().checked_sub(2)?;
             (*of_nat.first()?, of_nat.get(1..end)?)
         };
         let device = right(first, 0)?.as_str()?.to_owned();
@@ -184,4 +185,10 @@ impl Shape {
         let (mark, port) = (number(right(rule, 0)?)?, number(right(rule, 1)?)?);
         Some(Some(DontFragment { mark, port: u16::try_from(port).ok()? }))
     }
+}
+
+/// Whether SYN is the one of these flags that is set.
+fn flags(op: &str, which: [&str; 2]) -> Value {
+    let left = json!({"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, which]});
+    json!({"match": {"op": op, "left": left, "right": "syn"}})
 }
