@@ -85,6 +85,10 @@ codes! {
     AddressNotGranted = "address_not_granted",
     /// Not newer than what is held.
     OldVersion = "old_version",
+    /// A report of somebody by a member that is not among those who watch it.
+    ReportNotWatcher = "report_not_watcher",
+    /// A report that goes with another start of the watched or of the watcher than the one that is known.
+    ReportOutdated = "report_outdated",
     /// Dated before the record that is held, or so long ago that nothing may rise again.
     PastDate = "past_date",
     /// Dated further ahead than clocks may differ.

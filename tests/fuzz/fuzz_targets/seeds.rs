@@ -114,7 +114,13 @@ fn frames(world: &World) -> Seeds {
             "announce",
             Body::Announce(wire::Announce { records: vec![entry(OTHER, 101), entry(LIAR, 7)] }),
         ),
-        ("pull", Body::Pull(wire::Pull { identity_keys: vec![key(OTHER), key(VICTIM)] })),
+        (
+            "pull",
+            Body::Pull(wire::Pull {
+                identity_keys: vec![key(OTHER), key(VICTIM)],
+                ..Default::default()
+            }),
+        ),
         (
             "sync-root",
             Body::SyncRoot(wire::SyncRoot {
@@ -122,8 +128,8 @@ fn frames(world: &World) -> Seeds {
                 root: vec![1; 32].into(),
                 bundle_version: 1,
                 records: 4,
-                revocations: bytes::Bytes::new(),
                 signer_time: NOW.0,
+                ..Default::default()
             }),
         ),
         (

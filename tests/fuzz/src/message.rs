@@ -2,6 +2,7 @@
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
+use meshd_core::trust::signing;
 use meshd_proto::{NodeKey, wire};
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -109,12 +110,23 @@ pub enum Step {
     },
     Announce(Vec<Entry>),
     Pull(Vec<Who>),
+    /// Of anybody by anybody, with what differs from the generations that both have.
+    Report {
+        watched: u8,
+        watcher: u8,
+        generations: (i8, i8),
+        state: u8,
+        number: u8,
+        altered: Option<u16>,
+    },
+    PullReports(Vec<u8>),
     SyncRoot {
         exchange: u64,
         same: bool,
         bundle: u64,
         revocations: Vec<u8>,
         time: i64,
+        reports: Vec<u8>,
     },
     SyncBuckets {
         exchange: u8,
@@ -122,6 +134,7 @@ pub enum Step {
         whole: bool,
         bundle: u64,
         time: i64,
+        reports: Vec<(u8, Vec<u8>)>,
     },
     SyncEntries {
         exchange: u8,
@@ -160,6 +173,40 @@ pub enum Step {
     WaitLong(u8),
     ClockSet(i32),
     RenewNow,
+}
+
+fn key_of(world: &World, number: u8) -> Bytes {
+    Bytes::copy_from_slice(&world.somebody(number).key().0)
+}
+
+/// A report by the watcher's key, one bit of which may be another.
+fn report(
+    world: &World,
+    victim: &Victim,
+    (watched, watcher, generations, state, number): (u8, u8, (i8, i8), u8, u8),
+    altered: Option<u16>,
+) -> wire::SignedReport {
+    let (watched, watcher) = (world.somebody(watched), world.somebody(watcher));
+    let generation = |key: &NodeKey, off: i8| {
+        let held = victim.node.directory().get(key).map_or(1, |record| record.generation);
+        held.wrapping_add_signed(i64::from(off))
+    };
+    let report = wire::Report {
+        watched: Bytes::copy_from_slice(&watched.key().0),
+        generation: generation(&watched.key(), generations.0),
+        state: i32::from(state % 5),
+        watcher: Bytes::copy_from_slice(&watcher.key().0),
+        watcher_generation: generation(&watcher.key(), generations.1),
+        number: u64::from(number),
+    };
+    let mut payload = report.encode_to_vec();
+    let kind = signing::Kind::Report;
+    let signature = watcher.identity.key.sign(kind, world.mesh_id(), &payload).to_vec();
+    if let Some(at) = altered.map(usize::from) {
+        let place = at % payload.len();
+        payload[place] ^= 1 << (at / payload.len() % 8);
+    }
+    wire::SignedReport { payload: payload.into(), signature: signature.into() }
 }
 
 /// Does all of it to a victim, which is checked after each.
@@ -241,8 +288,20 @@ fn body(world: &World, victim: &Victim, step: &Step) -> Option<Body> {
         })),
         Step::Pull(keys) => Some(Body::Pull(wire::Pull {
             identity_keys: keys.iter().map(|who| who.key(world)).collect(),
+            ..Default::default()
         })),
-        Step::SyncRoot { exchange, same, bundle, revocations, time } => {
+        Step::Report { watched, watcher, generations, state, number, altered } => {
+            let about = (*watched, *watcher, *generations, *state, *number);
+            push(wire::Push {
+                reports: vec![report(world, victim, about, *altered)],
+                ..Default::default()
+            })
+        }
+        Step::PullReports(of) => Some(Body::Pull(wire::Pull {
+            reports_of: of.iter().map(|number| key_of(world, *number)).collect(),
+            ..Default::default()
+        })),
+        Step::SyncRoot { exchange, same, bundle, revocations, time, reports } => {
             let root = if *same { victim.node.directory().root_hash() } else { [1; 32] };
             Some(Body::SyncRoot(wire::SyncRoot {
                 exchange: *exchange,
@@ -251,9 +310,10 @@ fn body(world: &World, victim: &Victim, step: &Step) -> Option<Body> {
                 records: 4,
                 revocations: revocations.clone().into(),
                 signer_time: *time,
+                reports: reports.clone().into(),
             }))
         }
-        Step::SyncBuckets { exchange: place, hashes, whole, bundle, time } => {
+        Step::SyncBuckets { exchange: place, hashes, whole, bundle, time, reports } => {
             let mut hashes = hashes.clone();
             if *whole {
                 hashes.resize(256 * 8, 0);
@@ -264,6 +324,13 @@ fn body(world: &World, victim: &Victim, step: &Step) -> Option<Body> {
                 bundle_version: *bundle,
                 revocations: Bytes::new(),
                 signer_time: *time,
+                reports: reports
+                    .iter()
+                    .map(|(number, hash)| wire::ReportDigest {
+                        watched: key_of(world, *number),
+                        hash: hash.clone().into(),
+                    })
+                    .collect(),
             }))
         }
         Step::SyncEntries { exchange: place, buckets, entries, answer } => {

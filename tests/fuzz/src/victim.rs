@@ -17,7 +17,7 @@ use prost::Message;
 
 use crate::{
     record,
-    world::{VERSION, VICTIM, World, start, world},
+    world::{Member, VERSION, VICTIM, World, start, world},
 };
 
 /// More outputs of one call than this are a flood of its own making.
@@ -34,10 +34,21 @@ pub struct Victim {
     /// Exchanges that it opened.
     pub exchanges: Vec<u64>,
     next_version: u64,
+    /// Members that it was given.
+    known: usize,
 }
 
 impl Victim {
     pub fn new() -> Self {
+        Self::among(&[])
+    }
+
+    /// A node of a mesh so large that it watches its neighbours only.
+    pub fn in_a_crowd() -> Self {
+        Self::among(&world().crowd)
+    }
+
+    fn among(crowd: &[Member]) -> Self {
         let (world, now) = (world(), start());
         let own = world.victim();
         let versions = VersionBlock { next: VERSION, end: VERSION + 64 };
@@ -51,6 +62,9 @@ impl Victim {
                 node.restore(&member.signed.encode_to_vec(), now).expect("a good record");
             }
         }
+        for member in crowd {
+            node.restore(&member.signed.encode_to_vec(), now).expect("a good record");
+        }
         node.update_self(own.draft.clone(), now);
         for member in &world.members {
             if member.key() != own.key() {
@@ -61,7 +75,9 @@ impl Victim {
         node.share_cache(Arc::new(Mutex::new(VerifyCache::new(64))));
         let believed = node.directory().iter().map(|record| (record.key, record.clone())).collect();
         let next_version = VERSION + 64;
-        let mut victim = Self { node, now, world, believed, exchanges: Vec::new(), next_version };
+        let known = world.members.len() + crowd.len();
+        let exchanges = Vec::new();
+        let mut victim = Self { node, now, world, believed, exchanges, next_version, known };
         victim.check();
         victim
     }
@@ -103,7 +119,7 @@ impl Victim {
             }
             self.believed.insert(held.key, held.clone());
         }
-        assert!(self.node.directory().len() <= self.world.members.len() + 3);
+        assert!(self.node.directory().len() <= self.known + 3);
     }
 
     fn check_outputs(&mut self) {
@@ -140,6 +156,12 @@ impl Victim {
                             let verdict = trust::authenticate(record, self.node.anchors());
                             let held = verdict.is_ok();
                             assert!(held, "an unverified record is passed on: {verdict:?}");
+                        }
+                        for signed in &push.reports {
+                            let report = trust::Report::read(&signed.payload);
+                            let mesh = self.world.mesh_id();
+                            let verdict = report.and_then(|report| report.verify(signed, mesh));
+                            assert!(verdict.is_ok(), "an unverified report is passed on");
                         }
                     }
                     _ => {}
@@ -204,5 +226,5 @@ impl Default for Victim {
 /// Verdicts on the records of the beginning, which every input needs again.
 fn of_the_beginning() -> SharedCache {
     static CACHE: OnceLock<SharedCache> = OnceLock::new();
-    CACHE.get_or_init(|| Arc::new(Mutex::new(VerifyCache::new(64)))).clone()
+    CACHE.get_or_init(|| Arc::new(Mutex::new(VerifyCache::new(128)))).clone()
 }

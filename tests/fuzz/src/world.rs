@@ -26,6 +26,8 @@ pub const VICTIM: usize = 1;
 pub const OTHER: usize = 2;
 /// The member whose messages the fuzzer makes.
 pub const LIAR: usize = 3;
+/// Others, of whom some inputs need many: with them a mesh is so large that members watch their neighbours only.
+pub const CROWD: u8 = 70;
 /// Version of everybody's first record.
 pub const VERSION: u64 = 100;
 
@@ -49,6 +51,8 @@ pub struct World {
     pub root: RootCa,
     pub intermediate: Intermediate,
     pub members: Vec<Member>,
+    /// Known to [`crate::victim::Victim::in_a_crowd`] besides.
+    pub crowd: Vec<Member>,
     pub ledger: Vec<Vec<u8>>,
     /// Admits two.
     pub token: JoinToken,
@@ -106,6 +110,16 @@ impl World {
             let identity = NodeIdentity::new(key, certificate).expect("its own key");
             members.push(member(identity, &mesh_id, number));
         }
+        let crowd = (0..CROWD).map(|i| {
+            let number = 10 + i;
+            let key = IdentityKey::from_seed(&[100 + i; 32]);
+            let terms = terms(&init.anchors, &key.public(), &format!("crowd-{i}"), number);
+            let certificate =
+                Arc::new(init.intermediate.issue_node(&terms).expect("a certificate"));
+            let identity = NodeIdentity::new(key, certificate).expect("its own key");
+            member(identity, &mesh_id, number)
+        });
+        let crowd = crowd.collect();
         let foreign = RootCa::create(&[9; 32], init.anchors.mesh(), &mesh_id, NOW).expect("a root");
         let intermediate = foreign.issue_intermediate(&[10; 32], NOW).expect("an intermediate");
         let mut ledger = init.ledger;
@@ -131,6 +145,7 @@ impl World {
             root: init.root,
             intermediate: init.intermediate,
             members,
+            crowd,
             ledger,
             token,
             foreign: (foreign, intermediate),
@@ -152,6 +167,12 @@ impl World {
 
     pub fn liar(&self) -> &Member {
         &self.members[LIAR]
+    }
+
+    /// One of all who may be known, whatever the number.
+    pub fn somebody(&self, number: u8) -> &Member {
+        let place = usize::from(number) % (self.members.len() + self.crowd.len());
+        self.members.get(place).unwrap_or_else(|| &self.crowd[place - self.members.len()])
     }
 
     /// One of the members, whatever the number.

@@ -26,6 +26,7 @@ pub(super) async fn attack(attack: Attack, link: &mut Link) -> Result<()> {
                     records: u32::MAX,
                     revocations: random(32),
                     signer_time: i64::MAX,
+                    reports: random(32),
                 };
                 link.send(Body::SyncRoot(root)).await?;
             }

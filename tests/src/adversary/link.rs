@@ -161,7 +161,7 @@ impl Link {
     /// sent before has been looked at.
     pub(super) async fn pull(&mut self, keys: &[NodeKey]) -> Result<Vec<wire::SignedRecord>> {
         let identity_keys = keys.iter().map(|key| Bytes::copy_from_slice(&key.0)).collect();
-        self.send(Body::Pull(wire::Pull { identity_keys })).await?;
+        self.send(Body::Pull(wire::Pull { identity_keys, ..Default::default() })).await?;
         let mut found: Vec<wire::SignedRecord> = Vec::new();
         let work = async {
             while found.len() < keys.len() {
@@ -189,7 +189,7 @@ impl Link {
         let end = tokio::time::Instant::now() + PATIENCE;
         loop {
             let identity_keys = vec![Bytes::copy_from_slice(&victim.0)];
-            self.send(Body::Pull(wire::Pull { identity_keys })).await?;
+            self.send(Body::Pull(wire::Pull { identity_keys, ..Default::default() })).await?;
             match tokio::time::timeout(AGAIN, self.receive(own)).await {
                 Ok(answer) => return answer,
                 Err(_) if tokio::time::Instant::now() < end => {}

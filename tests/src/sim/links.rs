@@ -1,7 +1,7 @@
 //! Which hosts reach each other, and how well.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,8 @@ pub struct Links {
     /// Loss and delay.
     pub weather: Weather,
     islands: Vec<u32>,
+    /// Pairs between which nothing passes, the lower number first.
+    cut: BTreeSet<(usize, usize)>,
     /// When each connection was last used, both ways.
     connected: Vec<BTreeMap<usize, Instant>>,
 }
@@ -47,11 +49,16 @@ impl Links {
         self.islands[host] = island;
     }
 
+    /// Nothing passes any more between these two alone.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.cut.insert((a.min(b), a.max(b)));
+    }
+
     /// True when packets pass between two hosts.
     #[must_use]
     pub fn reach(&self, a: usize, b: usize) -> bool {
         let island = |host: usize| self.islands.get(host).copied().unwrap_or(0);
-        island(a) == island(b)
+        island(a) == island(b) && !self.cut.contains(&(a.min(b), a.max(b)))
     }
 
     /// True when both ends hold a connection.

@@ -12,7 +12,8 @@ use meshd_core::{
     now::{Now, UnixTime},
     trust::RecordDraft,
 };
-use meshd_proto::NodeKey;
+use meshd_proto::{NodeKey, wire};
+use prost::Message as _;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
@@ -203,6 +204,13 @@ impl World {
         self.with(host, |node, now| node.leave(now));
     }
 
+    /// A host's connection brings something that no daemon of ours would say.
+    pub fn say(&mut self, from: usize, to: usize, body: wire::frame::Body) {
+        let key = self.hosts[from].key();
+        let bytes = wire::Frame { body: Some(body) }.encode_to_vec();
+        self.with(to, |node, now| node.handle_frame(key, &bytes, now));
+    }
+
     /// Puts hosts onto islands.
     pub fn partition(&mut self, island: impl Fn(usize) -> u32) {
         (0..self.hosts.len()).for_each(|host| self.links.set_island(host, island(host)));
@@ -211,7 +219,13 @@ impl World {
         }
     }
 
-    /// Everybody reaches everybody again.
+    /// One link fails for good: these two reach each other through others only.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.links.cut(a, b);
+        self.push(IDLE_TIMEOUT, Event::Broken(a, b));
+    }
+
+    /// There are no islands any more.
     pub fn heal(&mut self) {
         (0..self.hosts.len()).for_each(|host| self.links.set_island(host, 0));
     }

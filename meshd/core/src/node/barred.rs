@@ -92,7 +92,7 @@ impl Node {
             .collect();
         for record in back {
             self.membership.admit(&record, false, now.mono);
-            self.hold(record, None);
+            self.hold(record, None, now);
         }
     }
 

@@ -58,7 +58,7 @@ impl Bucket {
         now + Duration::from_millis(millis)
     }
 
-    fn is_full(&self, now: Instant) -> bool {
+    pub(super) fn is_full(&self, now: Instant) -> bool {
         let mut copy = *self;
         copy.refill(now);
         copy.level >= self.capacity * 1000

@@ -27,6 +27,11 @@ const PUSH_TO: usize = 3;
 const PUSH_AT_ONCE: usize = 16;
 /// Members that are told of a revocation, each of whom tells as many: nobody may wait for an exchange.
 const REVOCATIONS_TO: usize = 8;
+/// Neighbours that are sent a report, each of whom does the same: of several reports of one member some may miss
+/// somebody.
+const REPORTS_TO: usize = 4;
+/// Reports in one frame.
+const REPORTS_PER_FRAME: usize = RECORDS_PER_FRAME / (limits::REPORT + 80);
 /// Revocations in one frame.
 const REVOCATIONS_PER_FRAME: usize = RECORDS_PER_FRAME / (limits::REVOCATION + 80);
 /// Entries or keys in one frame.
@@ -62,6 +67,8 @@ pub(super) struct Dissemination {
     fresh_time: bool,
     /// Revocations that are new here.
     fresh_revocations: Vec<wire::SignedRevocation>,
+    /// Reports that are new here, and from whom.
+    fresh_reports: Vec<(wire::SignedReport, Option<NodeKey>)>,
     /// Nothing is told before this.
     rest: Option<Instant>,
     /// Asked for and not come yet.
@@ -87,6 +94,11 @@ impl Dissemination {
         self.fresh_revocations.push(signed);
     }
 
+    /// A report is new here.
+    pub(super) fn add_report(&mut self, signed: wire::SignedReport, from: Option<NodeKey>) {
+        self.fresh_reports.push((signed, from));
+    }
+
     /// The signers' time is new here.
     pub(super) fn add_time(&mut self) {
         self.fresh_time = true;
@@ -99,7 +111,7 @@ impl Dissemination {
 
     fn has_news(&self) -> bool {
         let small = self.fresh_bundle || self.fresh_time || !self.fresh_revocations.is_empty();
-        small || !self.fresh.is_empty()
+        small || !self.fresh.is_empty() || !self.fresh_reports.is_empty()
     }
 
     /// What was asked for came, whatever became of it.
@@ -175,13 +187,8 @@ impl Node {
         let bundle = bundle.then(|| self.anchors.signed_bundle().clone());
         let time = std::mem::take(&mut self.dissemination.fresh_time);
         let revocations = std::mem::take(&mut self.dissemination.fresh_revocations);
-        let alive = self.membership.members(Liveness::Alive);
-        let mut fanout = PUSH_TO + announce_to(self.directory.len());
-        if !revocations.is_empty() {
-            fanout = fanout.max(REVOCATIONS_TO);
-        }
-        let mut targets = alive.sample(&mut self.rng, fanout);
-        targets.shuffle(&mut self.rng);
+        let reports = std::mem::take(&mut self.dissemination.fresh_reports);
+        let mut targets = self.somebody_to_tell(!revocations.is_empty());
         if targets.len() < PUSH_TO {
             // At the start nobody counts as alive yet, but somebody may be connected.
             let own = self.own.key();
@@ -193,6 +200,11 @@ impl Node {
         let few = fresh.len() <= PUSH_AT_ONCE;
         for (place, target) in targets.into_iter().enumerate() {
             self.push_revocations(target, &revocations);
+            if place < REPORTS_TO {
+                let others = reports.iter().filter(|(_, from)| *from != Some(target));
+                let others: Vec<_> = others.map(|(signed, _)| signed.clone()).collect();
+                self.push_reports(target, &others);
+            }
             if time {
                 self.offer_time(target, 0);
             }
@@ -209,6 +221,30 @@ impl Node {
                     self.push(target, Vec::new(), bundle.clone());
                 }
             }
+        }
+    }
+
+    /// Members that are told what is new, in the order in which they are: in a large mesh the neighbours, to whom
+    /// connections stand.
+    fn somebody_to_tell(&mut self, revocations: bool) -> Vec<NodeKey> {
+        let mut fanout = PUSH_TO + announce_to(self.directory.len());
+        if revocations {
+            fanout = fanout.max(REVOCATIONS_TO);
+        }
+        let mut targets = if self.membership.is_sparse() {
+            self.membership.neighbours().sample(&mut self.rng, fanout)
+        } else {
+            self.membership.members(Liveness::Alive).sample(&mut self.rng, fanout)
+        };
+        targets.shuffle(&mut self.rng);
+        targets
+    }
+
+    /// Sends reports, in as many frames as it takes.
+    pub(super) fn push_reports(&mut self, to: NodeKey, reports: &[wire::SignedReport]) {
+        for chunk in reports.chunks(REPORTS_PER_FRAME) {
+            let push = wire::Push { reports: chunk.to_vec(), ..Default::default() };
+            self.send(to, wire::frame::Body::Push(push));
         }
     }
 
@@ -272,6 +308,7 @@ impl Node {
         for record in &push.records {
             self.learn_from(from, record, now);
         }
+        self.learn_reports(from, &push.reports, now);
     }
 
     /// Records that somebody has.
@@ -304,7 +341,7 @@ impl Node {
             .map(|key| bytes::Bytes::copy_from_slice(&key.0))
             .collect();
         for chunk in asked.chunks(ENTRIES_PER_FRAME) {
-            let pull = wire::Pull { identity_keys: chunk.to_vec() };
+            let pull = wire::Pull { identity_keys: chunk.to_vec(), ..Default::default() };
             self.send(from, wire::frame::Body::Pull(pull));
         }
         Some(lacking)

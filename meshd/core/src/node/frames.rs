@@ -99,7 +99,10 @@ impl Node {
             }
             Some(Body::Push(push)) => self.handle_push(from, &push, now),
             Some(Body::Announce(announce)) => self.handle_announce(from, &announce.records, now),
-            Some(Body::Pull(pull)) => self.handle_pull(from, &pull.identity_keys, now),
+            Some(Body::Pull(pull)) => {
+                self.handle_pull(from, &pull.identity_keys, now);
+                self.handle_pull_of_reports(from, &pull.reports_of, now);
+            }
             Some(Body::SyncRoot(root)) => self.handle_sync_root(from, &root, now),
             Some(Body::SyncBuckets(buckets)) => self.handle_sync_buckets(from, &buckets, now),
             Some(Body::SyncEntries(entries)) => self.handle_sync_entries(from, &entries, now),

@@ -9,8 +9,9 @@
 //! | `own`, `renewal` | when this node's record is signed, with which version; clones; its next certificate |
 //! | `records`, `barred` | which records are held, refused, forgotten; who is out |
 //! | `dissemination` | whom a new record goes to |
-//! | `sync` | with whom directories are compared, and how |
+//! | `partners`, `sync` | with whom directories are compared, and how |
 //! | `membership` | who is there |
+//! | `reports` | what is believed of those whom others watch |
 //! | `time` | what time it is by the signers |
 //! | `telling` | what is said of all this |
 //! | `seeds`, `paths` | whom to try, and where |
@@ -24,9 +25,11 @@ mod frames;
 mod handed;
 mod membership;
 mod own;
+mod partners;
 mod paths;
 mod records;
 mod renewal;
+mod reports;
 mod seeds;
 mod sync;
 mod telling;
@@ -62,6 +65,7 @@ use self::{
     own::Own,
     paths::Paths,
     renewal::Renewals,
+    reports::Reports,
     seeds::Seeds,
     sync::Sync,
 };
@@ -99,6 +103,7 @@ pub struct Node {
     membership: Membership,
     dissemination: Dissemination,
     sync: Sync,
+    reports: Reports,
     renewals: Renewals,
     seeds: Seeds,
     paths: Paths,
@@ -147,6 +152,7 @@ impl Node {
             membership,
             dissemination: Dissemination::default(),
             sync: Sync::new(now.mono),
+            reports: Reports::default(),
             renewals: Renewals::new(&mut rng, now.mono),
             seeds: Seeds::default(),
             budgets: Budgets::default(),
@@ -245,6 +251,7 @@ impl Node {
         self.handle_seed_timeout(now);
         self.handle_sync_timeout(now);
         self.handle_renewal_timeout(now);
+        self.handle_reports_timeout(now);
         if self.housekeeping <= now.mono {
             self.housekeeping = now.mono + HOUSEKEEPING;
             self.forget_the_gone(now);
@@ -267,6 +274,7 @@ impl Node {
             .chain(spread)
             .chain(seeds)
             .chain(renewal)
+            .chain(self.reports.next_timeout().map(|at| (at, TimeoutReason::Membership)))
             .chain([
                 (self.sync.next_timeout(), TimeoutReason::Sync),
                 (self.housekeeping, TimeoutReason::Housekeeping),
@@ -400,6 +408,7 @@ impl Node {
         self.clock = now;
         self.note_contact(now.mono);
         self.publish_if_due(now);
+        self.report_what_was_seen(now);
         self.flush_revocations();
         self.flush_fresh(now.mono);
         while let Some((to, bytes)) = self.membership.poll_send() {
@@ -408,6 +417,7 @@ impl Node {
         }
         while let Some((key, liveness)) = self.membership.poll_change() {
             self.changed = true;
+            self.reports.heed_liveness(key, liveness);
             let name = self.directory.display_name(&key);
             let event = match liveness {
                 Liveness::Alive => Event::info("member_alive", format!("{name} answers")),

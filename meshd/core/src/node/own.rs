@@ -280,7 +280,7 @@ impl Node {
         }
         self.counters.published += 1;
         self.membership.set_generation(self.own.generation, now.mono);
-        self.hold(record.clone(), None);
+        self.hold(record.clone(), None, now);
         if let Some(via) = tell {
             self.push(via, vec![record.clone()], None);
         }

@@ -128,6 +128,15 @@ impl Paths {
         dial.pause = (dial.pause * 2).min(longest);
     }
 
+    /// The owner of `record` was started anew, or answered those who hold it for down: where it was before it may
+    /// be dialled at once. Elsewhere not, or a member could have a third party dialled for each generation that it signs.
+    pub(super) fn excuse(&mut self, record: &Record) {
+        let last = self.last(&record.key);
+        for addr in record.endpoints.iter().filter(|addr| last == Some(addr.ip())) {
+            self.dials.remove(addr);
+        }
+    }
+
     /// `from` says under which address it sees us.
     pub(super) fn observe(&mut self, from: NodeKey, endpoint: &wire::Endpoint) {
         let ip = address::address_from_wire(&endpoint.address);
@@ -279,6 +288,20 @@ mod tests {
         }
         let pause = now - start;
         assert!(pause > Duration::from_secs(900), "{pause:?}");
+        // A new generation excuses nobody who was never there.
+        let mut record = (*fixture::record(1, "x", 1)).clone();
+        record.endpoints = vec![target];
+        let endpoints = |paths: &Paths, record: &Record, now| {
+            paths.endpoints(record, None, &Directory::default(), now)
+        };
+        paths.failed(target, &mut rng, now);
+        paths.excuse(&record);
+        assert!(endpoints(&paths, &record, now).is_empty());
+        paths.opened(record.key, target, false);
+        assert!(endpoints(&paths, &record, now).is_empty());
+        paths.excuse(&record);
+        assert_eq!(endpoints(&paths, &record, now), [target]);
+        paths.failed(target, &mut rng, now);
         paths.opened(NodeKey([1; 32]), target, true);
         assert!(!paths.dials.contains_key(&target));
     }

@@ -146,18 +146,27 @@ impl Node {
         self.counters.records_accepted += 1;
         let age = now.unix.since(record.issued_at);
         let fresh = (-FRESH_SECONDS..=FRESH_SECONDS).contains(&age);
+        if fresh && held.is_some_and(|held| held.generation != record.generation) {
+            self.paths.excuse(&record);
+        }
         self.membership.admit(&record, fresh, now.mono);
         let key = record.key;
-        self.hold(record, Some(from));
+        self.hold(record, Some(from), now);
         Ok(key)
     }
 
     /// Puts an admitted record into the directory, the store and the next frames.
-    pub(super) fn hold(&mut self, record: SharedRecord, from: Option<NodeKey>) {
+    pub(super) fn hold(&mut self, record: SharedRecord, from: Option<NodeKey>, now: Now) {
         let key = record.key;
         let bytes = record.signed.encode_to_vec().into();
         let left = record.left;
+        let generation = (!left).then_some(record.generation);
+        let boot_id = record.boot_id;
         let old = self.directory.insert(record);
+        if old.as_ref().and_then(|old| (!old.left).then_some(old.generation)) != generation {
+            let renewed = old.as_ref().is_some_and(|old| old.boot_id == boot_id);
+            self.heed_generation(&key, generation, renewed, now);
+        }
         self.barred.remove(&key);
         self.dissemination.add(key, from);
         self.outputs.push_back(Output::Store { key, bytes });
@@ -166,7 +175,7 @@ impl Node {
             return;
         }
         if let Some(old) = &old {
-            self.heed_withdrawal(old, self.clock);
+            self.heed_withdrawal(old, now);
         }
         let was = old.map(|old| old.left);
         let name = self.directory.display_name(&key);
@@ -279,6 +288,7 @@ impl Node {
     /// Takes a member out of everything; gives its record.
     pub(super) fn drop_member(&mut self, key: &NodeKey, now: Now) -> Option<SharedRecord> {
         self.membership.remove(key, now.mono);
+        self.heed_generation(key, None, false, now);
         self.paths.forget(key);
         self.handshakes.remove(key);
         self.changed = true;

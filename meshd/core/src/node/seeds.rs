@@ -7,7 +7,11 @@ use std::{
 
 use meshd_proto::NodeKey;
 
-use super::{Node, sync::jitter, types::Output};
+use super::{
+    Node,
+    sync::jitter,
+    types::{Liveness, Output},
+};
 use crate::now::Now;
 
 /// First and longest pause between two attempts.
@@ -73,7 +77,14 @@ impl Node {
     /// Addresses of seeds that nobody known to be connected is behind.
     pub(super) fn absent_seeds(&self) -> Vec<SocketAddr> {
         let own = self.own.key();
-        let absent = |key: &NodeKey| *key != own && !self.paths.is_connected(key);
+        // In a large mesh whoever is behind a seed is somebody's neighbour, and no connection to it is kept.
+        let there = |key: &NodeKey| {
+            self.membership.is_sparse()
+                && self.membership.liveness(key).is_some_and(|(liveness, _)| {
+                    matches!(liveness, Liveness::Alive | Liveness::Left)
+                })
+        };
+        let absent = |key: &NodeKey| *key != own && !self.paths.is_connected(key) && !there(key);
         let seeds = self.seeds.seeds.iter();
         seeds.filter(|s| s.key.as_ref().is_none_or(absent)).map(|s| s.addr).collect()
     }

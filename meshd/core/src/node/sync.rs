@@ -18,12 +18,11 @@ use std::{
 };
 
 use meshd_proto::{NodeKey, wire};
-use rand::{RngExt, seq::IteratorRandom};
+use rand::RngExt;
 
 use super::{
     Node,
     dissemination::{ENTRIES_PER_FRAME, entry},
-    types::Liveness,
 };
 use crate::{
     directory::{BUCKETS, bucket_of},
@@ -127,6 +126,7 @@ impl Node {
             records: u32::try_from(self.directory.len()).unwrap_or(u32::MAX),
             revocations: self.anchors.revocations_hash(),
             signer_time: self.time_held(),
+            reports: self.reports.root(),
         };
         self.send(peer, wire::frame::Body::SyncRoot(root));
     }
@@ -151,9 +151,7 @@ impl Node {
             if self.rng.random_ratio(1, 3) && self.open_with_the_absent(now) {
                 return;
             }
-            let alive = self.membership.members(Liveness::Alive).choose(&mut self.rng);
-            let suspects = self.membership.members(Liveness::Suspect);
-            if let Some(peer) = alive.or_else(|| suspects.choose(&mut self.rng)) {
+            if let Some(peer) = self.partner() {
                 self.open_exchange(peer, now);
             }
         } else {
@@ -163,35 +161,6 @@ impl Node {
                 self.open_exchange(peer, now);
             }
         }
-    }
-
-    /// A member that is down or a seed that nobody is connected to: how partitions heal. False when there
-    /// is none.
-    fn open_with_the_absent(&mut self, now: Now) -> bool {
-        let down: Vec<_> = self.membership.members(Liveness::Down).collect();
-        let seeds = self.absent_seeds();
-        let all = down.len() + seeds.len();
-        if all == 0 {
-            return false;
-        }
-        let choice = self.rng.random_range(0..all);
-        match down.get(choice) {
-            Some(peer) => self.open_exchange(*peer, now),
-            None => self.contact(seeds[choice - down.len()], now),
-        }
-        true
-    }
-
-    /// Some members that have not left, whatever is known of their being there; connected ones first.
-    fn somebody(&mut self, count: usize) -> Vec<NodeKey> {
-        let own = self.own.key();
-        let mut chosen: Vec<_> = self.paths.connected().copied().filter(|k| *k != own).collect();
-        chosen.truncate(count);
-        let others = self.directory.iter().filter(|r| !r.left && r.key != own).map(|r| r.key);
-        let more = others.filter(|key| !chosen.contains(key)).sample(&mut self.rng, count);
-        chosen.extend(more);
-        chosen.truncate(count);
-        chosen
     }
 
     /// Another's directory in one hash.
@@ -207,16 +176,19 @@ impl Node {
             && root.bundle_version <= bundle_version
             && root.revocations == revocations
             && root.signer_time <= signer_time
+            && !self.reports_differ(&root.reports)
         {
             wire::frame::Body::SyncDone(wire::SyncDone { exchange })
         } else {
             let hashes = self.directory.bucket_hashes().into();
+            let reports = self.report_digests(&root.reports);
             wire::frame::Body::SyncBuckets(wire::SyncBuckets {
                 exchange,
                 hashes,
                 bundle_version,
                 revocations,
                 signer_time,
+                reports,
             })
         };
         self.send(from, body);
@@ -268,6 +240,7 @@ impl Node {
         self.offer_bundle(from, theirs.bundle_version);
         self.offer_revocations(from, &theirs.revocations, now);
         self.offer_time(from, theirs.signer_time);
+        self.compare_reports(from, &theirs.reports, now);
         self.send_entries(from, theirs.exchange, &differ, false, now);
         self.finish_exchange(theirs.exchange, now);
     }
@@ -380,6 +353,7 @@ impl Node {
         self.sync.since.get_or_insert(now.mono);
         if !self.sync.synced {
             self.sync.synced = true;
+            self.membership.informed(now.mono);
             self.sync.next = now.mono + jitter(YOUNG_PAUSE, &mut self.rng);
             let text = format!("first exchange completed, {} members known", self.directory.len());
             self.tell_of(peer, Event::info("synced", text));

@@ -32,7 +32,10 @@ impl Node {
         self.counters.refuse(refusal.code);
         // Gossip is full of what is just out of date.
         let severity = match refusal.code {
-            Code::OldVersion | Code::SwimUnknownMember | Code::SwimGeneration => Severity::Info,
+            Code::OldVersion
+            | Code::SwimUnknownMember
+            | Code::SwimGeneration
+            | Code::ReportOutdated => Severity::Info,
             _ => Severity::Warning,
         };
         let name = self.directory.display_name(&from);

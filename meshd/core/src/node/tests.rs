@@ -10,6 +10,7 @@ mod barred;
 mod doubts;
 mod handed;
 mod renewal;
+mod reports;
 mod succession;
 mod workloads;
 
@@ -267,7 +268,7 @@ fn a_hostile_member_gets_no_more_than_its_share_and_leaves_nothing_behind() {
     outputs(&mut us);
     let liar = peer("liar");
     let keys: Vec<Bytes> = us.directory().iter().map(|r| r.key.0.to_vec().into()).collect();
-    let pull = frame(Body::Pull(wire::Pull { identity_keys: keys }));
+    let pull = frame(Body::Pull(wire::Pull { identity_keys: keys, ..Default::default() }));
     let mut sent = 0;
     for _ in 0..20_000 {
         us.handle_frame(liar, &pull, now);
@@ -296,7 +297,10 @@ fn a_hostile_member_gets_no_more_than_its_share_and_leaves_nothing_behind() {
     for junk in [
         vec![0xff; 100],
         vec![0; crate::limits::FRAME + 1],
-        frame(Body::Pull(wire::Pull { identity_keys: vec![Bytes::from_static(b"short")] })),
+        frame(Body::Pull(wire::Pull {
+            identity_keys: vec![Bytes::from_static(b"short")],
+            ..Default::default()
+        })),
     ] {
         us.handle_frame(liar, &junk, now);
         us.handle_datagram(liar, &junk, now);

@@ -43,6 +43,7 @@ pub mod pem;
 mod record;
 mod renewal;
 mod reply;
+mod report;
 mod request;
 mod revocation;
 mod rfc3779;
@@ -80,6 +81,7 @@ pub use offline::{
 pub use record::{AdmitContext, Grant, LaneInfo, NodeCertificate, Record};
 pub use renewal::{Renewed, accept_renewal, build_renewal};
 pub use reply::{EnrolError, Enrolment, accept_reply};
+pub use report::Report;
 pub use request::{Decider, build_identity_request, build_request, decider};
 pub use revocation::{Revocation, RevocationTerms};
 pub use sealed::{SealError, StoredKey, open_key, read_key, seal_key};

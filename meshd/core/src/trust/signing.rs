@@ -34,11 +34,13 @@ pub enum Kind {
     SignerInvite,
     /// The answer, by the identity and by the new intermediate's key.
     SignerOffer,
+    /// What a member saw of another, by its identity key.
+    Report,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Record,
         Self::WgLane,
         Self::TokenGrant,
@@ -50,6 +52,7 @@ impl Kind {
         Self::Time,
         Self::SignerInvite,
         Self::SignerOffer,
+        Self::Report,
     ];
 
     /// The name inside the signed bytes.
@@ -67,6 +70,7 @@ impl Kind {
             Self::Time => "time",
             Self::SignerInvite => "signer-invite",
             Self::SignerOffer => "signer-offer",
+            Self::Report => "report",
         }
     }
 }

@@ -15,8 +15,21 @@ use crate::node::budget::Bucket;
 
 /// Questions a second, of all members together; as many again may go at once.
 const PER_SECOND: u64 = 32;
-/// Questions before a member that is doubted is given up.
-const QUESTIONS: u8 = 3;
+/// How a member is asked before it is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pace {
+    /// So often.
+    pub(super) questions: u8,
+    /// In this time.
+    pub(super) patience: Duration,
+}
+
+impl Pace {
+    /// As many questions as are enough where others ask for themselves as well.
+    pub(super) fn few(patience: Duration) -> Self {
+        Self { questions: 3, patience }
+    }
+}
 
 /// Why a member is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +43,8 @@ pub(super) enum Purpose {
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Ask it.
-    Ask(NodeHash),
+    /// Ask it, for the so-manieth time.
+    Ask(NodeHash, u8),
     /// It did not answer.
     GiveUp(NodeHash, Purpose),
 }
@@ -40,6 +53,7 @@ pub(super) enum Step {
 struct Check {
     purpose: Purpose,
     asked: u8,
+    questions: u8,
     every: Duration,
     next: Instant,
 }
@@ -61,20 +75,15 @@ impl Checks {
     }
 
     /// Asks `node` from `first` on, unless it is being asked for the same reason already. It is given up
-    /// `patience` after the first question.
-    pub(super) fn open(
-        &mut self,
-        node: NodeHash,
-        purpose: Purpose,
-        first: Instant,
-        patience: Duration,
-    ) {
+    /// so long after the first question as `pace` says.
+    pub(super) fn open(&mut self, node: NodeHash, purpose: Purpose, first: Instant, pace: Pace) {
         if self.open.get(&node).is_some_and(|check| check.purpose == purpose) {
             return;
         }
         self.close(&node);
-        let every = patience / u32::from(QUESTIONS);
-        self.open.insert(node, Check { purpose, asked: 0, every, next: first });
+        let Pace { questions, patience } = pace;
+        let every = patience / u32::from(questions.max(1));
+        self.open.insert(node, Check { purpose, asked: 0, questions, every, next: first });
         self.due.insert((first, node));
     }
 
@@ -83,6 +92,11 @@ impl Checks {
         if let Some(check) = self.open.remove(node) {
             self.due.remove(&(check.next, *node));
         }
+    }
+
+    /// True while it is down unless it answers.
+    pub(super) fn is_doubted(&self, node: &NodeHash) -> bool {
+        self.open.get(node).is_some_and(|check| check.purpose == Purpose::Doubt)
     }
 
     /// When [`Self::poll`] has something.
@@ -98,7 +112,7 @@ impl Checks {
         }
         let (at, node) = self.due.first().copied()?;
         let check = self.open.get_mut(&node)?;
-        if check.asked >= QUESTIONS {
+        if check.asked >= check.questions {
             let purpose = check.purpose;
             self.close(&node);
             return Some(Step::GiveUp(node, purpose));
@@ -111,6 +125,6 @@ impl Checks {
         check.next = now + check.every;
         self.due.remove(&(at, node));
         self.due.insert((check.next, node));
-        Some(Step::Ask(node))
+        Some(Step::Ask(node, check.asked))
     }
 }

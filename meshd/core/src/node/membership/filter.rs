@@ -9,7 +9,12 @@ use std::time::Instant;
 use foca::{Member, Message, State};
 use meshd_proto::{NodeHash, NodeKey};
 
-use super::{Liveness, Membership, checks::Purpose, identity::SwimId, packet::Packet};
+use super::{
+    Liveness, Membership,
+    checks::{Pace, Purpose},
+    identity::SwimId,
+    packet::Packet,
+};
 use crate::{
     limits,
     refusal::{Code, Refusal},
@@ -62,6 +67,9 @@ impl Membership {
         }
         // The sender may not know our newest generation yet; the answer tells it.
         header.dst = self.own;
+        if let Message::Ack(number) = header.message {
+            self.note_answer(&source, number);
+        }
 
         match &mut header.message {
             Message::TurnUndead => {
@@ -88,6 +96,13 @@ impl Membership {
             | Message::Feed
             | Message::Gossip
             | Message::Broadcast => {}
+        }
+        if self.is_sparse() && !self.is_watched(&source) {
+            self.answer_stranger(&source, &header.message, &updates, now);
+            return Ok(None);
+        }
+        if let Message::ForwardedAck { origin, .. } = header.message {
+            self.vouched(&origin.node, now);
         }
         let updates = if header.message == Message::Announce {
             Vec::new()
@@ -132,6 +147,9 @@ impl Membership {
         if update.state() == State::Down {
             self.count(Code::SwimHearsayDown);
         }
+        if !self.is_watched(&id.node) {
+            return None; // Whoever watches it says so in a report.
+        }
         let patience = self.patience();
         let fresh = self.probe_period();
         let peer = self.peers.get_mut(&id.node)?;
@@ -141,7 +159,7 @@ impl Membership {
                 let again = peer.revived.is_none_or(|at| now.duration_since(at) >= patience);
                 if again {
                     peer.revived = Some(now);
-                    self.checks.open(id.node, Purpose::Revive, now, patience);
+                    self.checks.open(id.node, Purpose::Revive, now, Pace::few(patience));
                 }
                 None
             }
@@ -159,7 +177,7 @@ impl Membership {
 
     /// A suspicion of ourselves is answered with the next incarnation; where those end, with a new
     /// generation, which others believe because it is signed.
-    fn filter_about_self(&mut self, update: &Member<SwimId>) -> Option<Member<SwimId>> {
+    pub(super) fn filter_about_self(&mut self, update: &Member<SwimId>) -> Option<Member<SwimId>> {
         match update.state() {
             State::Alive => return None,
             State::Suspect => {}

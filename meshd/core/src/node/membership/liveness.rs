@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foca::{Member, State, Timer};
+use foca::{Member, Message, State, Timer};
 use meshd_proto::NodeHash;
 
 use super::{
@@ -20,7 +20,8 @@ use crate::{node::types::Liveness, refusal::Code};
 
 impl Membership {
     pub(super) fn heard_since(&self, node: &NodeHash, since: Instant) -> bool {
-        self.peers.get(node).and_then(|peer| peer.heard).is_some_and(|at| at > since)
+        let peer = self.peers.get(node);
+        peer.and_then(|peer| peer.heard.max(peer.vouched)).is_some_and(|at| at > since)
     }
 
     pub(super) fn count(&mut self, code: Code) {
@@ -52,7 +53,13 @@ impl Membership {
     pub(super) fn give_up(&mut self, node: &NodeHash, now: Instant) {
         let Some(peer) = self.peers.get(node) else { return };
         let recently = peer.heard.is_some_and(|at| now.duration_since(at) < self.patience());
-        if recently || !matches!(peer.liveness, Liveness::Alive | Liveness::Suspect) {
+        if recently || peer.liveness == Liveness::Left {
+            return;
+        }
+        if !peer.watched {
+            return self.note_silence(node, now);
+        }
+        if peer.liveness == Liveness::Down {
             return;
         }
         let id = SwimId { node: *node, generation: peer.generation };
@@ -82,6 +89,10 @@ impl Membership {
             // foca's errors say that a packet made no sense or came at a bad moment; its state is sound.
             self.count(Code::Malformed);
         }
+        let probed = sink.timers.iter().find_map(|(timer, after)| match timer {
+            Timer::SendIndirectProbe { probed_id, .. } => Some((probed_id.node, *after)),
+            _ => None,
+        });
         for (timer, after) in sink.timers {
             if let Timer::ChangeSuspectToDown { member_id, .. } = &timer {
                 sink.touched.insert(member_id.node);
@@ -93,7 +104,14 @@ impl Membership {
             self.own_incarnation = packet.header.src_incarnation;
             if let Some(peer) = self.peers.get(&packet.header.dst.node) {
                 packet.header.dst.generation = peer.generation;
-                self.sends.push_back((peer.key, packet.to_wire()));
+                let (key, bytes) = (peer.key, packet.to_wire());
+                if let Some((node, after)) = probed
+                    && packet.header.dst.node == node
+                    && let Message::Ping(number) = packet.header.message
+                {
+                    self.note_probe(node, number, &bytes, now + after / 2);
+                }
+                self.sends.push_back((key, bytes));
             }
         }
         self.wants_renewal |= sink.defunct;
@@ -115,18 +133,21 @@ impl Membership {
             .collect();
         for (node, incarnation, state) in seen {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
-            if peer.liveness == Liveness::Left {
+            if peer.liveness == Liveness::Left || !peer.watched {
                 continue;
             }
             peer.incarnation = incarnation;
             let liveness = match state {
                 State::Down => {
                     peer.confirmed = false;
+                    if !std::mem::replace(&mut peer.silent, true) {
+                        self.watching.say_down(peer.key);
+                    }
                     self.checks.close(&node);
                     Liveness::Down
                 }
                 State::Suspect => {
-                    self.checks.open(node, Purpose::Doubt, now, self.patience());
+                    self.checks.open(node, Purpose::Doubt, now, self.pace(&node));
                     Liveness::Suspect
                 }
                 State::Alive if peer.confirmed => {
@@ -143,6 +164,8 @@ impl Membership {
         if let Some(peer) = self.peers.get_mut(node)
             && peer.liveness != liveness
         {
+            let gone = |liveness| matches!(liveness, Liveness::Down | Liveness::Left);
+            self.watching.stale |= gone(peer.liveness) != gone(liveness);
             peer.liveness = liveness;
             peer.since = now;
             self.changes.push_back((peer.key, liveness));
@@ -151,14 +174,18 @@ impl Membership {
 
     pub(super) fn resize(&mut self) {
         // Refused only for settings that `swim::config` never changes.
-        let _ = self.foca.set_config(swim::config(self.profile, self.peers.len()));
+        let _ = self.foca.set_config(self.swim_config());
+    }
+
+    fn swim_config(&self) -> foca::Config {
+        swim::config(self.profile, self.watched_count(), self.is_sparse())
     }
 
     pub(super) fn patience(&self) -> Duration {
-        swim::config(self.profile, self.peers.len()).suspect_to_down_after
+        self.swim_config().suspect_to_down_after
     }
 
     pub(super) fn probe_period(&self) -> Duration {
-        swim::config(self.profile, self.peers.len()).probe_period
+        self.swim_config().probe_period
     }
 }

@@ -14,16 +14,21 @@
 //!                                    Down ───── anything heard ──► Alive  Left (from any state)
 //! ```
 
+mod attention;
 mod checks;
 mod filter;
 mod identity;
 mod liveness;
 mod packet;
+mod reported;
+mod rings;
+mod stranger;
 mod swim;
+mod watching;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -32,10 +37,12 @@ use meshd_proto::{NodeHash, NodeKey};
 use rand::{SeedableRng, rngs::StdRng};
 
 use self::{
-    checks::{Checks, Purpose, Step},
+    checks::{Checks, Pace, Purpose, Step},
     identity::SwimId,
     packet::Packet,
+    rings::Rings,
     swim::Swim,
+    watching::Watching,
 };
 use super::{
     budget::Bucket,
@@ -61,12 +68,20 @@ struct Peer {
     confirmed: bool,
     /// When this node heard it itself.
     heard: Option<Instant>,
+    /// When a neighbour reached it for this node, which did not.
+    vouched: Option<Instant>,
     /// When it was last told that it is suspected.
     told: Option<Instant>,
     /// When it was last asked because others say that it is back.
     revived: Option<Instant>,
     /// How often it may make this node ask or answer a third one: each may cost a dial.
     relays: Bucket,
+    /// foca knows it.
+    watched: bool,
+    /// It left this node's own questions unanswered, and was not heard since.
+    silent: bool,
+    /// Enough of its watchers say that it is down.
+    reported: bool,
 }
 
 /// Indirect probes for one member: at once, and a second.
@@ -87,6 +102,8 @@ pub(super) struct Membership {
     refusals: BTreeMap<Code, u64>,
     wants_renewal: bool,
     renewed: Option<Instant>,
+    rings: Rings,
+    watching: Watching,
     /// Spreads the first questions to members that are new here.
     rng: StdRng,
 }
@@ -106,6 +123,8 @@ impl Membership {
         rng: &mut StdRng,
         now: Instant,
     ) -> Self {
+        let mut rings = Rings::default();
+        rings.insert(own);
         let own = SwimId { node: own.hash(), generation };
         Self {
             own,
@@ -121,6 +140,8 @@ impl Membership {
             refusals: BTreeMap::new(),
             wants_renewal: false,
             renewed: None,
+            rings,
+            watching: Watching::default(),
             rng: StdRng::from_rng(rng),
         }
     }
@@ -133,17 +154,20 @@ impl Membership {
         }
         if record.left {
             self.drop_from_foca(&node, now);
+            self.leave_rings(&node);
             let peer = self.peers.entry(node).or_insert_with(|| new_peer(record, now));
             peer.generation = peer.generation.max(record.generation);
+            peer.watched = false;
             self.set(&node, Liveness::Left, now);
-            return;
+            return self.keep_watch(now);
         }
         let known = self.peers.get(&node).filter(|peer| peer.liveness != Liveness::Left);
         match known.map(|peer| (peer.generation, peer.liveness)) {
             // The same start: nothing for foca. If it is held for down somebody should look.
             Some((generation, liveness)) if record.generation <= generation => {
-                if fresh && liveness == Liveness::Down {
-                    self.checks.open(node, Purpose::Revive, now, self.patience());
+                if fresh && liveness == Liveness::Down && self.looks_after(&node) {
+                    let pace = Pace::few(self.patience());
+                    self.checks.open(node, Purpose::Revive, now, pace);
                 }
                 return;
             }
@@ -152,30 +176,33 @@ impl Membership {
                 self.peers.insert(node, new_peer(record, now));
             }
         }
+        self.join_rings(&record.key);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.generation = record.generation;
             peer.incarnation = 0;
             peer.confirmed = fresh;
+            (peer.silent, peer.reported) = (false, false);
         }
-        let id = SwimId { node, generation: record.generation };
-        self.drive(now, |foca, sink| foca.apply_many([Member::alive(id)].into_iter(), false, sink));
-        self.resize();
+        if self.is_sparse() && !self.is_watched(&node) {
+            self.show(&node, now);
+            return self.keep_watch(now);
+        }
+        self.hand_to_foca(&node, now);
         if !fresh {
-            let patience = self.patience();
-            let spread =
-                rand::RngExt::random_range(&mut self.rng, 0..=patience.as_millis() as u64 / 4);
-            let first = now + Duration::from_millis(spread);
-            self.checks.open(node, Purpose::Doubt, first, patience);
+            self.doubt_soon(node, self.patience() / 4, now);
         }
         self.refresh(&BTreeSet::from([node]), now);
+        self.keep_watch(now);
     }
 
     /// Forgets a member altogether.
     pub(super) fn remove(&mut self, key: &NodeKey, now: Instant) {
         let node = key.hash();
         self.drop_from_foca(&node, now);
+        self.leave_rings(&node);
         self.peers.remove(&node);
         self.resize();
+        self.keep_watch(now);
     }
 
     /// A datagram on a connection to `from`.
@@ -202,6 +229,7 @@ impl Membership {
         if self.peers.get(&node).is_some_and(|peer| peer.liveness == Liveness::Suspect) {
             self.tell(&node, now);
         }
+        self.keep_watch(now);
         Ok(())
     }
 
@@ -211,8 +239,13 @@ impl Membership {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.heard = Some(now);
         peer.confirmed = true;
+        if !peer.watched {
+            return self.heard_unwatched(&node, now);
+        }
+        peer.reported = false;
         match peer.liveness {
-            Liveness::Alive | Liveness::Left => {}
+            Liveness::Alive => self.checks.close(&node),
+            Liveness::Left => {}
             Liveness::Suspect => {
                 self.refresh(&BTreeSet::from([node]), now);
                 if self.peers.get(&node).is_some_and(|p| p.liveness == Liveness::Suspect) {
@@ -220,6 +253,7 @@ impl Membership {
                 }
             }
             Liveness::Down => {
+                peer.silent = false;
                 let id = SwimId { node, generation: peer.generation };
                 let alive = Member::new(id, peer.incarnation, State::Alive);
                 self.drive(now, |foca, sink| {
@@ -227,12 +261,15 @@ impl Membership {
                     foca.apply_many([alive].into_iter(), true, sink)
                 });
                 self.refresh(&BTreeSet::from([node]), now);
+                self.watching.take_back(*key);
+                self.keep_watch(now);
             }
         }
     }
 
     /// Does what is due. Ask [`Self::take_renewal`] then.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.ask_again(now);
         while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             let (timer, submitted) = entry.remove();
             if let Timer::ChangeSuspectToDown { member_id, .. } = &timer
@@ -244,11 +281,17 @@ impl Membership {
         }
         while let Some(step) = self.checks.poll(now) {
             match step {
-                Step::Ask(node) => self.ask(&node, now),
+                Step::Ask(node, nth) => {
+                    self.ask(&node, now);
+                    self.ask_through_others(&node, nth);
+                }
                 Step::GiveUp(_, Purpose::Revive) => {}
                 Step::GiveUp(node, Purpose::Doubt) => self.give_up(&node, now),
             }
         }
+        self.trust_reports_if_due(now);
+        self.keep_watch(now);
+        self.attend(now);
     }
 
     /// When [`Self::handle_timeout`] is due.
@@ -257,8 +300,10 @@ impl Membership {
         let check = self.checks.next().map(|at| (at, TimeoutReason::Check));
         let rested = |at: Instant| at + limits::SWIM_RENEW_INTERVAL;
         let renewal = self.renewed.filter(|_| self.wants_renewal).map(rested);
-        let renewal = renewal.map(|at| (at, TimeoutReason::Membership));
-        timer.into_iter().chain(check).chain(renewal).min()
+        let watching = self.watching.next_timeout();
+        let others = renewal.into_iter().chain(watching);
+        let others = others.map(|at| (at, TimeoutReason::Membership));
+        timer.into_iter().chain(check).chain(others).min()
     }
 
     /// True when a new generation should be signed now: at most once in a while, whoever lies.
@@ -271,6 +316,11 @@ impl Membership {
             return true;
         }
         false
+    }
+
+    /// Others hold this node for down: what answers them is a new generation.
+    pub(super) fn want_renewal(&mut self) {
+        self.wants_renewal = true;
     }
 
     /// The generation that this node signed.
@@ -325,9 +375,13 @@ fn new_peer(record: &Record, now: Instant) -> Peer {
         incarnation: 0,
         confirmed: false,
         heard: None,
+        vouched: None,
         told: None,
         revived: None,
         relays: Bucket::new(RELAYS.0, RELAYS.1, now),
+        watched: false,
+        silent: false,
+        reported: false,
     }
 }
 

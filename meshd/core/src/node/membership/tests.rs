@@ -1,6 +1,6 @@
 //! Members that lie, and members that die.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use foca::{Header, Message};
 

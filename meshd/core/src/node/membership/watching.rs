@@ -1,0 +1,259 @@
+//! Whom this node watches: everybody in a small mesh, its neighbours on the rings in a large one.
+//!
+//! To probe a random member of a thousand is to make a connection for each probe. So above
+//! [`limits::WATCH_NEIGHBOURS_ABOVE`] members foca knows the neighbours only, to whom connections stand, and
+//! what is known of all others is what their watchers [report](crate::node::reports). Below
+//! [`limits::WATCH_ALL_BELOW`] it is SWIM as usual. Between the two a node stays with what it did, and those
+//! that watch everybody report what they see too, for those that do not.
+//!
+//! | kind | is shown as |
+//! |---|---|
+//! | watched | what foca makes of it |
+//! | not watched, silent when this node asked it | `Down` until heard, or until its next generation |
+//! | not watched, reported by enough of its watchers | the same |
+//! | not watched, not heard of in this start yet | `Suspect` until reports were compared with somebody |
+//! | not watched otherwise | `Alive` |
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use foca::{Member, State};
+use meshd_proto::{NodeHash, NodeKey};
+
+use super::{Membership, checks::Purpose, identity::SwimId, rings::Watch};
+use crate::{limits, node::types::Liveness};
+
+/// A new neighbour is asked within this, not all by all at one time.
+pub(super) const ASK_WITHIN: Duration = Duration::from_secs(1);
+/// A neighbour that was heard so lately is not asked.
+const HEARD_LATELY: Duration = Duration::from_secs(10);
+
+/// Rounds of finding out whom to watch, in one call: each may show that somebody else is down.
+const ROUNDS: usize = 4;
+
+/// A probe that is sent once more before others are asked to try.
+#[derive(Debug)]
+pub(super) struct Again {
+    at: Instant,
+    node: NodeHash,
+    number: u8,
+    bytes: Bytes,
+}
+
+/// The state of it.
+#[derive(Debug, Default)]
+pub(super) struct Watching {
+    sparse: bool,
+    /// Who is next, and whom to look after, may have changed.
+    pub(super) stale: bool,
+    pub(super) watch: Watch,
+    again: Option<Again>,
+    /// When neighbours are looked at that were not heard.
+    pub(super) look: Option<Instant>,
+    /// What others report is known from then on.
+    pub(super) informed: Option<Instant>,
+    pub(super) trusts_reports: bool,
+    /// What this node found out itself: who fell silent, and who was heard again.
+    pub(super) verdicts: VecDeque<(NodeKey, bool)>,
+}
+
+impl Watching {
+    /// A member left this node's questions unanswered.
+    pub(super) fn say_down(&mut self, key: NodeKey) {
+        self.verdicts.push_back((key, true));
+    }
+
+    /// It was heard again.
+    pub(super) fn take_back(&mut self, key: NodeKey) {
+        self.verdicts.push_back((key, false));
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let informed = self.informed.filter(|_| !self.trusts_reports);
+        let look = self.look.filter(|_| self.sparse);
+        let again = self.again.as_ref().map(|again| again.at);
+        again.into_iter().chain(informed).chain(look).min()
+    }
+}
+
+impl Membership {
+    /// True when only neighbours are watched.
+    pub(in crate::node) fn is_sparse(&self) -> bool {
+        self.watching.sparse
+    }
+
+    /// True when somebody may watch its neighbours only, and needs reports.
+    pub(in crate::node) fn needs_reports(&self) -> bool {
+        self.rings.len() >= limits::WATCH_ALL_BELOW
+    }
+
+    pub(super) fn is_watched(&self, node: &NodeHash) -> bool {
+        self.peers.get(node).is_some_and(|peer| peer.watched)
+    }
+
+    /// Members that foca knows.
+    pub(super) fn watched_count(&self) -> usize {
+        if self.is_sparse() { self.watching.watch.near.len() } else { self.peers.len() }
+    }
+
+    /// A neighbour, or one that is down on the way to one.
+    pub(super) fn looks_after(&self, node: &NodeHash) -> bool {
+        !self.is_sparse()
+            || self.watching.watch.near.contains(node)
+            || self.watching.watch.passed.contains(node)
+    }
+
+    /// The neighbours, those that are there, in the order of their hashes.
+    pub(in crate::node) fn neighbours(&self) -> impl Iterator<Item = NodeKey> {
+        let near = self.watching.watch.near.iter().filter_map(|node| self.peers.get(node));
+        near.filter(|peer| peer.liveness == Liveness::Alive).map(|peer| peer.key)
+    }
+
+    pub(super) fn join_rings(&mut self, key: &NodeKey) {
+        self.watching.stale |= self.rings.insert(key);
+    }
+
+    pub(super) fn leave_rings(&mut self, node: &NodeHash) {
+        self.watching.stale |= self.rings.remove(node);
+    }
+
+    /// foca is about to ask others to try; its own probe goes out once more before.
+    pub(super) fn note_probe(&mut self, node: NodeHash, number: u8, bytes: &Bytes, at: Instant) {
+        let again = Again { at, node, number, bytes: bytes.clone() };
+        self.watching.again = self.is_sparse().then_some(again);
+    }
+
+    pub(super) fn note_answer(&mut self, node: &NodeHash, number: u8) {
+        self.watching.again.take_if(|again| again.node == *node && again.number == number);
+    }
+
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        if let Some(again) = self.watching.again.take_if(|again| again.at <= now)
+            && let Some(peer) = self.peers.get(&again.node)
+        {
+            self.sends.push_back((peer.key, again.bytes));
+        }
+    }
+
+    pub(super) fn doubt_soon(&mut self, node: NodeHash, within: Duration, now: Instant) {
+        let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let spread = rand::RngExt::random_range(&mut self.rng, 0..=millis);
+        let first = now + Duration::from_millis(spread);
+        self.checks.open(node, Purpose::Doubt, first, self.pace(&node));
+    }
+
+    /// A member that is not watched was heard.
+    pub(super) fn heard_unwatched(&mut self, node: &NodeHash, now: Instant) {
+        self.checks.close(node);
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        if std::mem::take(&mut peer.silent) {
+            self.watching.verdicts.push_back((peer.key, false));
+        }
+        peer.reported = false;
+        self.show(node, now);
+        self.keep_watch(now);
+    }
+
+    /// A member that is not watched left this node's questions unanswered.
+    pub(super) fn note_silence(&mut self, node: &NodeHash, now: Instant) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        peer.silent = true;
+        self.watching.verdicts.push_back((peer.key, true));
+        self.show(node, now);
+    }
+
+    /// Shows a member that is not watched as what is known of it.
+    pub(super) fn show(&mut self, node: &NodeHash, now: Instant) {
+        let trusts = self.watching.trusts_reports;
+        let Some(peer) = self.peers.get_mut(node).filter(|peer| !peer.watched) else { return };
+        let liveness = match peer.liveness {
+            Liveness::Left => return,
+            _ if peer.silent || peer.reported => Liveness::Down,
+            _ if peer.confirmed || trusts => {
+                peer.confirmed = true;
+                Liveness::Alive
+            }
+            _ => Liveness::Suspect,
+        };
+        self.set(node, liveness, now);
+    }
+
+    /// Gives a member to foca as it is known.
+    pub(super) fn hand_to_foca(&mut self, node: &NodeHash, now: Instant) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        peer.watched = true;
+        let id = SwimId { node: *node, generation: peer.generation };
+        let state = if peer.silent { State::Down } else { State::Alive };
+        let member = Member::new(id, peer.incarnation, state);
+        self.drive(now, |foca, sink| foca.apply_many([member].into_iter(), false, sink));
+        self.resize();
+    }
+
+    fn adopt(&mut self, node: NodeHash, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&node).filter(|p| p.liveness != Liveness::Left) else {
+            return;
+        };
+        peer.silent |= peer.reported;
+        peer.reported = false;
+        let lately = |at: Instant| now.saturating_duration_since(at) < HEARD_LATELY;
+        let ask = !peer.silent && !peer.heard.is_some_and(lately);
+        self.hand_to_foca(&node, now);
+        self.refresh(&BTreeSet::from([node]), now);
+        if ask {
+            self.checks.close(&node);
+            self.doubt_soon(node, ASK_WITHIN, now);
+        }
+    }
+
+    fn release(&mut self, node: NodeHash, now: Instant) {
+        self.drop_from_foca(&node, now);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.watched = false;
+        }
+        self.show(&node, now);
+    }
+
+    /// Brings what is watched in line with who is there.
+    pub(super) fn keep_watch(&mut self, now: Instant) {
+        // What is adopted or released may turn out to be down or not: a few rounds settle it.
+        for _ in 0..ROUNDS {
+            if !std::mem::take(&mut self.watching.stale) {
+                return;
+            }
+            let watch = self.rings.watch(&self.own.node, |node| self.is_down(node));
+            let was = std::mem::replace(&mut self.watching.watch, watch.clone());
+            let members = self.rings.len();
+            let sparse = match self.watching.sparse {
+                true => members >= limits::WATCH_ALL_BELOW,
+                false => members > limits::WATCH_NEIGHBOURS_ABOVE,
+            };
+            let switched = std::mem::replace(&mut self.watching.sparse, sparse) != sparse;
+            if sparse || switched {
+                let wanted = |node: &NodeHash| !sparse || watch.near.contains(node);
+                let changed: Vec<_> = if switched {
+                    self.peers.keys().copied().collect()
+                } else {
+                    was.near.symmetric_difference(&watch.near).copied().collect()
+                };
+                for node in changed {
+                    match (wanted(&node), self.is_watched(&node)) {
+                        (true, false) => self.adopt(node, now),
+                        (false, true) => self.release(node, now),
+                        _ => {}
+                    }
+                }
+                self.resize();
+            }
+            if sparse {
+                for node in watch.passed.difference(&was.passed) {
+                    if self.peers.get(node).is_some_and(|peer| !peer.silent) {
+                        self.doubt_soon(*node, ASK_WITHIN * 2, now);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The same as `frames` in a large mesh, in which the victim watches its neighbours and believes reports of the others.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use meshd_fuzz::{
+    message::{Step, play},
+    victim::Victim,
+    world::world,
+};
+
+fuzz_target!(|steps: Vec<Step>| {
+    let mut victim = Victim::in_a_crowd();
+    assert!(victim.node.watches_neighbours());
+    play(world(), &mut victim, &steps);
+});
