@@ -93,7 +93,7 @@ impl LinuxDataplane {
 
     /// Begins now what takes longest in the next look, which must come soon.
     pub fn look_ahead(&mut self) {
-        self.ahead = Some((nft::Reading::of_inet(), Instant::now()));
+        self.ahead = Some((self.nft.read(), Instant::now()));
     }
 
     /// Who would run WireGuard here. Makes a device of a name of its own for a moment, since nothing else
@@ -353,10 +353,10 @@ impl Dataplane for LinuxDataplane {
         self.reconnect()?;
         let firewall = match self.ahead.take() {
             Some((reading, since)) if since.elapsed() < AHEAD => reading,
-            _ => nft::Reading::of_inet(),
+            _ => self.nft.read(),
         };
-        // Each look costs a process.
-        let arp = (scope.arp || self.arp != Some(false)).then(nft::Reading::of_arp);
+        // A look may cost a process.
+        let arp = (scope.arp || self.arp != Some(false)).then(|| self.nft.read_arp());
         let mut observed = Observed::default();
         if let Some((device, peers)) = self.observe_device(scope)? {
             observed.device = Some(device);
@@ -378,7 +378,7 @@ impl Dataplane for LinuxDataplane {
             observed.unread = true;
             None
         });
-        let arp = arp.map_or(Ok(ObservedArp::None), nft::arp::observe);
+        let arp = arp.map_or(Ok(ObservedArp::None), |reading| self.nft.observe_arp(reading));
         observed.arp = arp.unwrap_or_else(|error| {
             tracing::debug!(%error, "nftables cannot be read");
             observed.unread = true;

@@ -39,14 +39,14 @@ pub(super) fn put(nft: &Nft, mark: ArpMark) -> Result<(), DataplaneError> {
 
 /// Removes it; gone already is fine.
 pub(super) fn remove(nft: &Nft) -> Result<(), DataplaneError> {
-    if observe(Reading::start(FAMILY))? == ObservedArp::None {
+    if observe(&mut Reading::start(FAMILY, None))? == ObservedArp::None {
         return Ok(());
     }
     nft.apply("remove the nftables table arp meshd", &json!({"nftables": removal()}))
 }
 
 /// What stands in it.
-pub(crate) fn observe(reading: Reading) -> Result<ObservedArp, DataplaneError> {
+pub(super) fn observe(reading: &mut Reading) -> Result<ObservedArp, DataplaneError> {
     Ok(reading.finish()?.map_or(ObservedArp::None, |listing| read(&listing)))
 }
 

@@ -1,6 +1,7 @@
 //! Our nftables table, through the nft program: what it is told and says is in `table`.
 
-pub(crate) mod arp;
+mod arp;
+mod generation;
 mod table;
 
 use std::{
@@ -9,10 +10,15 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use meshd_core::plan::{ArpMark, Firewall, FirewallRules, FirewallSets, ObservedFirewall};
+use meshd_core::plan::{
+    ArpMark, Firewall, FirewallRules, FirewallSets, ObservedArp, ObservedFirewall,
+};
 use serde_json::Value;
 
-use self::table::{FAMILY, Listing, Shape, TABLE};
+use self::{
+    generation::Generations,
+    table::{FAMILY, Listing, Shape, TABLE},
+};
 use crate::dataplane::{DataplaneError, Ours};
 
 /// What is remembered of our table between looks.
@@ -24,33 +30,35 @@ pub(crate) struct Nft {
     /// How this version of nft lists what was written last, when not in our words: else it would be written anew at
     /// every look.
     known: Option<(Shape, FirewallRules)>,
+    generations: Generations,
+    /// What stood in our table, and under which generation.
+    read: Option<(u32, Option<ObservedFirewall>)>,
+    /// The same of the one for ARP.
+    read_arp: Option<(u32, ObservedArp)>,
 }
 
 /// Our table being read by a program of its own, which takes its time while others are looked at.
-pub(crate) struct Reading(Option<io::Result<Child>>);
+pub(crate) struct Reading {
+    /// `None`: nobody has changed anything since it was read last.
+    program: Option<io::Result<Child>>,
+    /// When it was begun.
+    generation: Option<u32>,
+}
 
 impl Reading {
-    /// Starts to read.
-    pub(crate) fn start(family: &str) -> Self {
-        Self(Some(start(&["-j", "list", "table", family, TABLE])))
-    }
-
-    /// Of our main table.
-    pub(crate) fn of_inet() -> Self {
-        Self::start(FAMILY)
-    }
-
-    /// Of our table for ARP.
-    pub(crate) fn of_arp() -> Self {
-        Self::start(arp::FAMILY)
+    fn start(family: &str, generation: Option<u32>) -> Self {
+        Self { program: Some(start(&["-j", "list", "table", family, TABLE])), generation }
     }
 
     /// What was read. Where nft or nftables is missing, so is the table.
-    fn finish(mut self) -> Result<Option<Value>, DataplaneError> {
+    fn finish(&mut self) -> Result<Option<Value>, DataplaneError> {
         let action = "read the nftables table meshd";
-        let Some(started) = self.0.take() else { return Ok(None) };
+        let Some(started) = self.program.take() else { return Ok(None) };
         let output = match started.and_then(|child| finish(child, "")) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.generation = None;
+                return Ok(None);
+            }
             output => output.map_err(|e| failed(action, &e.to_string()))?,
         };
         if output.status.success() {
@@ -67,14 +75,14 @@ impl Reading {
 impl Reading {
     /// There is no program to read it with.
     pub(crate) fn lacks_nft(&self) -> bool {
-        matches!(&self.0, Some(Err(e)) if e.kind() == io::ErrorKind::NotFound)
+        matches!(&self.program, Some(Err(e)) if e.kind() == io::ErrorKind::NotFound)
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
         // Nobody wants to know; it must not stay behind as a zombie.
-        if let Some(Ok(mut child)) = self.0.take() {
+        if let Some(Ok(mut child)) = self.program.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -84,29 +92,79 @@ impl Drop for Reading {
 impl Nft {
     /// Nothing is known yet.
     pub(crate) fn new(ours: Ours) -> Self {
-        Self { ours, written: None, known: None }
+        Self {
+            ours,
+            written: None,
+            known: None,
+            generations: Generations::new(),
+            read: None,
+            read_arp: None,
+        }
+    }
+
+    /// Begins to read our table.
+    pub(crate) fn read(&self) -> Reading {
+        let generation = self.generations.now();
+        let read = self.read.as_ref().filter(|_| self.written.is_none());
+        if generation.is_some() && read.map(|(under, _)| *under) == generation {
+            return Reading { program: None, generation };
+        }
+        Reading::start(FAMILY, generation)
+    }
+
+    /// Begins to read our table for ARP.
+    pub(crate) fn read_arp(&self) -> Reading {
+        let generation = self.generations.now();
+        if generation.is_some() && self.read_arp.map(|(under, _)| under) == generation {
+            return Reading { program: None, generation };
+        }
+        Reading::start(arp::FAMILY, generation)
     }
 
     /// What stands in our table.
     pub(crate) fn observe(
         &mut self,
-        reading: Reading,
+        mut reading: Reading,
     ) -> Result<Option<ObservedFirewall>, DataplaneError> {
-        let Some(listing) = reading.finish()? else {
+        if reading.program.is_none() {
+            return Ok(self.read.as_ref().and_then(|(_, read)| read.clone()));
+        }
+        self.read = None;
+        let listing = reading.finish()?;
+        let observed = listing.map(|listing| self.understand(&listing));
+        if observed.is_none() {
             self.written = None;
-            return Ok(None);
-        };
-        let listing = Listing::read(&listing);
+        }
+        self.read = reading.generation.map(|generation| (generation, observed.clone()));
+        Ok(observed)
+    }
+
+    /// What stands in our table for ARP.
+    pub(crate) fn observe_arp(
+        &mut self,
+        mut reading: Reading,
+    ) -> Result<ObservedArp, DataplaneError> {
+        if let (None, Some((_, read))) = (&reading.program, self.read_arp) {
+            return Ok(read);
+        }
+        self.read_arp = None;
+        let observed = arp::observe(&mut reading)?;
+        self.read_arp = reading.generation.map(|generation| (generation, observed));
+        Ok(observed)
+    }
+
+    fn understand(&mut self, listing: &Value) -> ObservedFirewall {
+        let listing = Listing::read(listing);
         let shape = listing.shape.clone();
         let observed = listing.observed(self.known.as_ref());
-        if let Some(written) = self.written.take()
-            && observed.rules.as_ref() != Some(&written)
-        {
-            tracing::debug!("nft lists the table inet meshd in words of its own");
-            self.known = Some((shape, written.clone()));
-            return Ok(Some(ObservedFirewall { rules: Some(written), ..observed }));
+        match self.written.take() {
+            Some(written) if observed.rules.as_ref() != Some(&written) => {
+                tracing::debug!("nft lists the table inet meshd in words of its own");
+                self.known = Some((shape, written.clone()));
+                ObservedFirewall { rules: Some(written), ..observed }
+            }
+            _ => observed,
         }
-        Ok(Some(observed))
     }
 
     /// Makes our table hold exactly this, in one transaction.
@@ -137,7 +195,7 @@ impl Nft {
 
     /// Removes our table; gone already is fine.
     pub(crate) fn remove(&self) -> Result<(), DataplaneError> {
-        if Reading::of_inet().finish()?.is_none() {
+        if Reading::start(FAMILY, None).finish()?.is_none() {
             return Ok(());
         }
         self.apply("remove the nftables table", &table::removal())
