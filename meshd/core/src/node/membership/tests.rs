@@ -258,7 +258,8 @@ fn a_restored_member_is_suspect_until_heard_and_down_if_it_is_not() {
 
 #[test]
 fn no_packet_is_larger_than_a_datagram() {
-    let mut world = World::new(60);
+    // As many as may be told about.
+    let mut world = World::new(24);
     // The longest generation there is, and as much to tell as possible.
     let now = world.now;
     for (i, member) in world.members.iter_mut().enumerate() {

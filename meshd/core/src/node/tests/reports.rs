@@ -262,9 +262,9 @@ fn a_flood_leaves_no_more_than_one_report_of_each_who_may_make_one() {
 fn in_a_small_mesh_nobody_is_believed() {
     let mesh = TestMesh::new(1);
     let now = start();
-    let mut us = crowd(&mesh, 40, now);
+    let mut us = crowd(&mesh, 16, now);
     assert!(!us.watches_neighbours());
-    for watcher in (1..40).map(name) {
+    for watcher in (1..16).map(name) {
         us.handle_frame(peer("n1"), &report(&mesh, peer("n0"), &watcher, |_| {}), now);
     }
     assert!(!down(&us, &peer("n0")) && us.reports.is_empty());
