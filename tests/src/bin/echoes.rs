@@ -27,6 +27,8 @@ struct Arguments {
 /// ICMP's types of an echo request and its answer: IPv4, IPv6.
 const REQUEST: [u8; 2] = [8, 128];
 const REPLY: [u8; 2] = [0, 129];
+/// How often each is asked, unless it answers.
+const TRIES: u32 = 3;
 /// Bytes of ICMP's header for echoes.
 const HEADER: usize = 8;
 
@@ -83,18 +85,24 @@ fn echo(text: &str, number: usize, wait: Duration) -> Result<bool> {
     let mut packet = [REQUEST[six], 0, 0, 0, a, b, c, number, 0x6d, 0x65, 0x73, 0x68];
     let sum = checksum(&packet).to_be_bytes();
     packet[2..4].copy_from_slice(&sum);
-    ensure!(socket.send(&packet)? == packet.len(), "half a packet was sent");
-    let end = Instant::now() + wait;
+    // Asked again, as by ping: the first packet from a source that members do not take is lost, and brings source NAT.
+    let (begin, mut sent) = (Instant::now(), 0);
     let mut buffer = [0; 512];
     loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if begin.elapsed() >= wait {
             return Ok(false);
+        }
+        let next = begin + wait * sent / TRIES;
+        let left = next.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            ensure!(socket.send(&packet)? == packet.len(), "half a packet was sent");
+            sent += 1;
+            continue;
         }
         socket.set_read_timeout(Some(left))?;
         let length = match (&socket).read(&mut buffer) {
             Ok(length) => length,
-            Err(error) if is_timeout(&error) => return Ok(false),
+            Err(error) if is_timeout(&error) => continue,
             Err(error) => return Err(error.into()),
         };
         // Raw sockets of IPv4 give the IP header too.
