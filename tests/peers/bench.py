@@ -8,7 +8,8 @@ Hosts are namespaces pbh1..pbhN joined by bridge br0 in a namespace of its own (
 namespace, no route leads out. A system is one Driver subclass. PEERS_BASE (/var/tmp/peers-bench) holds state and
 results; PEERS_PFX names the namespaces. `tests/bench peers` builds meshd and installs what Debian has of the others.
 
-Phases: cold (always: N daemons are spawned, h1 pings all until each answers; all pairs for N <= 5); steady (30 s idle);
+Phases: cold (always: N daemons are spawned, h1 pings all until each answers; all pairs for N <= 5); steady (30 s idle)
+(40 s after the start, or PEERS_SETTLE);
 join (host N+1 starts, all ping it); dp (iperf3 and ping); restart (1,000 packets/s for 13 s, the daemon gets SIGKILL, in a
 second flow SIGTERM, and starts again at once); fail (kill -9 of all on one host) and vanish (its port goes down) until all
 others say so in their logs.
@@ -514,7 +515,7 @@ class Bench:
             pairs = [(a, b) for a in H for b in H if a != b]
             g = self.pr.reach(pairs, t0, len(pairs) / 800, d.limit); self.rec('cold-all', all=summ(g.values(), len(pairs)))
     def steady(self, secs=30):
-        time.sleep(5); P = ns_pids(self.n); d = self.d   # hosts 1..N only
+        time.sleep(float(os.environ.get('PEERS_SETTLE', 40))); P = ns_pids(self.n); d = self.d   # hosts 1..N only
         ctl = {h: [x for x in v if x[1] not in d.dp_comms] for h, v in P.items()}
         dp = {h: [x for x in v if x[1] in d.dp_comms] for h, v in P.items()}
         a = {h: (stat(ctl[h]), stat(dp[h])) for h in P}; b0 = self.net.bytes(); t0 = now()
