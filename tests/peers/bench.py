@@ -246,7 +246,7 @@ class VpnCloud(Driver):
     def config(self): return 'crates.io; tun/normal mode, shared password, peers h1+h2, peer-timeout 300 (default), no port forwarding'
     def start(self, h):
         peers = sum((['-c', f'{uip(s)}:3210'] for s in (1, 2) if s != h and s <= self.n), [])
-        up = f'ip addr add {oip(h)}/16 dev vpn0; ip link set vpn0 mtu 1427 up'   # its own --ip sets a wrong address (see README)
+        up = f'ip addr add {oip(h)}/16 dev vpn0; ip link set vpn0 mtu 1427 up'   # its own --ip sets a wrong address
         self.spawn(h, [BIN + '/vpncloud', '--no-port-forwarding', '-d', 'vpn0', '-t', 'tun', '-l', '3210', '--ifup', up,
                        '--claim', oip(h) + '/32', '-p', 'benchpassword'] + peers)
 
