@@ -8,9 +8,8 @@ Hosts are namespaces pbh1..pbhN joined by bridge br0 in a namespace of its own (
 namespace, no route leads out. A system is one Driver subclass. PEERS_BASE (/var/tmp/peers-bench) holds state and
 results; PEERS_PFX names the namespaces. `tests/bench peers` builds meshd and installs what Debian has of the others.
 
-Phases: cold (always: N daemons are spawned, h1 pings all until each answers; all pairs for N <= 5); steady (30 s idle)
-(40 s after the start, or PEERS_SETTLE);
-join (host N+1 starts, all ping it); dp (iperf3 and ping); restart (1,000 packets/s for 13 s, the daemon gets SIGKILL, in a
+Phases: cold (always: N daemons are spawned, h1 pings all until each answers; all pairs for N <= 5); steady (30 s idle,
+from 40 s or PEERS_SETTLE after the start); join (host N+1 starts, all ping it); dp (iperf3 and ping); restart (1,000 packets/s for 13 s, the daemon gets SIGKILL, in a
 second flow SIGTERM, and starts again at once); fail (kill -9 of all on one host) and vanish (its port goes down) until all
 others say so in their logs.
 """

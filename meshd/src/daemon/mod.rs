@@ -179,7 +179,7 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     check::privileges().map_err(|why| anyhow!("cannot start the daemon; {why}"))?;
     // Before there is another thread.
     privileges::give_up(&chosen.config)?;
-    // One thread for the loop and its sockets: what is handed from thread to thread costs an idle daemon more than its work.
+    // One thread for the loop and its sockets: nothing is handed from one to another, with a wake-up each.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = reloading::Started::of(&chosen);
     let result = runtime.block_on(async {

@@ -70,9 +70,7 @@ impl Reading {
         }
         Err(failed(action, &reason))
     }
-}
 
-impl Reading {
     /// There is no program to read it with.
     pub(crate) fn lacks_nft(&self) -> bool {
         matches!(&self.program, Some(Err(e)) if e.kind() == io::ErrorKind::NotFound)
