@@ -300,8 +300,8 @@ impl Worker {
         true
     }
 
-    /// Looks at the device and its peers, and asks for a round when they are not as planned. Tells when tunnels came up,
-    /// or somebody wants to know.
+    /// Looks at the device and its peers, and asks for a round when they are not as planned. Tells when tunnels came up
+    /// or were tried for the first time, or somebody wants to know.
     fn glance(&mut self, wanted: bool, asked: Vec<Asked>) {
         let (started, spent) = (Instant::now(), spent());
         let mut news = false;
@@ -310,8 +310,11 @@ impl Worker {
         {
             match self.dataplane.glance(scope) {
                 Ok(Some((device, peers))) => {
+                    // Those that had their first handshake, and those to which it was tried.
                     let met = |peers: &BTreeMap<WgPublicKey, ObservedPeer>| {
-                        peers.values().filter(|peer| peer.last_handshake.is_some()).count()
+                        let met = peers.values().filter(|peer| peer.last_handshake.is_some());
+                        let tried = peers.values().filter(|peer| peer.tx_bytes > 0);
+                        (met.count(), tried.count())
                     };
                     news = wanted || met(&peers) != met(&last.peers);
                     (last.device, last.peers) = (Some(device), peers);

@@ -184,7 +184,11 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     let started = reloading::Started::of(&chosen);
     let result = runtime.block_on(async {
         let (daemon, inboxes) = Daemon::start(sources.clone(), chosen)?;
-        Ok(daemon.run(inboxes).await)
+        // A task and not the root itself, which tokio wakes through the poll once more each time.
+        match tokio::spawn(daemon.run(inboxes)).await {
+            Ok(after) => Ok(after),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     match result {

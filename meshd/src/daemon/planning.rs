@@ -11,7 +11,9 @@ use meshd_core::{
     address,
     event::of_blocked,
     node::Liveness,
-    plan::{Change, Desired, LaneKeys, Member, Observed, PlanConfig, PlanInput, TunnelState, plan},
+    plan::{
+        Change, Desired, LaneKeys, Member, Observed, Pair, PlanConfig, PlanInput, TunnelState, plan,
+    },
     trust::Record,
 };
 use meshd_proto::{NodeKey, WgPublicKey};
@@ -135,8 +137,9 @@ impl Running {
             if let Some(lane) = record.lanes.first()
                 && new.contains(&lane.public_key)
             {
-                let leads = self.node.key() < record.key;
-                self.first.programmed(lane.public_key, leads, report.applied_at);
+                let Some(own) = self.node.own_record() else { continue };
+                let pair = Pair::of(own, record);
+                self.first.programmed(lane.public_key, pair, report.applied_at);
             }
         }
         // It answers others as soon as there is a device, whether or not this side has anything to ask.
@@ -150,7 +153,7 @@ impl Running {
             return;
         }
         self.observed_at = Some(at);
-        self.first.observe(&observed.peers);
+        self.first.observe(&observed.peers, at);
         let states =
             |running: &Self| (running.tunnel_states(), running.devices.places(&running.tracker));
         let before = states(self);

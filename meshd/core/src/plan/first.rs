@@ -4,13 +4,18 @@
 //! A first message that meets a peer not yet programmed is lost; two that cross undo each other,
 //! since each side then answers a message that the other has forgotten. So one side of each pair, the
 //! one that leads, sends at once, and the other a little later, since it may be the one that was
-//! programmed last. Where no handshake comes of it, the peer is made anew, which makes WireGuard
+//! programmed last. The one whose record is younger leads: a host that joins is ready after those that it joins.
+//! Where no handshake comes of it, the peer is made anew, which makes WireGuard
 //! forget when it last sent. That is done a few times only, and only to a peer that never had a
 //! handshake: there is no session to lose.
 //!
+//! Where a whole mesh starts, as after a power cut, all pairs at once are N² handshakes, and as many paths to measure, while
+//! everybody is busiest. So of those who started with it a host sends to a few at once and to the others one by one. The
+//! kernel begins with whom it has a packet for in any case.
+//!
 //! ```text
-//! programmed ──► poke ──► no handshake in time ──► renew ──► programmed …  (three times)
-//!                  └────► handshake: done
+//! programmed ──► poke, or the kernel sent ──► no handshake in time ──► renew ──► programmed …  (three times)
+//!                              └────────────► handshake: done
 //! ```
 
 use std::{
@@ -21,6 +26,7 @@ use std::{
 use meshd_proto::WgPublicKey;
 
 use super::types::{Change, Desired, Observed, ObservedPeer};
+use crate::trust::Record;
 
 /// How much later the side that does not lead sends: longer than a handshake takes on a busy host.
 const SECOND: Duration = Duration::from_millis(400);
@@ -28,11 +34,39 @@ const SECOND: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_millis(700);
 /// After these WireGuard's own retries go on alone.
 const RENEWALS: u32 = 3;
+/// Hosts whose records are no further apart than these seconds have started together.
+const TOGETHER: u64 = 10;
+/// Of those who started together so many are sent to at once,
+const AT_ONCE: u32 = 8;
+/// and then one each time: 50 hosts need half a minute for what nobody waits for.
+const APART: Duration = Duration::from_millis(500);
+
+/// How the two of a pair stand to one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// This side sends first.
+    pub leads: bool,
+    /// Both have just started.
+    pub together: bool,
+}
+
+impl Pair {
+    /// Of the host with the record `own` and another.
+    #[must_use]
+    pub fn of(own: &Record, other: &Record) -> Self {
+        Self {
+            leads: (own.issued_at, own.key) > (other.issued_at, other.key),
+            together: own.issued_at.0.abs_diff(other.issued_at.0) <= TOGETHER,
+        }
+    }
+}
 
 /// Pairs that wait for their first handshake.
 #[derive(Debug, Clone, Default)]
 pub struct FirstHandshakes {
     waiting: BTreeMap<WgPublicKey, Waiting>,
+    /// When the next of those who started together has its turn, were none sent to at once.
+    turn: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,16 +93,33 @@ pub struct Due {
 }
 
 impl FirstHandshakes {
-    /// The kernel has a new peer. One side of each pair `leads`.
-    pub fn programmed(&mut self, key: WgPublicKey, leads: bool, now: Instant) {
+    /// The kernel has a new peer.
+    pub fn programmed(&mut self, key: WgPublicKey, pair: Pair, now: Instant) {
         let renewals = self.waiting.get(&key).map_or(0, |waiting| waiting.renewals);
-        let at = if leads { now } else { now + SECOND };
-        self.waiting.insert(key, Waiting { next: Step::Poke, at, leads, renewals });
+        let first = if pair.leads { now } else { now + SECOND };
+        let at = if pair.together && renewals == 0 { first.max(self.turn(now)) } else { first };
+        self.waiting.insert(key, Waiting { next: Step::Poke, at, leads: pair.leads, renewals });
     }
 
-    /// Takes in what the kernel holds: pairs with a handshake are done.
-    pub fn observe(&mut self, peers: &BTreeMap<WgPublicKey, ObservedPeer>) {
-        self.waiting.retain(|key, _| peers.get(key).is_some_and(|p| p.last_handshake.is_none()));
+    /// The next turn among those who started together.
+    fn turn(&mut self, now: Instant) -> Instant {
+        let turn = self.turn.map_or(now, |turn| turn.max(now));
+        self.turn = Some(turn + APART);
+        turn.checked_sub(APART * (AT_ONCE - 1)).map_or(now, |turn| turn.max(now))
+    }
+
+    /// Takes in what the kernel held at `now`: pairs with a handshake are done.
+    pub fn observe(&mut self, peers: &BTreeMap<WgPublicKey, ObservedPeer>, now: Instant) {
+        self.waiting.retain(|key, waiting| {
+            let Some(peer) = peers.get(key).filter(|peer| peer.last_handshake.is_none()) else {
+                return false;
+            };
+            // The kernel had a packet for it before it was its turn.
+            if waiting.next == Step::Poke && waiting.at > now + SECOND && peer.tx_bytes > 0 {
+                (waiting.next, waiting.at) = (Step::Renew, now + PATIENCE);
+            }
+            true
+        });
     }
 
     /// When [`FirstHandshakes::due`] is to be asked next.
@@ -133,6 +184,7 @@ mod tests {
         super::types::{Device, Peer, WgPrivateKey},
         *,
     };
+    use crate::{node::fixture, now::UnixTime};
 
     const KEY: WgPublicKey = WgPublicKey([1; 32]);
 
@@ -140,6 +192,9 @@ mod tests {
         #[allow(clippy::disallowed_methods)] // A starting point; only differences count.
         Instant::now()
     }
+
+    const LEADS: Pair = Pair { leads: true, together: false };
+    const FOLLOWS: Pair = Pair { leads: false, together: false };
 
     fn poke() -> Due {
         Due { poke: vec![KEY], renew: Vec::new() }
@@ -160,8 +215,8 @@ mod tests {
     fn the_side_that_leads_sends_at_once_and_the_other_later() {
         let now = start();
         let (mut leader, mut follower) = (FirstHandshakes::default(), FirstHandshakes::default());
-        leader.programmed(KEY, true, now);
-        follower.programmed(KEY, false, now);
+        leader.programmed(KEY, LEADS, now);
+        follower.programmed(KEY, FOLLOWS, now);
         assert_eq!(leader.due(now), poke());
         assert_eq!(follower.due(now), Due::default());
         assert_eq!(follower.due(now + SECOND), poke());
@@ -173,13 +228,13 @@ mod tests {
     fn a_silent_peer_is_made_anew_three_times_and_then_left_to_wireguard() {
         let mut now = start();
         let mut first = FirstHandshakes::default();
-        first.programmed(KEY, true, now);
+        first.programmed(KEY, LEADS, now);
         for _ in 0..RENEWALS {
             assert_eq!(first.due(now), poke());
-            first.observe(&peers(None));
+            first.observe(&peers(None), now);
             now = first.next().unwrap();
             assert_eq!(first.due(now), renew());
-            first.programmed(KEY, true, now);
+            first.programmed(KEY, LEADS, now);
         }
         assert_eq!(first.due(now), poke());
         assert_eq!(first.next(), None);
@@ -189,11 +244,59 @@ mod tests {
     fn a_peer_with_a_handshake_or_gone_is_left_alone() {
         let now = start();
         let mut first = FirstHandshakes::default();
-        first.programmed(KEY, true, now);
-        first.observe(&peers(Some(Duration::ZERO)));
+        first.programmed(KEY, LEADS, now);
+        first.observe(&peers(Some(Duration::ZERO)), now);
         assert_eq!(first.next(), None);
-        first.programmed(KEY, true, now);
-        first.observe(&BTreeMap::new());
+        first.programmed(KEY, LEADS, now);
+        first.observe(&BTreeMap::new(), now);
+        assert_eq!(first.next(), None);
+    }
+
+    #[test]
+    fn the_younger_record_leads_and_only_hosts_that_started_together_take_turns() {
+        let record = |i: u64, at: i64| {
+            let mut record = (*fixture::record(i, &format!("n{i}"), 1)).clone();
+            record.issued_at = UnixTime(at);
+            record
+        };
+        let (old, young) = (record(1, 1_000), record(2, 1_011));
+        assert_eq!(Pair::of(&young, &old), LEADS);
+        assert_eq!(Pair::of(&old, &young), FOLLOWS);
+        let (one, other) = (record(1, 1_000), record(2, 1_000));
+        let (here, there) = (Pair::of(&one, &other), Pair::of(&other, &one));
+        assert!(here.together && there.together && here.leads != there.leads);
+    }
+
+    #[test]
+    fn of_many_that_started_together_a_few_are_sent_to_at_once_and_the_others_in_turn() {
+        let mut now = start();
+        let mut first = FirstHandshakes::default();
+        let together = Pair { leads: true, together: true };
+        for i in 0..50 {
+            first.programmed(WgPublicKey([i; 32]), together, now);
+        }
+        // One that was there before waits for nobody.
+        first.programmed(WgPublicKey([50; 32]), LEADS, now);
+        let mut met = BTreeSet::new();
+        let kernel = |met: &BTreeSet<WgPublicKey>, tx_bytes| -> BTreeMap<_, _> {
+            let peer = |key| {
+                let last_handshake = met.contains(&key).then_some(Duration::ZERO);
+                ObservedPeer { last_handshake, tx_bytes, ..ObservedPeer::default() }
+            };
+            (0..51).map(|i| WgPublicKey([i; 32])).map(|key| (key, peer(key))).collect()
+        };
+        met.extend(first.due(now).poke);
+        assert_eq!(met.len(), 9);
+        for turn in 10..20 {
+            first.observe(&kernel(&met, 0), now);
+            now += APART;
+            met.extend(first.due(now).poke);
+            assert_eq!(met.len(), turn);
+        }
+        // The kernel had packets for all others: who does not answer is made anew soon.
+        first.observe(&kernel(&met, 148), now);
+        assert_eq!(first.due(now + PATIENCE).renew.len(), 51 - met.len());
+        first.observe(&kernel(&(0..51).map(|i| WgPublicKey([i; 32])).collect(), 148), now);
         assert_eq!(first.next(), None);
     }
 

@@ -4,7 +4,10 @@ use meshd_core::plan::{Backend, LINK_ALIAS};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, Inet6DevConf, InetDevConf, InfoKind, LinkAttribute,
+        LinkFlags, LinkInfo, LinkMessage,
+    },
 };
 use nix::errno::Errno;
 
@@ -27,9 +30,27 @@ pub(crate) struct Link {
     pub(crate) group: u32,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
+    v4: Option<InetDevConf>,
+    v6: Option<Inet6DevConf>,
 }
 
 impl Link {
+    /// The value of a sysctl below `net/`, if it is one of this link, of this name, that came with it: to read them all
+    /// costs nothing then.
+    pub(crate) fn sysctl(&self, name: &str, path: &str) -> Option<String> {
+        let (family, key) = path.strip_prefix("net/")?.split_once("/conf/")?;
+        let value = match (family, key.strip_prefix(name)?.strip_prefix('/')?) {
+            ("ipv4", "forwarding") => self.v4?.forwarding,
+            ("ipv4", "rp_filter") => self.v4?.rp_filter,
+            ("ipv6", "accept_ra") => self.v6?.accept_ra,
+            ("ipv6", "addr_gen_mode") => self.v6?.addr_gen_mode,
+            ("ipv6", "disable_ipv6") => self.v6?.disable_ipv6,
+            ("ipv6", "forwarding") => self.v6?.forwarding,
+            _ => return None,
+        };
+        Some(value.to_string())
+    }
+
     /// Who runs it when it is a WireGuard device that meshd made.
     pub(crate) fn own_backend(&self) -> Option<Backend> {
         let ours = self.alias.as_deref() == Some(LINK_ALIAS);
@@ -171,12 +192,15 @@ fn parse(message: &LinkMessage) -> Link {
         group: 0,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        v4: None,
+        v6: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::Group(group) => link.group = *group,
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::AfSpecUnspec(families) => (link.v4, link.v6) = settings(families),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.clone()),
@@ -189,12 +213,39 @@ fn parse(message: &LinkMessage) -> Link {
     link
 }
 
+fn settings(families: &[AfSpecUnspec]) -> (Option<InetDevConf>, Option<Inet6DevConf>) {
+    let v4 = families.iter().find_map(|family| match family {
+        AfSpecUnspec::Inet(parts) => parts.iter().find_map(|part| match part {
+            AfSpecInet::DevConf(conf) => Some(*conf),
+            _ => None,
+        }),
+        _ => None,
+    });
+    let v6 = families.iter().find_map(|family| match family {
+        AfSpecUnspec::Inet6(parts) => parts.iter().find_map(|part| match part {
+            AfSpecInet6::DevConf(conf) => Some(*conf),
+            _ => None,
+        }),
+        _ => None,
+    });
+    (v4, v6)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn link(kind: Option<InfoKind>, alias: Option<&str>, group: u32) -> Link {
-        Link { index: 1, kind, alias: alias.map(str::to_owned), group, mtu: 1420, up: true }
+        Link {
+            index: 1,
+            kind,
+            alias: alias.map(str::to_owned),
+            group,
+            mtu: 1420,
+            up: true,
+            v4: None,
+            v6: None,
+        }
     }
 
     #[test]

@@ -167,10 +167,8 @@ impl LinuxDataplane {
             Err(DataplaneError::NoInterface { .. }) => return Ok(None),
             state => state?,
         };
-        let sysctls = scope
-            .sysctls
-            .iter()
-            .filter_map(|path| sysctl::read(path).ok().map(|value| (path.clone(), value)));
+        let read = |path: &String| link.sysctl(name, path).or_else(|| sysctl::read(path).ok());
+        let sysctls = scope.sysctls.iter().filter_map(|path| Some((path.clone(), read(path)?)));
         let device = ObservedDevice {
             name: name.clone(),
             backend,

@@ -1,12 +1,12 @@
 //! Neighbours of whom nothing was heard are asked, so that a crash is found within a time that has a bound.
 //!
-//! foca probes one neighbour a second in random order: of eight, one may wait for sixteen seconds. What bounds it is
+//! foca probes neighbours in random order, so one may have to wait. What bounds it is
 //! how long a neighbour may be silent: connections to neighbours stand, so asking costs two small packets, and
 //! whatever is heard puts it off. Nearly always one of two neighbours asks before the other has to.
 //!
 //! ```text
-//! heard ── two probe periods ──► asked nine times ─ no answer, not through others either ──► Down, and reported
-//!   ▲        (or 2½: one of the two)     │ any packet, or a neighbour that reaches it
+//! heard ─ 2½ protocol periods ─► asked nine times ─ no answer, not through others either ──► Down, and reported
+//!   ▲         (or 3: one of the two)     │ any packet, or a neighbour that reaches it
 //!   └────────────────────────────────────┘
 //! ```
 
@@ -48,7 +48,7 @@ impl Membership {
         if !self.is_sparse() || self.watching.look.is_some_and(|look| look > now) {
             return;
         }
-        let silence = self.probe_period() * 2;
+        let silence = self.probe_period() * 5 / 2;
         let mut next = now + silence;
         let mut silent = Vec::new();
         for node in &self.watching.watch.near {
@@ -58,7 +58,7 @@ impl Membership {
             // Who was never heard is asked since it became a neighbour.
             let Some(last) = peer.heard.max(peer.vouched) else { continue };
             // One of two begins, and what the other hears is enough for it.
-            let due = last + if self.own.node < *node { silence } else { silence * 5 / 4 };
+            let due = last + if self.own.node < *node { silence } else { silence * 6 / 5 };
             if due <= now {
                 silent.push(*node);
             } else {

@@ -185,7 +185,8 @@ impl Membership {
         self.swim_config().suspect_to_down_after
     }
 
+    /// SWIM's protocol period. Of neighbours foca probes less often.
     pub(super) fn probe_period(&self) -> Duration {
-        self.swim_config().probe_period
+        swim::config(self.profile, self.watched_count(), false).probe_period
     }
 }

@@ -212,7 +212,7 @@ impl Membership {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), Refusal> {
-        let packet = Packet::from_wire(bytes)?;
+        let packet = Packet::from_wire(bytes, from.hash(), self.own)?;
         let Some(packet) = self.filter(from, packet, now)? else {
             self.heard(from, now);
             return Ok(());
@@ -296,7 +296,12 @@ impl Membership {
 
     /// When [`Self::handle_timeout`] is due.
     pub(super) fn next_timeout(&self) -> Option<(Instant, TimeoutReason)> {
-        let timer = self.timers.first_key_value().map(|(k, _)| (k.0, TimeoutReason::Membership));
+        // foca looks five times a second whether it has something to pass on. As long as it has nothing, that is done
+        // along with whatever is due next.
+        let quiet = self.foca.updates_backlog() == 0;
+        let worth = |timer: &Timer<SwimId>| !(quiet && matches!(timer, Timer::PeriodicGossip(_)));
+        let mut timers = self.timers.iter().filter(|(_, (timer, _))| worth(timer));
+        let timer = timers.next().map(|(key, _)| (key.0, TimeoutReason::Membership));
         let check = self.checks.next().map(|at| (at, TimeoutReason::Check));
         let rested = |at: Instant| at + limits::SWIM_RENEW_INTERVAL;
         let renewal = self.renewed.filter(|_| self.wants_renewal).map(rested);

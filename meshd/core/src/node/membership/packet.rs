@@ -31,7 +31,15 @@ fn id_from_wire(id: Option<&wire::SwimIdentity>) -> Result<SwimId, Refusal> {
     Ok(SwimId { node, generation: id.generation })
 }
 
-fn id_to_wire(id: &SwimId) -> Option<wire::SwimIdentity> {
+/// The sender's need not say who it is.
+fn source_from_wire(id: Option<&wire::SwimIdentity>, from: NodeHash) -> Result<SwimId, Refusal> {
+    match id {
+        Some(id) if id.node.is_empty() => Ok(SwimId { node: from, generation: id.generation }),
+        id => id_from_wire(id),
+    }
+}
+
+pub(super) fn id_to_wire(id: &SwimId) -> Option<wire::SwimIdentity> {
     let node = Bytes::copy_from_slice(&id.node.0);
     Some(wire::SwimIdentity { node, generation: id.generation })
 }
@@ -62,8 +70,8 @@ impl Packet {
         }
     }
 
-    /// Reads a datagram.
-    pub(super) fn from_wire(bytes: &[u8]) -> Result<Self, Refusal> {
+    /// Reads a datagram that `from` sent to `own`.
+    pub(super) fn from_wire(bytes: &[u8], from: NodeHash, own: SwimId) -> Result<Self, Refusal> {
         use wire::SwimKind as Kind;
         if bytes.len() > limits::SWIM_PACKET {
             return Err(Refusal::new(
@@ -95,9 +103,13 @@ impl Packet {
             Kind::TurnUndead => Message::TurnUndead,
         };
         let header = Header {
-            src: id_from_wire(packet.source.as_ref())?,
+            src: source_from_wire(packet.source.as_ref(), from)?,
             src_incarnation: incarnation(packet.source_incarnation),
-            dst: id_from_wire(packet.destination.as_ref())?,
+            // Who says nothing means whom the connection leads to.
+            dst: match &packet.destination {
+                None => own,
+                id => id_from_wire(id.as_ref())?,
+            },
             message,
         };
         let updates = packet
@@ -117,7 +129,7 @@ impl Packet {
         Ok(Self { header, updates })
     }
 
-    /// Writes a datagram.
+    /// Writes a datagram. It goes over a connection of the two whose packet it is: who they are needs no saying.
     pub(super) fn to_wire(&self) -> Bytes {
         use wire::SwimKind as Kind;
         let (kind, number, subject) = match &self.header.message {
@@ -150,10 +162,12 @@ impl Packet {
             }
             .into(),
         });
+        let generation = self.header.src.generation;
+        let source = wire::SwimIdentity { node: Bytes::new(), generation };
         wire::SwimPacket {
-            source: id_to_wire(&self.header.src),
+            source: Some(source),
             source_incarnation: self.header.src_incarnation.into(),
-            destination: id_to_wire(&self.header.dst),
+            destination: None,
             kind: kind.into(),
             probe_number: number.into(),
             subject,

@@ -40,7 +40,9 @@ pub(super) fn config(profile: Profile, others: usize, neighbours: bool) -> Confi
     if neighbours {
         // A neighbour is asked often in it, directly and through others, and that it is down for all takes three who find
         // it so. With the silence before it (`attention`) all know of a crash in less than five seconds on a LAN.
-        config.suspect_to_down_after = config.probe_period * 9 / 5;
+        config.suspect_to_down_after = config.probe_period * 8 / 5;
+        // Silence makes this node ask (`attention`): foca's own probes, at random, are only its way to meet them again.
+        config.probe_period *= 10;
     }
     config.max_packet_size = NonZeroUsize::new(PACKET).unwrap_or(NonZeroUsize::MIN);
     // Being heard is enough to be up again (`Membership::heard`): nobody has to be told to change its

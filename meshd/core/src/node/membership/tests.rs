@@ -3,8 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use foca::{Header, Message};
+use meshd_proto::wire;
+use prost::Message as _;
 
-use super::*;
+use super::{packet::id_to_wire, *};
 use crate::node::fixture::{self, Origin};
 
 const LIAR: u64 = 1;
@@ -187,7 +189,10 @@ fn each_lie_is_refused_with_its_code() {
     let now = world.now;
     let mut send = |from: u64, src: SwimId, incarnation, dst, message| {
         let header = Header { src, src_incarnation: incarnation, dst, message };
-        let bytes = Packet { header, updates: Vec::new() }.to_wire();
+        let mut packet = Packet { header, updates: Vec::new() }.to_wire();
+        let mut packet = wire::SwimPacket::decode(&mut packet).unwrap();
+        (packet.source, packet.destination) = (id_to_wire(&src), id_to_wire(&dst));
+        let bytes = packet.encode_to_vec();
         let refused = world.members[US as usize].handle_packet(&fixture::key(from), &bytes, now);
         refused.err().map(|refusal| refusal.code)
     };
