@@ -17,7 +17,7 @@ use super::{
     planner::Destinations,
     prefixes::is_v6,
 };
-use crate::path_mtu::{BASE, OVERHEAD_V4};
+use crate::path_mtu::{self, BASE, OVERHEAD_V4};
 
 /// Our nftables table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,8 +85,8 @@ impl SourceNat {
     pub const LOG_GROUP: u16 = 51_820;
 }
 
-/// Which packets carry DF: UDP from `port` with `mark`, not towards [`FirewallSets::fragmented`], unless they are larger
-/// than [`DontFragment::LARGEST_FRAGMENTED`].
+/// Which packets carry DF: UDP from `port` with `mark`, of [`DontFragment::SMALLEST`] bytes or more, not towards
+/// [`FirewallSets::fragmented`], unless they are larger than [`DontFragment::LARGEST_FRAGMENTED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DontFragment {
     /// WireGuard's port.
@@ -96,6 +96,8 @@ pub struct DontFragment {
 }
 
 impl DontFragment {
+    /// No probe is smaller. Most packets are, and no path fragments them: they are spared the rule.
+    pub const SMALLEST: u32 = path_mtu::SMALLEST + OVERHEAD_V4;
     /// No route towards [`FirewallSets::fragmented`] lets a larger packet through: it is a probe, which measures
     /// nothing if it is fragmented.
     pub const LARGEST_FRAGMENTED: u32 = BASE + OVERHEAD_V4;
