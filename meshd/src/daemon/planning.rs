@@ -25,9 +25,12 @@ use super::{
 };
 use crate::{
     config::{Automatic, Config, Encrypt, LeakProtection, RouteSource},
-    dataplane::Scope,
+    dataplane::{DataplaneError, Scope},
     reconcile::Report,
 };
+
+/// Errors that are shown at once.
+const ERRORS: usize = 8;
 
 impl Running {
     /// Plans from what is known now, and returns what the data plane is to keep.
@@ -118,8 +121,7 @@ impl Running {
             tracing::debug!(changes = report.applied.len(), "data plane changed");
         }
         self.contested = report.contested;
-        let errors: Vec<_> =
-            report.errors.iter().map(|error| (error.code(), error.to_string())).collect();
+        let errors = different(&report.errors);
         if errors != self.dataplane_errors {
             for (code, text) in &errors {
                 tracing::error!(code, "{text}");
@@ -190,6 +192,19 @@ impl Running {
     }
 }
 
+/// What failed, each thing once: without its device, a thousand routes fail for the same reason.
+fn different(errors: &[DataplaneError]) -> Vec<(&'static str, String)> {
+    let mut seen = BTreeSet::new();
+    let all = errors.iter().map(|error| (error.code(), error.to_string()));
+    let mut kept: Vec<_> = all.filter(|error| seen.insert(error.clone())).collect();
+    let more = kept.len().saturating_sub(ERRORS);
+    kept.truncate(ERRORS);
+    if let (Some((code, _)), 1..) = (kept.last(), more) {
+        kept.push((*code, format!("{more} more changes of the kernel failed; mend these first")));
+    }
+    kept
+}
+
 fn new_peers(changes: &[Change]) -> BTreeSet<WgPublicKey> {
     changes
         .iter()
@@ -238,5 +253,22 @@ pub(super) fn scope(config: &Config, desired: &Desired) -> Scope {
         arp: desired.arp.is_some(),
         sysctls: desired.device.iter().flat_map(|device| device.sysctls.keys().cloned()).collect(),
         ..Scope::of(&plan_config(config))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_said_once_and_many_are_counted() {
+        let gone = |action| DataplaneError::NoInterface { action, name: "mesh0".to_owned() };
+        let errors: Vec<_> = (0..60).map(|_| gone("add a route")).collect();
+        assert_eq!(different(&errors).len(), 1);
+        let mut errors = errors;
+        errors.extend((0..60).map(|n| DataplaneError::BadName { name: format!("bad {n}") }));
+        let shown = different(&errors);
+        assert_eq!(shown.len(), ERRORS + 1);
+        assert_eq!(shown[ERRORS].1, "53 more changes of the kernel failed; mend these first");
     }
 }

@@ -34,6 +34,9 @@ const SECOND: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_millis(700);
 /// After these WireGuard's own retries go on alone.
 const RENEWALS: u32 = 3;
+/// The same where both have just started: the other side may be busy with that for a while, and its own turn be late. Half
+/// a minute in all, since the patience grows once only.
+const RENEWALS_TOGETHER: u32 = 20;
 /// Hosts whose records are no further apart than these seconds have started together.
 const TOGETHER: u64 = 10;
 /// Of those who started together so many are sent to at once,
@@ -73,7 +76,7 @@ pub struct FirstHandshakes {
 struct Waiting {
     next: Step,
     at: Instant,
-    leads: bool,
+    pair: Pair,
     renewals: u32,
 }
 
@@ -98,7 +101,7 @@ impl FirstHandshakes {
         let renewals = self.waiting.get(&key).map_or(0, |waiting| waiting.renewals);
         let first = if pair.leads { now } else { now + SECOND };
         let at = if pair.together && renewals == 0 { first.max(self.turn(now)) } else { first };
-        self.waiting.insert(key, Waiting { next: Step::Poke, at, leads: pair.leads, renewals });
+        self.waiting.insert(key, Waiting { next: Step::Poke, at, pair, renewals });
     }
 
     /// The next turn among those who started together.
@@ -140,9 +143,14 @@ impl FirstHandshakes {
                     due.poke.push(*key);
                     waiting.next = Step::Renew;
                     // The side that follows leaves the first renewal to the one that leads.
-                    let patience = PATIENCE * 2_u32.pow(waiting.renewals);
-                    waiting.at = now + if waiting.leads { patience } else { patience * 2 };
-                    waiting.renewals < RENEWALS
+                    let Pair { leads, together } = waiting.pair;
+                    let (doublings, renewals) = match together {
+                        true => (waiting.renewals.min(1), RENEWALS_TOGETHER),
+                        false => (waiting.renewals, RENEWALS),
+                    };
+                    let patience = PATIENCE * 2_u32.pow(doublings);
+                    waiting.at = now + if leads { patience } else { patience * 2 };
+                    waiting.renewals < renewals
                 }
                 Step::Renew => {
                     due.renew.push(*key);
@@ -238,6 +246,23 @@ mod tests {
         }
         assert_eq!(first.due(now), poke());
         assert_eq!(first.next(), None);
+    }
+
+    #[test]
+    fn of_those_who_started_together_a_silent_one_is_made_anew_for_half_a_minute() {
+        let begin = start();
+        let mut now = begin;
+        let mut first = FirstHandshakes::default();
+        let pair = Pair { leads: true, together: true };
+        first.programmed(KEY, pair, now);
+        while let Some(at) = first.next() {
+            now = at;
+            if first.due(now).renew == [KEY] {
+                first.programmed(KEY, pair, now);
+            }
+        }
+        let seconds = (now - begin).as_secs();
+        assert!((20..40).contains(&seconds), "{seconds}");
     }
 
     #[test]
