@@ -135,7 +135,10 @@ impl Running {
         self.dataplane_errors = errors;
         let Some(observed) = report.observed else { return };
         let new = new_peers(&report.applied);
-        for record in self.node.directory().iter() {
+        // From here on round the ring of keys, so that where all start together not all begin with the same ones.
+        let (before, after): (Vec<_>, Vec<_>) =
+            self.node.directory().iter().partition(|record| record.key <= self.node.key());
+        for record in after.into_iter().chain(before) {
             if let Some(lane) = record.lanes.first()
                 && new.contains(&lane.public_key)
             {
