@@ -11,9 +11,7 @@ use meshd_core::{
     address,
     event::of_blocked,
     node::Liveness,
-    plan::{
-        Change, Desired, LaneKeys, Member, Observed, Pair, PlanConfig, PlanInput, TunnelState, plan,
-    },
+    plan::{Change, Desired, LaneKeys, Member, Observed, PlanConfig, PlanInput, TunnelState, plan},
     trust::Record,
 };
 use meshd_proto::{NodeKey, WgPublicKey};
@@ -135,17 +133,12 @@ impl Running {
         self.dataplane_errors = errors;
         let Some(observed) = report.observed else { return };
         let new = new_peers(&report.applied);
-        // From here on round the ring of keys, so that where all start together not all begin with the same ones.
-        let (before, after): (Vec<_>, Vec<_>) =
-            self.node.directory().iter().partition(|record| record.key <= self.node.key());
-        for record in after.into_iter().chain(before) {
-            if let Some(lane) = record.lanes.first()
-                && new.contains(&lane.public_key)
-            {
-                let Some(own) = self.node.own_record() else { continue };
-                let pair = Pair::of(own, record);
-                self.first.programmed(lane.public_key, pair, report.applied_at);
-            }
+        if let Some(own) = self.node.own_record().filter(|_| !new.is_empty()) {
+            let is_new = |record: &&Record| {
+                record.lanes.first().is_some_and(|lane| new.contains(&lane.public_key))
+            };
+            let others = self.node.directory().iter().map(|record| &**record).filter(is_new);
+            self.first.programmed(own, others, report.applied_at);
         }
         // It answers others as soon as there is a device, whether or not this side has anything to ask.
         self.start_prober();

@@ -46,17 +46,16 @@ const APART: Duration = Duration::from_millis(200);
 
 /// How the two of a pair stand to one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pair {
+struct Pair {
     /// This side sends first.
-    pub leads: bool,
+    leads: bool,
     /// Both have just started.
-    pub together: bool,
+    together: bool,
 }
 
 impl Pair {
     /// Of the host with the record `own` and another.
-    #[must_use]
-    pub fn of(own: &Record, other: &Record) -> Self {
+    fn of(own: &Record, other: &Record) -> Self {
         Self {
             leads: (own.issued_at, own.key) > (other.issued_at, other.key),
             together: own.issued_at.0.abs_diff(other.issued_at.0) <= TOGETHER,
@@ -96,8 +95,24 @@ pub struct Due {
 }
 
 impl FirstHandshakes {
-    /// The kernel has a new peer.
-    pub fn programmed(&mut self, key: WgPublicKey, pair: Pair, now: Instant) {
+    /// The kernel of the host with the record `own` has new peers, the hosts with these records.
+    pub fn programmed<'a>(
+        &mut self,
+        own: &Record,
+        others: impl IntoIterator<Item = &'a Record>,
+        now: Instant,
+    ) {
+        // From here on round the ring of keys, so that where all start together not all begin with the same ones.
+        let (before, after): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|other| other.key <= own.key);
+        for other in after.into_iter().chain(before) {
+            if let Some(lane) = other.lanes.first() {
+                self.wait(lane.public_key, Pair::of(own, other), now);
+            }
+        }
+    }
+
+    fn wait(&mut self, key: WgPublicKey, pair: Pair, now: Instant) {
         let renewals = self.waiting.get(&key).map_or(0, |waiting| waiting.renewals);
         let first = if pair.leads { now } else { now + SECOND };
         let at = if pair.together && renewals == 0 { first.max(self.turn(now)) } else { first };
@@ -117,8 +132,9 @@ impl FirstHandshakes {
             let Some(peer) = peers.get(key).filter(|peer| peer.last_handshake.is_none()) else {
                 return false;
             };
-            // The kernel had a packet for it before it was its turn.
-            if waiting.next == Step::Poke && waiting.at > now + SECOND && peer.tx_bytes > 0 {
+            // The kernel had a packet for it before it was its turn. Once made anew it has had that.
+            let waits = waiting.next == Step::Poke && waiting.renewals == 0;
+            if waits && waiting.at > now + SECOND && peer.tx_bytes > 0 {
                 (waiting.next, waiting.at) = (Step::Renew, now + PATIENCE);
             }
             true
@@ -223,8 +239,8 @@ mod tests {
     fn the_side_that_leads_sends_at_once_and_the_other_later() {
         let now = start();
         let (mut leader, mut follower) = (FirstHandshakes::default(), FirstHandshakes::default());
-        leader.programmed(KEY, LEADS, now);
-        follower.programmed(KEY, FOLLOWS, now);
+        leader.wait(KEY, LEADS, now);
+        follower.wait(KEY, FOLLOWS, now);
         assert_eq!(leader.due(now), poke());
         assert_eq!(follower.due(now), Due::default());
         assert_eq!(follower.due(now + SECOND), poke());
@@ -236,13 +252,13 @@ mod tests {
     fn a_silent_peer_is_made_anew_three_times_and_then_left_to_wireguard() {
         let mut now = start();
         let mut first = FirstHandshakes::default();
-        first.programmed(KEY, LEADS, now);
+        first.wait(KEY, LEADS, now);
         for _ in 0..RENEWALS {
             assert_eq!(first.due(now), poke());
             first.observe(&peers(None), now);
             now = first.next().unwrap();
             assert_eq!(first.due(now), renew());
-            first.programmed(KEY, LEADS, now);
+            first.wait(KEY, LEADS, now);
         }
         assert_eq!(first.due(now), poke());
         assert_eq!(first.next(), None);
@@ -254,11 +270,11 @@ mod tests {
         let mut now = begin;
         let mut first = FirstHandshakes::default();
         let pair = Pair { leads: true, together: true };
-        first.programmed(KEY, pair, now);
+        first.wait(KEY, pair, now);
         while let Some(at) = first.next() {
             now = at;
             if first.due(now).renew == [KEY] {
-                first.programmed(KEY, pair, now);
+                first.wait(KEY, pair, now);
             }
         }
         let seconds = (now - begin).as_secs();
@@ -266,13 +282,31 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_not_made_anew_is_not_asked_for_without_end() {
+        let mut now = start();
+        let mut first = FirstHandshakes::default();
+        first.wait(KEY, LEADS, now);
+        let tried =
+            BTreeMap::from([(KEY, ObservedPeer { tx_bytes: 148, ..ObservedPeer::default() })]);
+        let mut renewals = 0;
+        while let Some(at) = first.next() {
+            now = at;
+            renewals += first.due(now).renew.len();
+            // Its endpoint is not the plan's, say: it stays as it is.
+            first.observe(&tried, now);
+            assert!(renewals < 10);
+        }
+        assert_eq!(renewals, 3);
+    }
+
+    #[test]
     fn a_peer_with_a_handshake_or_gone_is_left_alone() {
         let now = start();
         let mut first = FirstHandshakes::default();
-        first.programmed(KEY, LEADS, now);
+        first.wait(KEY, LEADS, now);
         first.observe(&peers(Some(Duration::ZERO)), now);
         assert_eq!(first.next(), None);
-        first.programmed(KEY, LEADS, now);
+        first.wait(KEY, LEADS, now);
         first.observe(&BTreeMap::new(), now);
         assert_eq!(first.next(), None);
     }
@@ -298,10 +332,10 @@ mod tests {
         let mut first = FirstHandshakes::default();
         let together = Pair { leads: true, together: true };
         for i in 0..50 {
-            first.programmed(WgPublicKey([i; 32]), together, now);
+            first.wait(WgPublicKey([i; 32]), together, now);
         }
         // One that was there before waits for nobody.
-        first.programmed(WgPublicKey([50; 32]), LEADS, now);
+        first.wait(WgPublicKey([50; 32]), LEADS, now);
         let mut met = BTreeSet::new();
         let kernel = |met: &BTreeSet<WgPublicKey>, tx_bytes| -> BTreeMap<_, _> {
             let peer = |key| {

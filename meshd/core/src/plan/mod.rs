@@ -43,7 +43,7 @@ pub use external::{External, Externals};
 pub use firewall::{
     DontFragment, Firewall, FirewallRules, FirewallSets, ObservedFirewall, SourceNat, Steering,
 };
-pub use first::{Due, FirstHandshakes, Pair, renewals};
+pub use first::{Due, FirstHandshakes, renewals};
 pub use forwarding::Forwarded;
 pub use health::TunnelTracker;
 pub use input::{
