@@ -18,12 +18,7 @@ use meshd_core::{
 use meshd_proto::{NodeKey, control::HealthLine};
 use tokio::time::timeout;
 
-use super::{
-    Daemon,
-    health::line,
-    own::Own,
-    running::{PLAN_INTERVAL, Running},
-};
+use super::{Daemon, health::line, own::Own, running::Running};
 use crate::config::{Config, Encrypt, LeakProtection};
 
 /// How long two hosts may take to agree before it is worth a line.
@@ -252,7 +247,7 @@ impl Daemon {
             prober.state(ula(&mesh, &answer.to), answer.id, true, &answer.statement);
         }
         if running.carrying.accord.take_changed() {
-            running.plan_due.get_or_insert_with(|| now + PLAN_INTERVAL);
+            running.pace.with_others(now, 1);
         }
     }
 
@@ -266,7 +261,7 @@ impl Daemon {
         }
         // What was held back may count now.
         if running.carrying.accord.take_changed() {
-            running.plan_due.get_or_insert_with(|| now + PLAN_INTERVAL);
+            running.pace.with_others(now, 1);
         }
     }
 

@@ -17,12 +17,7 @@ use meshd_core::{
 };
 use meshd_proto::{NodeKey, control::HealthLine};
 
-use super::{
-    Daemon, clock,
-    health::line,
-    planning::plan_config,
-    running::{PLAN_INTERVAL, Running},
-};
+use super::{Daemon, clock, health::line, planning::plan_config, running::Running};
 use crate::{config::Automatic, dataplane::Scope, probe::Heard};
 
 /// The kernel is not looked at more often because members are heard of.
@@ -102,8 +97,7 @@ impl Daemon {
         let Some(running) = &mut self.running else { return };
         if running.mtus.take_changed() {
             let members = u32::try_from(running.node.directory().len() / MEMBERS_AT_ONCE);
-            let pause = PLAN_INTERVAL * (1 + members.unwrap_or(0).min(20));
-            running.plan_due.get_or_insert_with(|| Instant::now() + pause);
+            running.pace.with_others(Instant::now(), 1 + members.unwrap_or(20));
         }
         while let Some(changed) = running.mtus.poll_news() {
             let name = running.node.directory().display_name(&changed.peer);

@@ -315,7 +315,7 @@ impl Daemon {
             self.flush_due.get_or_insert(now + FLUSH_DELAY);
             self.sync_due.get_or_insert(now + SYNC_DELAY);
         }
-        if running.plan_due.is_some_and(|due| due <= Instant::now())
+        if running.pace.due().is_some_and(|due| due <= Instant::now())
             && let Some((desired, scope)) = running.replan(&self.own, &self.config)
         {
             running.plan_number = self.reconciler.want(desired.clone(), scope);
@@ -356,7 +356,7 @@ impl Daemon {
 
     fn next_wake(&self) -> Instant {
         let node = self.running.as_ref().and_then(|r| r.node.poll_timeout()).map(|(at, _)| at);
-        let plan = self.running.as_ref().and_then(|running| running.plan_due);
+        let plan = self.running.as_ref().and_then(|running| running.pace.due());
         let first = self.running.as_ref().and_then(|running| running.first.next());
         let mtus = self.running.as_ref().and_then(|running| running.mtus.poll_timeout());
         let gateways = self.next_gateway_look();
@@ -460,7 +460,7 @@ impl Daemon {
         if refused && self.own.sources.watch() {
             // A kernel may have nfnetlink_log, and no nft_log.
             self.own.sources.told = false;
-            running.plan_due.get_or_insert_with(Instant::now);
+            running.pace.at_once(Instant::now());
         }
         running.take_report(report, &mut self.counters);
         if let Some(device) = &running.plan.desired.device {

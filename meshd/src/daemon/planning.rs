@@ -16,11 +16,7 @@ use meshd_core::{
 };
 use meshd_proto::{NodeKey, WgPublicKey};
 
-use super::{
-    counters::Counters,
-    own::Own,
-    running::{PLAN_INTERVAL, Running},
-};
+use super::{counters::Counters, own::Own, running::Running};
 use crate::{
     config::{Automatic, Config, Encrypt, LeakProtection, RouteSource},
     dataplane::{DataplaneError, Scope},
@@ -33,10 +29,9 @@ const ERRORS: usize = 8;
 impl Running {
     /// Plans from what is known now, and returns what the data plane is to keep.
     pub(super) fn replan(&mut self, own: &Own, config: &Config) -> Option<(Arc<Desired>, Scope)> {
-        self.plan_due = None;
-        self.planned_at = Some(Instant::now());
-        let own_record = self.own_record()?;
         let now = Instant::now();
+        self.pace.begin();
+        let own_record = self.own_record()?;
         let local = own.local_network(config, &self.node.observed());
         let members: Vec<Member> = self
             .node
@@ -71,13 +66,14 @@ impl Running {
         changes.into_iter().for_each(|event| self.events.emit(event));
         self.plan = planned;
         self.tell_carried();
+        self.pace.planned(now, Instant::now());
         Some((desired, scope))
     }
 
     /// What the kernel holds of unknown members goes once everybody can be taken for known.
     pub(super) fn plan_when_complete(&mut self, now: Instant) {
         if self.plan.desired.additive && self.knows_all(now) {
-            self.plan_due.get_or_insert(now);
+            self.pace.soon(now);
         }
     }
 
@@ -157,7 +153,7 @@ impl Running {
         let before = states(self);
         self.tracker.observe(&observed.peers, at);
         if self.see_nodes(&observed, at) | (states(self) != before) {
-            self.plan_due.get_or_insert_with(|| Instant::now() + PLAN_INTERVAL);
+            self.pace.with_others(Instant::now(), 1);
         }
         self.observed = Some(observed);
     }

@@ -5,10 +5,7 @@ use std::{net::IpAddr, time::Instant};
 use meshd_core::address::host_prefix;
 use meshd_proto::NodeKey;
 
-use super::{
-    Daemon, clock,
-    running::{PLAN_INTERVAL, Running},
-};
+use super::{Daemon, clock, running::Running};
 
 impl Running {
     /// Remembers where `peer` was reached, over a restart too; with `path` by its first connection.
@@ -26,7 +23,7 @@ impl Running {
         // Somebody else has it so far.
         let routes = &self.plan.desired.routes;
         if routes.iter().any(|route| route.destination == host_prefix(at)) {
-            self.plan_due.get_or_insert_with(|| Instant::now() + PLAN_INTERVAL);
+            self.pace.with_others(Instant::now(), 1);
         }
     }
 }

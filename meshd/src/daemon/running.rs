@@ -5,7 +5,7 @@ use std::{
     net::{Ipv6Addr, SocketAddr},
     path::Path,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use meshd_core::{
     address,
     node::{Node, Output},
     path_mtu::PathMtus,
-    plan::{FirstHandshakes, Observed, Plan, TunnelTracker},
+    plan::{FirstHandshakes, Observed, Plan, PlanPace, TunnelTracker},
     reached::Reached,
     refusal::{Code, Refusal},
     trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
@@ -34,9 +34,6 @@ use crate::{
     state::{StateDir, store::Store},
     transport::{ChainCheck, Transport},
 };
-
-/// Plans are made at most this often: a burst of records costs one.
-pub(super) const PLAN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Everything that exists only while this host belongs to a mesh.
 pub(super) struct Running {
@@ -67,8 +64,7 @@ pub(super) struct Running {
     pub(super) observed_at: Option<Instant>,
     pub(super) plan: Plan,
     pub(super) plan_number: u64,
-    pub(super) plan_due: Option<Instant>,
-    pub(super) planned_at: Option<Instant>,
+    pub(super) pace: PlanPace,
     /// Where each member was reached; outlives the connection and the daemon.
     pub(super) reached: Reached,
     pub(super) dataplane_errors: Vec<(&'static str, String)>,
@@ -156,7 +152,7 @@ impl Running {
     pub(super) fn announce(&mut self, own: &Own, config: &Config, gossip_port: u16) {
         let draft = self.draft(own, config, gossip_port);
         self.node.update_self(draft, clock::now());
-        self.plan_due.get_or_insert_with(Instant::now);
+        self.pace.at_once(Instant::now());
     }
 
     fn draft(&self, own: &Own, config: &Config, gossip_port: u16) -> RecordDraft {
@@ -239,12 +235,7 @@ impl Running {
                         self.store_failed(&why);
                     }
                 }
-                Output::Changed => {
-                    self.plan_due.get_or_insert_with(|| match self.planned_at {
-                        Some(at) => at + PLAN_INTERVAL,
-                        None => Instant::now(),
-                    });
-                }
+                Output::Changed => self.pace.soon(Instant::now()),
                 Output::ReserveVersions { at_least } => match state.reserve_versions(at_least) {
                     Ok(block) => self.node.handle_versions(block, clock::now()),
                     Err(error) => self.store_failed(&error.to_string()),

@@ -11,7 +11,7 @@ use meshd_core::{
     event::{Event, about_certificate},
     node::{Node, NodeConfig, Profile, VersionBlock},
     path_mtu::PathMtus,
-    plan::{FirstHandshakes, SourceFacts, TunnelTracker},
+    plan::{FirstHandshakes, PlanPace, SourceFacts, TunnelTracker},
     refusal::Code,
     trust::{Expiry, NodeIdentity, Signer},
 };
@@ -288,8 +288,7 @@ impl Daemon {
             observed_at: None,
             plan: meshd_core::plan::Plan::default(),
             plan_number: 0,
-            plan_due: Some(Instant::now()),
-            planned_at: None,
+            pace: PlanPace::new(Instant::now()),
             reached: opened.reached.into_iter().collect(),
             dataplane_errors: Vec::new(),
             repaired: String::new(),

@@ -25,6 +25,7 @@ mod mirror;
 mod model;
 mod mtus;
 mod nodes;
+mod pace;
 mod planner;
 mod prefixes;
 mod preflight;
@@ -52,6 +53,7 @@ pub use input::{
 };
 pub use model::{Kernel, KernelError, Verdict};
 pub use nodes::CarriedNodes;
+pub use pace::PlanPace;
 pub use planner::{Plan, plan};
 pub use repairs::RepairPace;
 pub use routes::ROUTE_METRIC;

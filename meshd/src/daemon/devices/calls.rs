@@ -228,7 +228,7 @@ impl Daemon {
     /// Has the kernel follow, and answers then.
     fn follow(&mut self, key: WgPublicKey, of: Waiting) {
         let Some(running) = &mut self.running else { return };
-        running.plan_due = Some(Instant::now());
+        running.pace.at_once(Instant::now());
         let until = Instant::now() + PATIENCE;
         running.devices.waiters.push(Waiter { key, until, of });
     }
