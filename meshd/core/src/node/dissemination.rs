@@ -38,9 +38,11 @@ const REVOCATIONS_PER_FRAME: usize = RECORDS_PER_FRAME / (limits::REVOCATION + 8
 pub(super) const ENTRIES_PER_FRAME: usize = 1_000;
 /// Bytes of records in one frame: leaves room for the framing.
 const RECORDS_PER_FRAME: usize = limits::FRAME - 8 * 1024;
-/// Pause between two rounds of telling: what comes in meanwhile goes out together. The first is told at
-/// once.
+/// Pause between two rounds of telling: what comes in meanwhile goes out together. The first is told at once; as long as
+/// each pause brings something, as when a mesh starts, the next is twice as long: each round costs as many messages as are
+/// told, and a host that is flooded with them is late with everything. What cannot wait does not wait for that.
 const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_MOST: Duration = Duration::from_millis(320);
 /// How long a record that was asked for is not asked for again from the same member, and from another.
 const PULL_PATIENCE: Duration = Duration::from_secs(2);
 const OTHERS_PATIENCE: Duration = Duration::from_millis(300);
@@ -69,8 +71,10 @@ pub(super) struct Dissemination {
     fresh_revocations: Vec<wire::SignedRevocation>,
     /// Reports that are new here, and from whom.
     fresh_reports: Vec<(wire::SignedReport, Option<NodeKey>)>,
-    /// Nothing is told before this.
-    rest: Option<Instant>,
+    /// When something was last told.
+    told: Option<Instant>,
+    /// The pause after that.
+    pause: Duration,
     /// Asked for and not come yet.
     pulling: BTreeMap<NodeKey, Asked>,
     /// How many of these from whom.
@@ -104,14 +108,38 @@ impl Dissemination {
         self.fresh_time = true;
     }
 
-    /// When there is something to tell.
+    /// When there is something to tell; `None` also if that is at once.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.rest.filter(|_| self.has_news())
+        let pause = match (self.is_urgent(), self.is_usual()) {
+            (true, _) => PAUSE,
+            (false, true) => self.pause,
+            (false, false) => return None,
+        };
+        Some(self.told? + pause)
     }
 
-    fn has_news(&self) -> bool {
-        let small = self.fresh_bundle || self.fresh_time || !self.fresh_revocations.is_empty();
-        small || !self.fresh.is_empty() || !self.fresh_reports.is_empty()
+    /// News of whom to trust.
+    fn is_urgent(&self) -> bool {
+        self.fresh_bundle || self.fresh_time || !self.fresh_revocations.is_empty()
+    }
+
+    /// Records, and reports about members, which must not overtake the records that refute them.
+    fn is_usual(&self) -> bool {
+        !self.fresh.is_empty() || !self.fresh_reports.is_empty()
+    }
+
+    /// True when there is something to tell now; notes that it is told.
+    fn begin_round(&mut self, now: Instant) -> bool {
+        let due = self.next_timeout();
+        if !(self.is_urgent() || self.is_usual()) || due.is_some_and(|due| due > now) {
+            return false;
+        }
+        if self.is_usual() {
+            let flood = due.is_some_and(|due| now.saturating_duration_since(due) < self.pause);
+            self.pause = if flood { (self.pause * 2).min(PAUSE_MOST) } else { PAUSE };
+        }
+        self.told = Some(now);
+        true
     }
 
     /// What was asked for came, whatever became of it.
@@ -177,11 +205,9 @@ pub(super) fn entry(record: &Record) -> wire::RecordKey {
 impl Node {
     /// Tells others what is new. Everything that came in with one call goes out together.
     pub(super) fn flush_fresh(&mut self, now: Instant) {
-        if !self.dissemination.has_news() || self.dissemination.rest.is_some_and(|rest| rest > now)
-        {
+        if !self.dissemination.begin_round(now) {
             return;
         }
-        self.dissemination.rest = Some(now + PAUSE);
         let fresh = std::mem::take(&mut self.dissemination.fresh);
         let bundle = std::mem::take(&mut self.dissemination.fresh_bundle);
         let bundle = bundle.then(|| self.anchors.signed_bundle().clone());

@@ -37,6 +37,10 @@ pub use self::{
 const AT_ONCE: usize = 32;
 /// Between two paths' probes: at most 200 paths a second.
 const SPACING: Duration = Duration::from_millis(5);
+/// Tunnels that nobody uses yet take turns: so many are measured at once, then one each time. A large mesh that starts has
+/// other things to do first, and the base carries everything meanwhile.
+const UNUSED_AT_ONCE: u32 = 8;
+const UNUSED_SPACING: Duration = Duration::from_millis(200);
 /// Until a path that found no room tries again.
 const NO_ROOM: Duration = Duration::from_millis(100);
 /// An answer that takes longer is none.
@@ -158,6 +162,8 @@ pub struct PathMtus {
     next_id: u64,
     /// Before this no probe is sent.
     free_at: Option<Instant>,
+    /// When the last path that nobody uses has its turn.
+    last_turn: Option<Instant>,
     news: VecDeque<Changed>,
     changed: bool,
     rng: StdRng,
@@ -177,6 +183,7 @@ impl PathMtus {
             sent: BTreeMap::new(),
             next_id,
             free_at: None,
+            last_turn: None,
             news: VecDeque::new(),
             changed: false,
             rng,
@@ -236,6 +243,16 @@ impl PathMtus {
             if path.trial.is_none() && busy >= AT_ONCE {
                 let later = now + NO_ROOM.mul_f64(self.rng.random_range(0.5..1.5));
                 self.set_timer(key, Some(later));
+                continue;
+            }
+            if path.wants_turn(now) {
+                // As a bucket of so many turns has it.
+                let least = now.checked_sub(UNUSED_SPACING * (UNUSED_AT_ONCE - 1)).unwrap_or(now);
+                let turn = self.last_turn.map_or(least, |last| least.max(last + UNUSED_SPACING));
+                self.last_turn = Some(turn);
+                path.turn = Some(turn);
+                let before = path.mtu();
+                self.settle(key, Some(before), now);
                 continue;
             }
             let before = path.mtu();

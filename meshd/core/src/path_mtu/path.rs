@@ -93,6 +93,8 @@ pub(super) struct Path {
     pub(super) trial: Option<Trial>,
     /// Not before.
     pause: Option<Instant>,
+    /// When it is measured for the first time, unless it is used earlier.
+    pub(super) turn: Option<Instant>,
     silence: u32,
     rtt: Option<Duration>,
     used_at: Option<Instant>,
@@ -126,6 +128,7 @@ impl Path {
             fresh: true,
             trial: None,
             pause: None,
+            turn: None,
             silence: 0,
             rtt: None,
             used_at: None,
@@ -211,6 +214,11 @@ impl Path {
         self.used_at.is_some_and(|at| now.saturating_duration_since(at) < IN_USE)
     }
 
+    /// It is to be measured for the first time, nobody waits for that, and no time was set.
+    pub(super) fn wants_turn(&self, now: Instant) -> bool {
+        self.state == State::Waiting && self.turn.is_none() && !self.in_use(now)
+    }
+
     /// When [`Path::step`] is to be called next.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         if !self.seen.up {
@@ -226,6 +234,9 @@ impl Path {
                 }
                 match self.waiting_since {
                     Some(since) if !self.route_is_set() => since + ROUTE_PATIENCE,
+                    _ if self.state == State::Waiting && !self.in_use(now) => {
+                        self.turn.map_or(now, |turn| turn.max(now))
+                    }
                     _ => now,
                 }
             }

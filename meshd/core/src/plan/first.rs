@@ -10,16 +10,16 @@
 //! handshake: there is no session to lose.
 //!
 //! Where a whole mesh starts, as after a power cut, all pairs at once are N² handshakes, and as many paths to measure, while
-//! everybody is busiest. So of those who started with it a host sends to a few at once and to the others one by one. The
-//! kernel begins with whom it has a packet for in any case.
+//! everybody is busiest. So of those who started with it a host sends to a few at once, and to the next as soon as one of
+//! them has answered: as fast as the machines are. The kernel begins with whom it has a packet for in any case.
 //!
 //! ```text
-//! programmed ──► poke, or the kernel sent ──► no handshake in time ──► renew ──► programmed …  (three times)
-//!                              └────────────► handshake: done
+//! programmed ─► turn ─► poke, or the kernel sent ─► no handshake in time ─► renew ─► programmed …  (three times)
+//!                                         └───────► handshake: done
 //! ```
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -39,10 +39,10 @@ const RENEWALS: u32 = 3;
 const RENEWALS_TOGETHER: u32 = 20;
 /// Hosts whose records are no further apart than these seconds have started together.
 const TOGETHER: u64 = 10;
-/// Of those who started together so many are sent to at once,
-const AT_ONCE: u32 = 8;
-/// and then one each time: 50 hosts need four seconds for what nobody waits for.
-const APART: Duration = Duration::from_millis(200);
+/// Of those who started together so many are sent to at once.
+const AT_ONCE: usize = 8;
+/// One that does not answer gives its turn to the next after this.
+const TURN: Duration = Duration::from_millis(1_400);
 
 /// How the two of a pair stand to one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +67,10 @@ impl Pair {
 #[derive(Debug, Clone, Default)]
 pub struct FirstHandshakes {
     waiting: BTreeMap<WgPublicKey, Waiting>,
-    /// When the next of those who started together has its turn, were none sent to at once.
-    turn: Option<Instant>,
+    /// Those that wait for their turn, in order.
+    queue: VecDeque<WgPublicKey>,
+    /// Those that have it, and until when.
+    turns: BTreeMap<WgPublicKey, Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +83,8 @@ struct Waiting {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
+    /// Waits for its turn.
+    Turn,
     Poke,
     Renew,
 }
@@ -115,15 +119,24 @@ impl FirstHandshakes {
     fn wait(&mut self, key: WgPublicKey, pair: Pair, now: Instant) {
         let renewals = self.waiting.get(&key).map_or(0, |waiting| waiting.renewals);
         let first = if pair.leads { now } else { now + SECOND };
-        let at = if pair.together && renewals == 0 { first.max(self.turn(now)) } else { first };
-        self.waiting.insert(key, Waiting { next: Step::Poke, at, pair, renewals });
+        let next = if pair.together && renewals == 0 { Step::Turn } else { Step::Poke };
+        if next == Step::Turn {
+            self.queue.push_back(key);
+        }
+        self.waiting.insert(key, Waiting { next, at: first, pair, renewals });
     }
 
-    /// The next turn among those who started together.
-    fn turn(&mut self, now: Instant) -> Instant {
-        let turn = self.turn.map_or(now, |turn| turn.max(now));
-        self.turn = Some(turn + APART);
-        turn.checked_sub(APART * (AT_ONCE - 1)).map_or(now, |turn| turn.max(now))
+    /// Gives turns to as many as may have one.
+    fn give_turns(&mut self, now: Instant) {
+        self.turns.retain(|_, until| *until > now);
+        while self.turns.len() < AT_ONCE
+            && let Some(key) = self.queue.pop_front()
+        {
+            if let Some(waiting) = self.waiting.get_mut(&key).filter(|w| w.next == Step::Turn) {
+                waiting.next = Step::Poke;
+                self.turns.insert(key, now + TURN);
+            }
+        }
     }
 
     /// Takes in what the kernel held at `now`: pairs with a handshake are done.
@@ -132,29 +145,38 @@ impl FirstHandshakes {
             let Some(peer) = peers.get(key).filter(|peer| peer.last_handshake.is_none()) else {
                 return false;
             };
-            // The kernel had a packet for it before it was its turn. Once made anew it has had that.
-            let waits = waiting.next == Step::Poke && waiting.renewals == 0;
-            if waits && waiting.at > now + SECOND && peer.tx_bytes > 0 {
+            // The kernel had a packet for it before it was its turn.
+            if waiting.next == Step::Turn && peer.tx_bytes > 0 {
                 (waiting.next, waiting.at) = (Step::Renew, now + PATIENCE);
             }
             true
         });
+        self.turns.retain(|key, _| self.waiting.contains_key(key));
+        let waits = |key: &WgPublicKey| self.waiting.get(key).is_some_and(|w| w.next == Step::Turn);
+        self.queue.retain(waits);
     }
 
     /// When [`FirstHandshakes::due`] is to be asked next.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
-        self.waiting.values().map(|waiting| waiting.at).min()
+        let turn = self.queue.front().and_then(|key| match self.turns.len() < AT_ONCE {
+            true => self.waiting.get(key).map(|waiting| waiting.at),
+            false => self.turns.values().min().copied(),
+        });
+        let others = self.waiting.values().filter(|waiting| waiting.next != Step::Turn);
+        others.map(|waiting| waiting.at).chain(turn).min()
     }
 
     /// What is due at `now`.
     pub fn due(&mut self, now: Instant) -> Due {
         let mut due = Due::default();
+        self.give_turns(now);
         self.waiting.retain(|key, waiting| {
             if waiting.at > now {
                 return true;
             }
             match waiting.next {
+                Step::Turn => true,
                 Step::Poke => {
                     due.poke.push(*key);
                     waiting.next = Step::Renew;
@@ -344,18 +366,23 @@ mod tests {
             };
             (0..51).map(|i| WgPublicKey([i; 32])).map(|key| (key, peer(key))).collect()
         };
-        met.extend(first.due(now).poke);
-        assert_eq!(met.len(), 9);
-        for turn in 10..20 {
-            first.observe(&kernel(&met, 0), now);
-            now += APART;
-            met.extend(first.due(now).poke);
-            assert_eq!(met.len(), turn);
-        }
-        // The kernel had packets for all others: who does not answer is made anew soon, but for those whose turn is near.
+        let poked = first.due(now).poke;
+        assert_eq!(poked.len(), AT_ONCE + 1);
+        // As many follow as have answered, at once.
+        met.extend(&poked[..5]);
+        first.observe(&kernel(&met, 0), now);
+        assert!(first.next().unwrap() <= now);
+        assert_eq!(first.due(now).poke.len(), 5);
+        assert!(first.next().unwrap() > now);
+        // Who does not answer holds nobody up for long.
+        now += TURN;
+        let due = first.due(now);
+        assert_eq!((due.poke.len(), due.renew.len()), (AT_ONCE, AT_ONCE + 1));
+        // The kernel had packets for all others: who does not answer is made anew soon.
         first.observe(&kernel(&met, 148), now);
-        let due = first.due(now + PATIENCE);
-        assert_eq!((due.poke.len(), due.renew.len()), (2, 51 - met.len() - 2));
+        let left = 51 - 5 - (AT_ONCE + 1) - AT_ONCE;
+        now += PATIENCE;
+        assert_eq!(first.due(now).renew.len(), left + AT_ONCE);
         first.observe(&kernel(&(0..51).map(|i| WgPublicKey([i; 32])).collect(), 148), now);
         assert_eq!(first.next(), None);
     }

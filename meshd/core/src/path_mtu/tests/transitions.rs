@@ -1,6 +1,6 @@
 //! What each state does when something happens.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use meshd_proto::NodeKey;
 
@@ -171,19 +171,23 @@ fn a_thousand_paths_are_not_probed_at_once() {
         key[..2].copy_from_slice(&number.to_be_bytes());
         NodeKey(key)
     };
-    let links = (0..1_000).map(|number| (key(number), Link::v4(1_440)));
-    let mut world = World::new(links, 3);
-    world.run(Duration::from_secs(30));
-    let done = (0..1_000).filter(|n| world.mtus.known(&key(*n)).unwrap().state == State::Complete);
-    assert_eq!(done.count(), 1_000);
-    let mut busiest = 0;
-    for window in world.probes.windows(250) {
-        if window[249].0 - window[0].0 < Duration::from_secs(1) {
-            busiest += 1;
+    for (used, done, seconds) in [(0, 1_000, 201), (300, 300, 25)] {
+        let traffic = |number| if number < used { 100_000 } else { 0 };
+        let link = |number| Link { traffic: traffic(number), ..Link::v4(1_440) };
+        let mut world = World::new((0..1_000).map(|number| (key(number), link(number))), 3);
+        world.run(Duration::from_secs(seconds));
+        let state = |number: u16| world.mtus.known(&key(number)).unwrap().state;
+        let complete = (0..done).filter(|n| state(*n) == State::Complete).count();
+        assert_eq!(complete, usize::from(done));
+        let mut busiest = 0;
+        for window in world.probes.windows(250) {
+            if window[249].0 - window[0].0 < Duration::from_secs(1) {
+                busiest += 1;
+            }
         }
+        assert_eq!(busiest, 0, "more than 250 probes a second");
+        assert!(used > 0 || world.probes.len() == 2_000, "{} probes", world.probes.len());
     }
-    assert_eq!(busiest, 0, "more than 250 probes a second");
-    assert_eq!(world.probes.len(), 2_000);
 }
 
 #[test]
@@ -197,4 +201,28 @@ fn an_answer_counts_only_from_whom_it_was_asked() {
     assert_eq!(world.known().state, State::Base);
     world.mtus.handle_answer(&PEER, probe.id, now);
     assert_eq!(world.known().state, State::Search);
+}
+
+#[test]
+fn tunnels_that_nobody_uses_take_turns() {
+    let links = (0..40).map(|n| (NodeKey([n; 32]), Link::v4(1_440)));
+    let mut world = World::new(links, 3);
+    let start = world.now;
+    let settled = |world: &World| {
+        let known = |key| world.mtus.known(key).is_some_and(|known| known.state == State::Complete);
+        world.links.keys().filter(|key| known(key)).count()
+    };
+    world.run(Duration::from_millis(180));
+    assert_eq!(settled(&world), 8);
+    // One that is used does not wait for its turn, once that is seen.
+    let last = world.probes.iter().map(|(_, probe)| probe.to).collect::<BTreeSet<_>>();
+    let waiting = *world.links.keys().rfind(|key| !last.contains(*key)).unwrap();
+    world.links.get_mut(&waiting).unwrap().traffic = 1_000_000;
+    world.run(Duration::from_millis(700));
+    let used = world.mtus.known(&waiting).unwrap();
+    assert_eq!(used.state, State::Complete, "{used:?}");
+    let took = world.until(20, |world| settled(world) == 40);
+    assert!(took > 4.0, "{took}");
+    let turns = (world.now - start).as_millis() / 200;
+    assert!(turns <= 40, "{turns}");
 }
