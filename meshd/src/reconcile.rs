@@ -155,6 +155,8 @@ struct Worker {
     renew: BTreeSet<WgPublicKey>,
     /// The plan that was last applied without an error.
     settled: u64,
+    /// The plan to which device and peers were found to be right at a glance, if nothing was changed since.
+    seen_right: Option<u64>,
     retry: Duration,
     pace: RepairPace,
     /// A look was asked for that may wait for its turn.
@@ -175,6 +177,7 @@ impl Worker {
             want: None,
             renew: BTreeSet::new(),
             settled: 0,
+            seen_right: None,
             retry: RETRY_FIRST,
             pace: RepairPace::new(now),
             look: false,
@@ -246,6 +249,7 @@ impl Worker {
     /// One round for the plan in force.
     fn keep(&mut self, asked: Vec<Asked>) {
         self.look = false;
+        self.seen_right = None;
         let Some((desired, scope, plan)) = self.want.clone() else {
             self.due = Instant::now() + PERIOD;
             return;
@@ -305,7 +309,7 @@ impl Worker {
     fn glance(&mut self, wanted: bool, asked: Vec<Asked>) {
         let (started, spent) = (Instant::now(), spent());
         let mut news = false;
-        if let (Some((desired, scope, _)), Some((last, read))) = (&self.want, &mut self.last)
+        if let (Some((desired, scope, plan)), Some((last, read))) = (&self.want, &mut self.last)
             && last.device.is_some()
         {
             match self.dataplane.glance(scope) {
@@ -317,9 +321,16 @@ impl Worker {
                         (met.count(), tried.count())
                     };
                     news = wanted || met(&peers) != met(&last.peers);
+                    let same = self.seen_right == Some(*plan)
+                        && last.device.as_ref() == Some(&device)
+                        && are_set_as(&peers, &last.peers);
                     (last.device, last.peers) = (Some(device), peers);
                     *read = started;
-                    self.look |= !diff(desired, last).is_empty();
+                    if !same {
+                        let right = diff(desired, last).is_empty();
+                        self.seen_right = right.then_some(*plan);
+                        self.look |= !right;
+                    }
                     for answer in asked {
                         // As in `keep`.
                         let _ = answer.send(Some((last.clone(), started)));
@@ -395,6 +406,18 @@ impl Worker {
         report.observed = self.dataplane.observe(scope).ok().or(report.observed);
         report
     }
+}
+
+/// Nothing that plans are about is another than `before`.
+fn are_set_as(
+    peers: &BTreeMap<WgPublicKey, ObservedPeer>,
+    before: &BTreeMap<WgPublicKey, ObservedPeer>,
+) -> bool {
+    peers.len() == before.len()
+        && peers
+            .iter()
+            .zip(before)
+            .all(|((key, peer), (old_key, old))| key == old_key && peer.is_set_as(old))
 }
 
 /// What this thread has taken of a processor so far. Time on the wall would also count who else was busy.

@@ -157,12 +157,9 @@ impl LinuxDataplane {
     /// Device and peers; `None` also when the device goes while it is read.
     fn observe_device(&self, scope: &Scope) -> Result<Option<Glance>, DataplaneError> {
         let name = &scope.interface;
-        let (link, backend) = match self.own(name) {
-            Ok(Some(own)) => own,
-            // Another's is none of ours. Making ours says so.
-            Ok(None) | Err(DataplaneError::NameTaken { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Some(link) = link::find(&self.netlink, name)? else { return Ok(None) };
+        // Another's is none of ours. Making ours says so.
+        let Some(backend) = link.own_backend() else { return Ok(None) };
         let state = match wireguard::read(Target { name, index: link.index, backend }) {
             Err(DataplaneError::NoInterface { .. }) => return Ok(None),
             state => state?,
