@@ -53,6 +53,28 @@ fn start_seed(member: &Host, signer: &Host) -> Result<Running> {
 }
 
 #[test]
+fn seeds_that_keep_silent_hold_nobody_up() {
+    scenario("silent", |world| {
+        let mesh = Mesh::waiting(world, &[HostPlan::vm("signer"), HostPlan::vm("joiner")])?;
+        let [signer, joiner] = [&mesh.hosts[0], &mesh.hosts[1]];
+        signer.init_mesh()?;
+        // Three addresses of the same network that nobody has: one after the other they would be waited for 15 s.
+        let there = format!("{}:51800", signer.address());
+        let silent = [201, 202, 203].map(|host| format!("192.0.2.{host}:51800"));
+        let mut arguments = vec!["token", "create", "--node", joiner.name()];
+        for seed in silent.iter().chain([&there]) {
+            arguments.extend(["--seed", seed.as_str()]);
+        }
+        let token = signer.meshctl(&arguments)?.ok()?.stdout.trim().to_owned();
+        let took = joiner.join(&token)?;
+        ensure!(took < pace(10), "the join took {took:?}");
+        joiner.wait_up(1, pace(20))?;
+        println!("seed: joined through the fourth seed, three being silent");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_seed_that_is_no_signer_reads_nothing_that_it_could_use() {
     scenario("seed", |world| {
         let plans = [

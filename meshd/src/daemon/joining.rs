@@ -3,9 +3,8 @@
 //! A task of its own talks to the seeds; the loop only starts it and takes its result over. When to try again
 //! without a person, `unattended` says.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
 use ipnet::IpNet;
 use meshd_core::{
     event::Actor,
@@ -290,6 +289,13 @@ fn doing(what: impl Into<String>) -> Result<JoinProgress, ControlError> {
     Ok(JoinProgress { step: Some(Step::Doing(what.into())) })
 }
 
+/// The first of them, and how many more.
+fn some(addresses: &[SocketAddr]) -> String {
+    let first: Vec<_> = addresses.iter().take(3).map(ToString::to_string).collect();
+    let more = addresses.len() - first.len();
+    first.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+}
+
 impl Attempt {
     /// When many join at once, the member that is asked takes a few a second: nobody need type it again.
     async fn run_while_busy(
@@ -326,7 +332,7 @@ impl Attempt {
         )
     }
 
-    /// Asks seed after seed until one brings an answer.
+    /// Asks one seed after the other, as they answer, until one brings an enrolment.
     pub(super) async fn run(
         &self,
         progress: Option<&Answers<JoinProgress>>,
@@ -335,24 +341,26 @@ impl Attempt {
         seeds.extend(self.config_seeds.iter().cloned());
         let resolved = resolve::resolve(&seeds).await;
         let mut why = resolved.failed;
-        let request = self.request()?;
-        let request: Bytes = request.encode_to_vec().into();
+        let request = self.request()?.encode_to_vec();
         let mut refused = None;
-        for address in resolved.addresses {
-            if let Some(progress) = progress {
-                let _ = progress.send(doing(format!("asking {address}"))).await;
-            }
-            let answer = self
-                .client
-                .enrol(
-                    address,
-                    &[self.token.trust_anchor()],
-                    &self.token.server_name(),
-                    request.clone(),
-                )
-                .await;
-            let reply = match answer {
-                Ok(reply) => reply,
+        if let Some(progress) = progress.filter(|_| !resolved.addresses.is_empty()) {
+            let _ = progress.send(doing(format!("asking {}", some(&resolved.addresses)))).await;
+        }
+        let (root, name) = (self.token.trust_anchor(), self.token.server_name());
+        let mut race = self
+            .client
+            .reach(resolved.addresses, &[root], &name)
+            .map_err(|error| failed("bad_token", error.to_string(), "make a new token"))?;
+        while let Some(link) = race.next().await {
+            let answer = match link {
+                Ok(link) => {
+                    let address = link.address();
+                    link.ask(&request).await.map(|reply| (address, reply))
+                }
+                Err(error) => Err(error),
+            };
+            let (address, reply) = match answer {
+                Ok(answer) => answer,
                 Err(error) => {
                     why.push(error.to_string());
                     continue;

@@ -9,7 +9,7 @@ use rustls_pki_types::TrustAnchor;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::{Event, Report, connection::canonical, dial::for_socket, limits, tls};
+use super::{Event, Report, connection::canonical, dial::for_socket, limits, race::Race, tls};
 
 /// Largest reply: certificate, root, bundle and a few records.
 const REPLY: usize = 256 * 1024;
@@ -100,19 +100,17 @@ impl EnrolClient {
         Self { endpoint }
     }
 
-    /// Sends `request` to the member at `address` and returns its reply. The member is verified
-    /// against the root that the token names before anything is sent.
-    pub async fn enrol(
+    /// Connects to the members at `addresses`, which are verified against the root that the token names.
+    pub fn reach(
         &self,
-        address: SocketAddr,
+        addresses: Vec<SocketAddr>,
         roots: &[TrustAnchor<'static>],
         server_name: &str,
-        request: Bytes,
-    ) -> Result<Bytes, EnrolClientError> {
-        self.ask(address, tls::enrol_client(roots)?, server_name, request).await
+    ) -> Result<Race, EnrolClientError> {
+        Ok(Race::new(self.clone(), tls::enrol_client(roots)?, server_name, addresses))
     }
 
-    /// The same for a member's own renewal, which may have a wrong clock, and so may the other.
+    /// Asks the member at `address` for the asker's own renewal: it may have a wrong clock, and so may the other.
     pub async fn renew(
         &self,
         address: SocketAddr,
@@ -120,34 +118,53 @@ impl EnrolClient {
         server_name: &str,
         request: Bytes,
     ) -> Result<Bytes, EnrolClientError> {
-        self.ask(address, tls::renew_client(roots)?, server_name, request).await
+        self.connect(address, tls::renew_client(roots)?, server_name).await?.ask(&request).await
     }
 
-    async fn ask(
+    /// A connection on which nothing was sent yet.
+    pub(super) async fn connect(
         &self,
         address: SocketAddr,
         config: quinn::ClientConfig,
         server_name: &str,
-        request: Bytes,
-    ) -> Result<Bytes, EnrolClientError> {
+    ) -> Result<EnrolLink, EnrolClientError> {
         let failed = |why: String| EnrolClientError::Connection(address, why);
-        let work = async {
-            let to = for_socket(&self.endpoint, address);
-            let connection = self
-                .endpoint
-                .connect_with(config, to, server_name)
-                .map_err(|error| failed(error.to_string()))?;
-            let connection = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, connection)
-                .await
-                .map_err(|_| failed("no answer".to_owned()))?
-                .map_err(|error| failed(error.to_string()))?;
-            let reply = exchange(&connection, &request).await.map_err(failed)?;
-            connection.close(VarInt::from_u32(0), b"done");
-            Ok(reply)
-        };
-        tokio::time::timeout(limits::ENROL_TIMEOUT, work)
+        let connection = self
+            .endpoint
+            .connect_with(config, for_socket(&self.endpoint, address), server_name)
+            .map_err(|error| failed(error.to_string()))?;
+        let connection = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, connection)
             .await
-            .unwrap_or_else(|_| Err(failed("no reply in time".to_owned())))
+            .map_err(|_| failed("no answer".to_owned()))?
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(EnrolLink { address, connection })
+    }
+}
+
+/// A connection to a member that was verified.
+#[derive(Debug)]
+pub struct EnrolLink {
+    address: SocketAddr,
+    connection: Connection,
+}
+
+impl EnrolLink {
+    /// Where the member is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends `request` and returns the reply.
+    pub async fn ask(self, request: &[u8]) -> Result<Bytes, EnrolClientError> {
+        let failed = |why: String| EnrolClientError::Connection(self.address, why);
+        let reply =
+            tokio::time::timeout(limits::ENROL_TIMEOUT, exchange(&self.connection, request))
+                .await
+                .map_err(|_| failed("no reply in time".to_owned()))?
+                .map_err(failed)?;
+        self.connection.close(VarInt::from_u32(0), b"done");
+        Ok(reply)
     }
 }
 

@@ -20,6 +20,7 @@ mod enrol;
 mod event;
 mod inside;
 mod limits;
+mod race;
 mod server;
 mod socket;
 mod tls;
@@ -42,8 +43,9 @@ pub(crate) use self::event::Report;
 use self::{connection::Live, inside::Inside, server::Gate};
 pub use self::{
     dial::Target,
-    enrol::{EnrolClient, EnrolClientError, EnrolTicket},
+    enrol::{EnrolClient, EnrolClientError, EnrolLink, EnrolTicket},
     event::Event,
+    race::Race,
     server::ChainCheck,
     socket::SocketError,
     tls::{TlsError, TlsIdentity},

@@ -1,6 +1,8 @@
-//! What a tunnel of meshd carries beside one made by hand with `wg` and `ip` on hosts of the same kind: with the daemons at
+//! What a tunnel of meshd carries beside two made by hand with `wg` and `ip` on hosts of the same kind: with the daemons at
 //! work, and with the daemons stopped (SIGSTOP), which leaves what they made in the kernel. On a slow machine what the
-//! daemons themselves take is a part of the difference.
+//! daemons themselves take is a part of the difference. One of those made by hand has a route in the main table, the other is
+//! steered by mark and rule, as `wg-quick` and meshd do it, so that a route that covers the other end's address makes no loop: a
+//! kernel with a rule of its own looks up routes more slowly.
 
 use anyhow::{Context, Result};
 use meshd_tests::harness::{Backend, Host, HostPlan, Mesh, Place, Running, World, pace, wait_for};
@@ -44,6 +46,8 @@ impl Measured {
 enum Side {
     Ours,
     Hand,
+    /// Made by hand, steered by mark and rule.
+    Steered,
     /// Ours, without the daemons.
     Alone,
 }
@@ -87,20 +91,22 @@ impl<'a> Pair<'a> {
 
 pub(crate) fn measure(machine: Machine) -> Result<Report> {
     let mut report = Report::new(machine, "tunnel", 2);
-    in_a_world(4, |world| {
+    in_a_world(6, |world| {
         let mesh = crate::formed(world, 2)?;
-        let hand: Vec<Host> = ["h1", "h2"]
+        let hand: Vec<Host> = ["h1", "h2", "s1", "s2"]
             .map(|name| world.host(&HostPlan::vm(name)))
             .into_iter()
             .collect::<Result<_>>()?;
-        let _devices = make_by_hand(world, &hand[0], &hand[1])?;
+        let _devices = make_by_hand(world, [&hand[0], &hand[1]], "")?;
+        let _steered = make_by_hand(world, [&hand[2], &hand[3]], STEER)?;
         wait_measured(&mesh)?;
         let mut ours =
             Pair::new(&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[1].mesh_addresses()?.0)?;
         let mut theirs = Pair::new(&hand[0], &hand[1], "100.64.0.2")?;
+        let mut steered = Pair::new(&hand[2], &hand[3], "100.64.0.2")?;
         let mut alone = Measured::default();
         for round in 0..ROUNDS {
-            let mut sides = [Side::Ours, Side::Hand, Side::Alone];
+            let mut sides = [Side::Ours, Side::Hand, Side::Alone, Side::Steered];
             if round % 2 == 1 {
                 sides.reverse();
             }
@@ -108,6 +114,7 @@ pub(crate) fn measure(machine: Machine) -> Result<Report> {
                 match side {
                     Side::Ours => ours.measure()?,
                     Side::Hand => theirs.measure()?,
+                    Side::Steered => steered.measure()?,
                     Side::Alone => {
                         signal(&mesh, Signal::SIGSTOP)?;
                         let measured = ours.once();
@@ -123,11 +130,12 @@ pub(crate) fn measure(machine: Machine) -> Result<Report> {
             let middle = sorted.len() / 2;
             (sorted[middle] + sorted[(sorted.len() - 1) / 2]) / 2.0
         };
-        let (ours, theirs) = (ours.measured, theirs.measured);
+        let (ours, theirs, steered) = (ours.measured, theirs.measured, steered.measured);
         for (side, key, what) in [
             (&ours, "ours", "meshd"),
             (&alone, "alone", "meshd stopped"),
             (&theirs, "hand", "by hand"),
+            (&steered, "steered", "by hand with a rule"),
         ] {
             let megabits = &side.megabits;
             report.add_spread(
@@ -147,18 +155,23 @@ pub(crate) fn measure(machine: Machine) -> Result<Report> {
         let ratios = |ours: &[f64], theirs: &[f64]| -> Vec<f64> {
             ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()
         };
-        for (side, key, what) in [(&ours, "", "meshd"), (&alone, "alone_", "meshd stopped")] {
-            let throughput = median(&ratios(&side.megabits, &theirs.megabits));
+        for (side, key, what, reference, by) in [
+            (&ours, "", "meshd", &theirs, "by hand"),
+            (&alone, "alone_", "meshd stopped", &theirs, "by hand"),
+            (&ours, "steered_", "meshd", &steered, "by hand with a rule"),
+            (&alone, "alone_steered_", "meshd stopped", &steered, "by hand with a rule"),
+        ] {
+            let throughput = median(&ratios(&side.megabits, &reference.megabits));
             report.add(
                 &format!("{key}throughput_ratio"),
-                &format!("throughput, {what} against by hand"),
+                &format!("throughput, {what} against {by}"),
                 throughput,
                 "times",
             );
-            let latency = median(&ratios(&side.rtt_ms, &theirs.rtt_ms));
+            let latency = median(&ratios(&side.rtt_ms, &reference.rtt_ms));
             report.add(
                 &format!("{key}latency_ratio"),
-                &format!("round trip, {what} against by hand"),
+                &format!("round trip, {what} against {by}"),
                 latency,
                 "times",
             );
@@ -180,8 +193,13 @@ fn wait_measured(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
-/// A tunnel as people make it: `ip link add`, `wg set`, an address each.
-fn make_by_hand(world: &World, one: &Host, two: &Host) -> Result<Vec<Running>> {
+/// The route in a table of its own, for all but the encrypted packets.
+const STEER: &str =
+    "ip route del 100.64.0.0/24 dev wg0; ip route add 100.64.0.0/24 dev wg0 table 51820
+     wg set wg0 fwmark 0x10; ip rule add not fwmark 0x10/0x10 lookup 51820 priority 2600";
+
+/// A tunnel as people make it: `ip link add`, `wg set`, an address each, and what `more` says.
+fn make_by_hand(world: &World, [one, two]: [&Host; 2], more: &str) -> Result<Vec<Running>> {
     let mut processes = Vec::new();
     let mut keys = Vec::new();
     for (number, host) in [(1, one), (2, two)] {
@@ -195,7 +213,8 @@ fn make_by_hand(world: &World, one: &Host, two: &Host) -> Result<Vec<Running>> {
         }
         let key = host.sh(&format!(
             "wg genkey >/run/key; wg set wg0 listen-port 51820 private-key /run/key; wg pubkey </run/key
-             ip addr add 100.64.0.{number}/32 dev wg0; ip link set wg0 up; ip route add 100.64.0.0/24 dev wg0"
+             ip addr add 100.64.0.{number}/32 dev wg0; ip link set wg0 up; ip route add 100.64.0.0/24 dev wg0
+             {more}"
         ))?;
         keys.push(key.trim().to_owned());
     }

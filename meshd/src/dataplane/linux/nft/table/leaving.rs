@@ -15,11 +15,12 @@
 //! SOURCES, which stay as they are:
 //!
 //! ```text
-//!     iifname "mesh0" return           # from a member to a device behind this host, or back
 //!     ip saddr 10.1.0.0/24 return      # one per own prefix; prefixes that overlap do not fit into a set
 //!     ip6 saddr fd00::/64 return
 //!     ip saddr @own4 return; ip6 saddr @own6 return
+//!     iifname "mesh0" return           # from a member to a device behind this host, or back
 //! ```
+//! Nearly all have a source of the first kind, so that comes first: each rule costs a round trip a hundredth.
 //! While no other source was seen there is no `postrouting`, but at the end of `inside`: `SOURCES; limit rate 1/second log
 //! group 51820`. All packets of the host pass `leaving`, so it is one chain, and most meet two conditions in it.
 
@@ -78,8 +79,6 @@ impl Shape {
     /// What keeps its source.
     fn sources(&mut self, chain: &str, nat: &SourceNat) {
         let back = || json!({"return": null});
-        // What came in through the mesh has a source that WireGuard has checked. Linux tells here where from since 5.7.
-        self.rule(chain, &[interface("==", "iifname", &nat.device), back()]);
         let v4 = nat.own_v4.iter().map(|net| ("ip", IpNet::V4(*net)));
         let v6 = nat.own_v6.iter().map(|net| ("ip6", IpNet::V6(*net)));
         for (protocol, net) in v4.chain(v6) {
@@ -92,6 +91,8 @@ impl Shape {
             }
         }
         self.sources_of_nodes(chain, nat);
+        // What came in through the mesh has a source that WireGuard has checked. Linux tells here where from since 5.7.
+        self.rule(chain, &[interface("==", "iifname", &nat.device), back()]);
     }
 
     /// Has the daemon told of a packet, see `dataplane::sources`.
@@ -153,7 +154,7 @@ impl Shape {
         };
         let device = right(first, 0)?.as_str()?.to_owned();
         let mut nat = SourceNat { watch, device, ..SourceNat::default() };
-        for rule in sources.get(1..)? {
+        for rule in sources.split_last()?.1 {
             if right(rule, 1).is_some() {
                 nat.own_nodes.insert(right(rule, 0)?.as_str()?.parse().ok()?);
                 continue;
