@@ -6,7 +6,7 @@
 //!     masquerade }
 //!   chain leaving { type filter hook postrouting priority 310
 //!     oifname "mesh0" goto inside
-//!     meta mark & 0x10 == 0x10 ip length >= 636 udp sport 51820 goto dont_fragment }
+//!     ip length >= 636 meta mark & 0x10 == 0x10 udp sport 51820 goto dont_fragment }
 //!   chain inside { tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu }
 //!   chain dont_fragment {
 //!     ip length > 1340 ip frag-off set 0x4000 accept
@@ -122,8 +122,8 @@ impl Shape {
         self.rule(
             LEAVING,
             &[
-                json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
                 field(">=", "ip", "length", &json!(DontFragment::SMALLEST)),
+                json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
                 field("==", "udp", "sport", &json!(which.port)),
                 goto(DONT_FRAGMENT),
             ],
@@ -184,7 +184,7 @@ impl Shape {
         }
         let rules = self.rules_of(LEAVING);
         let rule = rules.last()?;
-        let (mark, port) = (number(right(rule, 0)?)?, number(right(rule, 2)?)?);
+        let (mark, port) = (number(right(rule, 1)?)?, number(right(rule, 2)?)?);
         Some(Some(DontFragment { mark, port: u16::try_from(port).ok()? }))
     }
 }
