@@ -14,7 +14,8 @@ use super::enrol::{EnrolClient, EnrolClientError, EnrolLink};
 /// "Connection Attempt Delay" of RFC 8305, 8.
 const DELAY: Duration = Duration::from_millis(250);
 
-type Attempt = Pin<Box<dyn Future<Output = Result<EnrolLink, EnrolClientError>> + Send>>;
+type Attempt = Pin<Box<dyn Future<Output = (SocketAddr, Outcome)> + Send>>;
+type Outcome = Result<EnrolLink, EnrolClientError>;
 
 /// Attempts to connect, in order.
 pub struct Race {
@@ -22,7 +23,8 @@ pub struct Race {
     config: quinn::ClientConfig,
     server_name: String,
     waiting: VecDeque<SocketAddr>,
-    begun: FuturesUnordered<Attempt>,
+    trying: VecDeque<SocketAddr>,
+    attempts: FuturesUnordered<Attempt>,
     /// When the next is tried.
     next: Instant,
 }
@@ -39,22 +41,25 @@ impl Race {
             config,
             server_name: server_name.to_owned(),
             waiting: addresses.into(),
-            begun: FuturesUnordered::new(),
+            trying: VecDeque::new(),
+            attempts: FuturesUnordered::new(),
             next: Instant::now(),
         }
     }
 
-    /// The next that answered or failed, in the order in which they did; `None` after the last.
-    pub async fn next(&mut self) -> Option<Result<EnrolLink, EnrolClientError>> {
+    /// The next that answered or failed; `None` after the last.
+    pub async fn next(&mut self) -> Option<Outcome> {
         loop {
-            if self.begun.is_empty() && !self.begin() {
+            if self.attempts.is_empty() && !self.begin() {
                 return None;
             }
             tokio::select! {
                 biased;
-                Some(outcome) = self.begun.next() => {
-                    if outcome.is_err() {
-                        self.begin();
+                Some((address, outcome)) = self.attempts.next() => {
+                    self.trying.retain(|tried| *tried != address);
+                    match &outcome {
+                        Ok(_) => self.put_back(),
+                        Err(_) => { self.begin(); }
                     }
                     return Some(outcome);
                 }
@@ -70,8 +75,18 @@ impl Race {
         let Some(address) = self.waiting.pop_front() else { return false };
         let (client, config) = (self.client.clone(), self.config.clone());
         let name = self.server_name.clone();
-        self.begun.push(Box::pin(async move { client.connect(address, config, &name).await }));
+        self.attempts
+            .push(Box::pin(async move { (address, client.connect(address, config, &name).await) }));
+        self.trying.push_back(address);
         self.next = Instant::now() + DELAY;
         true
+    }
+
+    /// While one is asked the others do not keep connections that members close when nothing comes: they are tried again if
+    /// it refuses.
+    fn put_back(&mut self) {
+        self.attempts.clear();
+        self.trying.append(&mut self.waiting);
+        std::mem::swap(&mut self.trying, &mut self.waiting);
     }
 }

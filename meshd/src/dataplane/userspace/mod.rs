@@ -18,6 +18,10 @@ use std::{
 };
 
 use meshd_core::plan::Backend;
+use nix::{
+    errno::Errno,
+    sys::inotify::{InitFlags, Inotify},
+};
 
 use super::{
     DataplaneError,
@@ -54,13 +58,28 @@ pub(crate) fn start(netlink: &Netlink, name: &str) -> Result<(), DataplaneError>
     })?;
     // A stale socket of a process that was killed.
     let _ = fs::remove_file(uapi::socket_path(name));
+    let link = begin(netlink, name).map_err(|error| starved(name).unwrap_or(error))?;
+    link::mark_as_ours(netlink, name, link.index)
+}
+
+fn begin(netlink: &Netlink, name: &str) -> Result<Link, DataplaneError> {
     if !systemd::start(name)? {
         detach(name)?;
     }
-    let link = wait_for("start userspace WireGuard", name, || {
+    wait_for("start userspace WireGuard", name, || {
         Ok(link::find(netlink, name)?.filter(|_| uapi::is_alive(name)))
-    })?;
-    link::mark_as_ours(netlink, name, link.index)
+    })
+}
+
+/// wireguard-go watches its socket by inotify, and ends without a word when the kernel gives its user no more of that.
+fn starved(name: &str) -> Option<DataplaneError> {
+    let none_left = Inotify::init(InitFlags::IN_CLOEXEC).is_err_and(|errno| errno == Errno::EMFILE);
+    none_left.then(|| DataplaneError::Userspace {
+        name: name.to_owned(),
+        program: program(),
+        reason: "the kernel gives this user no more inotify instances".to_owned(),
+        fix: "raise fs.inotify.max_user_instances (128 unless it was set; `sysctl`)",
+    })
 }
 
 /// True when the TUN of ours has a process behind it.
