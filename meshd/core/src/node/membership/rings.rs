@@ -32,6 +32,8 @@ pub(super) struct Rings {
 pub(super) struct Watch {
     /// The next that are not down.
     pub(super) near: BTreeSet<NodeHash>,
+    /// One of them on each ring, always on the same side.
+    pub(super) ahead: BTreeSet<NodeHash>,
     /// Those that are down and in reach, on the way to them.
     pub(super) passed: BTreeSet<NodeHash>,
 }
@@ -108,10 +110,14 @@ impl Rings {
         // Nearly always somebody in reach is there.
         loop {
             let mut missed = false;
-            for side in self.sides_up_to(node, steps) {
+            for (number, side) in self.sides_up_to(node, steps).enumerate() {
                 match side.iter().position(|other| !is_down(other)) {
                     Some(place) => {
                         watch.near.insert(side[place]);
+                        // Up and down take turns.
+                        if number % 2 == 0 {
+                            watch.ahead.insert(side[place]);
+                        }
                         watch.passed.extend(&side[..place.min(REACH)]);
                     }
                     None => {

@@ -108,8 +108,17 @@ impl Membership {
 
     /// The neighbours, those that are there, in the order of their hashes.
     pub(in crate::node) fn neighbours(&self) -> impl Iterator<Item = NodeKey> {
-        let near = self.watching.watch.near.iter().filter_map(|node| self.peers.get(node));
-        near.filter(|peer| peer.liveness == Liveness::Alive).map(|peer| peer.key)
+        self.alive(&self.watching.watch.near)
+    }
+
+    /// One of them on each ring, always on the same side: so each is somebody's on each.
+    pub(in crate::node) fn neighbours_ahead(&self) -> impl Iterator<Item = NodeKey> {
+        self.alive(&self.watching.watch.ahead)
+    }
+
+    fn alive(&self, nodes: &BTreeSet<NodeHash>) -> impl Iterator<Item = NodeKey> {
+        let there = nodes.iter().filter_map(|node| self.peers.get(node));
+        there.filter(|peer| peer.liveness == Liveness::Alive).map(|peer| peer.key)
     }
 
     pub(super) fn join_rings(&mut self, key: &NodeKey) {
