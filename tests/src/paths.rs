@@ -1,10 +1,12 @@
 //! What a daemon does over and over, with a mesh of any size, to be timed and counted by the benchmarks.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
+use meshd::state::{StateDir, store::Store};
 use meshd_core::node::{Node, NodeConfig, VersionBlock};
 use meshd_core::now::{Now, UnixTime};
 use meshd_core::plan::{Change, Desired, Kernel, Observed, diff};
@@ -27,6 +29,7 @@ pub struct Stored {
     own: Arc<NodeIdentity>,
     others: Vec<(Arc<NodeIdentity>, RecordDraft)>,
     records: Vec<Bytes>,
+    begin: UnixTime,
     start: Instant,
 }
 
@@ -34,8 +37,14 @@ impl Stored {
     /// `count` others, each with a prefix.
     #[must_use]
     pub fn new(count: usize) -> Self {
+        Self::since(START, count)
+    }
+
+    /// Those of a mesh that was founded at `begin`.
+    #[must_use]
+    pub fn since(begin: UnixTime, count: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(1);
-        let mesh = Mesh::new(&mut rng, YEAR);
+        let mesh = Mesh::since(begin, &mut rng, YEAR);
         let own = mesh.identity(0, &mut rng);
         let others: Vec<_> = (1..=count)
             .map(|number| {
@@ -45,15 +54,28 @@ impl Stored {
             })
             .collect();
         let sign = |(identity, draft): &(Arc<NodeIdentity>, RecordDraft)| {
-            identity.sign_record(draft, 1, BOOT, 1, START).encode_to_vec().into()
+            identity.sign_record(draft, 1, BOOT, 1, begin).encode_to_vec().into()
         };
         let records = others.iter().map(sign).collect();
-        Self { mesh, own, others, records, start: Instant::now() }
+        Self { mesh, own, others, records, begin, start: Instant::now() }
     }
 
     fn now(&self, seconds: u32) -> Now {
         let mono = self.start + Duration::from_secs(seconds.into());
-        Now { mono, unix: START.plus(seconds.into()) }
+        Now { mono, unix: self.begin.plus(seconds.into()) }
+    }
+
+    /// Makes of `directory` the state of the first member's daemon.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        let state = StateDir::open(directory)?;
+        state.save_identity(&self.own.key)?;
+        state.lane(&[1; 32])?;
+        state.save_membership(&self.mesh.anchors, &self.own.certificate, &[])?;
+        let store = Store::open(&state.store_path()).store;
+        for ((identity, _), record) in self.others.iter().zip(&self.records) {
+            store.put(&identity.public(), record).map_err(anyhow::Error::msg)?;
+        }
+        store.flusher().sync_whole().map_err(anyhow::Error::msg)
     }
 
     /// Verifies the first `count` records: certificate, signature, content.
@@ -95,7 +117,7 @@ impl Stored {
         let (identity, draft) = self.others.get(member).context("no such member")?;
         let mut draft = draft.clone();
         draft.prefixes.push(prefix(member + 1, 1));
-        let issued = START.plus(version.into());
+        let issued = self.begin.plus(version.into());
         let record = identity.sign_record(&draft, u64::from(version) + 1, BOOT, 1, issued);
         let push = wire::Push { records: vec![record], ..wire::Push::default() };
         Ok(wire::Frame { body: Some(wire::frame::Body::Push(push)) }.encode_to_vec().into())

@@ -26,7 +26,8 @@ pub struct Mesh {
     id: MeshId,
     root: Arc<RootCa>,
     intermediate: Intermediate,
-    /// How long certificates are valid, in seconds.
+    /// From when on certificates are valid, and for how many seconds.
+    start: UnixTime,
     life: i64,
     /// Its root and bundle.
     pub anchors: Anchors,
@@ -36,24 +37,30 @@ pub struct Mesh {
 
 impl Mesh {
     /// A mesh with keys from `rng`.
+    #[must_use]
+    pub fn new(rng: &mut StdRng, life: i64) -> Self {
+        Self::since(START, rng, life)
+    }
+
+    /// One that was founded at `start`.
     ///
     /// # Panics
     /// If a certificate cannot be made.
     #[must_use]
-    pub fn new(rng: &mut StdRng, life: i64) -> Self {
+    pub fn since(start: UnixTime, rng: &mut StdRng, life: i64) -> Self {
         let name: MeshName = "sim".parse().expect("a valid name");
         let mut seeds = [[0; 32]; 2];
         seeds.iter_mut().for_each(|seed| rng.fill_bytes(seed));
         let mut id = MeshId([0; 16]);
         rng.fill_bytes(&mut id.0);
-        let root = RootCa::create(&seeds[0], &name, &id, START).expect("a root");
-        let intermediate = root.issue_intermediate(&seeds[1], START).expect("an intermediate");
+        let root = RootCa::create(&seeds[0], &name, &id, start).expect("a root");
+        let intermediate = root.issue_intermediate(&seeds[1], start).expect("an intermediate");
         let mut anchors = Anchors::from_root(root.der()).expect("a readable root");
         let bundle = root.sign_bundle(&id, 1, &[&intermediate]);
         anchors.install_bundle(&bundle).expect("a bundle");
         let root = Arc::new(root);
         let cache = Arc::new(Mutex::new(VerifyCache::new(1 << 17)));
-        Self { name, id, root, intermediate, life, anchors, cache }
+        Self { name, id, root, intermediate, start, life, anchors, cache }
     }
 
     /// The bundle in which `node` is a signer.
@@ -80,7 +87,7 @@ impl Mesh {
     #[must_use]
     pub fn signer(&self, identity: &IdentityKey) -> Signer {
         let ipv4_pool = "100.112.0.0/16".parse().expect("a pool");
-        let founded = LedgerEntry { time: START, event: LedgerEvent::Founded { ipv4_pool } };
+        let founded = LedgerEntry { time: self.start, event: LedgerEvent::Founded { ipv4_pool } };
         let ledger = founded.encode();
         let (der, seed) = (self.intermediate.der(), self.intermediate.seed());
         Signer::open(self.anchors.clone(), der, &seed, identity, [&*ledger]).expect("a signer")
@@ -107,8 +114,8 @@ impl Mesh {
             mesh_ipv4: Some(Ipv4Addr::from(0x6470_0001 + u32::try_from(i).unwrap_or(0))),
             limits: Vec::new(),
             subject: None,
-            not_before: START.plus(-600),
-            not_after: START.plus(self.life),
+            not_before: self.start.plus(-600),
+            not_after: self.start.plus(self.life),
         };
         let certificate = self.intermediate.issue_node(&terms).expect("a certificate");
         Arc::new(NodeIdentity::new(key, Arc::new(certificate)).expect("its key"))

@@ -8,6 +8,7 @@ mod process;
 mod program;
 mod report;
 mod restart;
+mod stored;
 mod tunnel;
 
 use std::process::ExitCode;
@@ -67,6 +68,14 @@ enum Command {
         #[arg(long)]
         ours_first: bool,
     },
+    /// A daemon that starts with many stored members, none of whom is there: processor, memory, answers.
+    Stored {
+        /// How many members.
+        members: u32,
+        /// For how long it is watched afterwards.
+        #[arg(default_value_t = 60)]
+        seconds: u32,
+    },
     /// Throughput and round trip of a tunnel of meshd beside one made by hand.
     Tunnel,
 }
@@ -98,6 +107,7 @@ fn measure(command: &Command) -> Result<Report> {
         Command::Program { members, ours_first } => {
             program::measure(machine, *members, *ours_first)
         }
+        Command::Stored { members, seconds } => stored::measure(machine, *members, *seconds),
         Command::Tunnel => tunnel::measure(machine),
     }
 }
