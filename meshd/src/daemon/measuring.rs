@@ -46,9 +46,11 @@ impl Daemon {
             }
             // The kernel tells nobody of a first handshake: whoever is heard has had it.
             Heard::Anything { from } => {
-                let known = running.mtus.known(&from);
+                let lane = running.node.directory().get(&from).and_then(|r| r.lanes.first());
+                let health = lane.and_then(|lane| running.tracker.health(&lane.public_key));
                 let now = Instant::now();
-                if known.is_none_or(|known| known.state == State::Waiting) && self.heard_due <= now
+                if health.is_none_or(|health| health.state != TunnelState::Up)
+                    && self.heard_due <= now
                 {
                     self.heard_due = now + HEARD_EVERY;
                     self.reconciler.glance();

@@ -213,6 +213,7 @@ impl Running {
                     wants.signership = true;
                     wants.check = true;
                     self.follow_anchors();
+                    self.pace.at_once(Instant::now());
                     let saved = state
                         .save_bundle(&bytes)
                         .and_then(|()| state.save_root_certificate(self.node.anchors()));
@@ -223,6 +224,8 @@ impl Running {
                 Output::StoreRevocations(bytes) => {
                     wants.check = true;
                     self.follow_anchors();
+                    // Who is revoked does not wait for the distance between plans.
+                    self.pace.at_once(Instant::now());
                     if let Err(error) = state.save_revocations(&bytes) {
                         self.store_failed(&error.to_string());
                     }

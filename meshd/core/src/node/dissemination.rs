@@ -28,8 +28,9 @@ const PUSH_AT_ONCE: usize = 16;
 /// Members that are told of a revocation, each of whom tells as many: nobody may wait for an exchange.
 const REVOCATIONS_TO: usize = 8;
 /// Neighbours that are sent a report, each of whom does the same. They are the next on each ring: were they chosen by lot, one
-/// in 250 would hear of a crash from nobody, and only with its next exchange.
-const REPORTS_TO: usize = 4;
+/// in 250 would hear of a crash from nobody, and only with its next exchange. One more is chosen by lot, so that those before a
+/// member on all rings cannot keep them from it.
+const REPORTS_TO: usize = 5;
 /// Reports in one frame.
 const REPORTS_PER_FRAME: usize = RECORDS_PER_FRAME / (limits::REPORT + 80);
 /// Revocations in one frame.
@@ -39,10 +40,12 @@ pub(super) const ENTRIES_PER_FRAME: usize = 1_000;
 /// Bytes of records in one frame: leaves room for the framing.
 const RECORDS_PER_FRAME: usize = limits::FRAME - 8 * 1024;
 /// Pause between two rounds of telling: what comes in meanwhile goes out together. The first is told at once; as long as
-/// each pause brings something, as when a mesh starts, the next is twice as long: each round costs as many messages as are
-/// told, and a host that is flooded with them is late with everything. What cannot wait does not wait for that.
+/// more than ten a second come, as when a mesh starts, the next is twice as long: each round costs as many messages as are
+/// told, and a host that is flooded with them is late with everything. One member may not send so much that it can keep
+/// pauses long. What cannot wait does not wait for that.
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MOST: Duration = Duration::from_millis(320);
+const TEN_A_SECOND: Duration = Duration::from_millis(100);
 /// How long a record that was asked for is not asked for again from the same member, and from another.
 const PULL_PATIENCE: Duration = Duration::from_secs(2);
 const OTHERS_PATIENCE: Duration = Duration::from_millis(300);
@@ -75,6 +78,8 @@ pub(super) struct Dissemination {
     told: Option<Instant>,
     /// The pause after that.
     pause: Duration,
+    /// So much came within it.
+    gathered: u32,
     /// Asked for and not come yet.
     pulling: BTreeMap<NodeKey, Asked>,
     /// How many of these from whom.
@@ -125,17 +130,23 @@ impl Dissemination {
 
     /// Records, and reports about members, which must not overtake the records that refute them.
     fn is_usual(&self) -> bool {
-        !self.fresh.is_empty() || !self.fresh_reports.is_empty()
+        self.usual() > 0
+    }
+
+    fn usual(&self) -> usize {
+        self.fresh.len() + self.fresh_reports.len()
     }
 
     /// True when there is something to tell now; notes that it is told.
     fn begin_round(&mut self, now: Instant) -> bool {
         let due = self.next_timeout();
         if !(self.is_urgent() || self.is_usual()) || due.is_some_and(|due| due > now) {
+            self.gathered = u32::try_from(self.usual()).unwrap_or(u32::MAX);
             return false;
         }
+        let gathered = std::mem::take(&mut self.gathered);
+        let flood = gathered > 0 && TEN_A_SECOND.saturating_mul(gathered) >= self.pause;
         if self.is_usual() {
-            let flood = due.is_some_and(|due| now.saturating_duration_since(due) < self.pause);
             self.pause = if flood { (self.pause * 2).min(PAUSE_MOST) } else { PAUSE };
         }
         self.told = Some(now);

@@ -40,7 +40,7 @@ const SPACING: Duration = Duration::from_millis(5);
 /// Tunnels that nobody uses yet take turns: so many are measured at once, then one each time. A large mesh that starts has
 /// other things to do first, and the base carries everything meanwhile.
 const UNUSED_AT_ONCE: u32 = 8;
-const UNUSED_SPACING: Duration = Duration::from_millis(200);
+const UNUSED_SPACING: Duration = Duration::from_millis(50);
 /// Until a path that found no room tries again.
 const NO_ROOM: Duration = Duration::from_millis(100);
 /// An answer that takes longer is none.
@@ -235,16 +235,10 @@ impl PathMtus {
             && let Some((at, key)) = self.timers.first().copied()
             && at <= now
         {
-            let busy = self.paths.values().filter(|path| path.trial.is_some()).count();
             let Some(path) = self.paths.get_mut(&key) else {
                 self.set_timer(key, None);
                 continue;
             };
-            if path.trial.is_none() && busy >= AT_ONCE {
-                let later = now + NO_ROOM.mul_f64(self.rng.random_range(0.5..1.5));
-                self.set_timer(key, Some(later));
-                continue;
-            }
             if path.wants_turn(now) {
                 // As a bucket of so many turns has it.
                 let least = now.checked_sub(UNUSED_SPACING * (UNUSED_AT_ONCE - 1)).unwrap_or(now);
@@ -255,6 +249,14 @@ impl PathMtus {
                 self.settle(key, Some(before), now);
                 continue;
             }
+            if path.trial.is_none()
+                && self.paths.values().filter(|path| path.trial.is_some()).count() >= AT_ONCE
+            {
+                let later = now + NO_ROOM.mul_f64(self.rng.random_range(0.5..1.5));
+                self.set_timer(key, Some(later));
+                continue;
+            }
+            let Some(path) = self.paths.get_mut(&key) else { continue };
             let before = path.mtu();
             let sizes = path.step(&mut self.rng, now);
             if !sizes.is_empty() {

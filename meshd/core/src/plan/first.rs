@@ -159,10 +159,11 @@ impl FirstHandshakes {
     /// When [`FirstHandshakes::due`] is to be asked next.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
-        let turn = self.queue.front().and_then(|key| match self.turns.len() < AT_ONCE {
-            true => self.waiting.get(key).map(|waiting| waiting.at),
-            false => self.turns.values().min().copied(),
-        });
+        let turn = if self.turns.len() < AT_ONCE {
+            self.queue.iter().filter_map(|key| self.waiting.get(key)).map(|w| w.at).min()
+        } else {
+            self.turns.values().min().copied().filter(|_| !self.queue.is_empty())
+        };
         let others = self.waiting.values().filter(|waiting| waiting.next != Step::Turn);
         others.map(|waiting| waiting.at).chain(turn).min()
     }

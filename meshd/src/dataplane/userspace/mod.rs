@@ -58,7 +58,10 @@ pub(crate) fn start(netlink: &Netlink, name: &str) -> Result<(), DataplaneError>
     })?;
     // A stale socket of a process that was killed.
     let _ = fs::remove_file(uapi::socket_path(name));
-    let link = begin(netlink, name).map_err(|error| starved(name).unwrap_or(error))?;
+    let link = begin(netlink, name).map_err(|error| match error {
+        DataplaneError::Timeout { .. } => starved(name).unwrap_or(error),
+        error => error,
+    })?;
     link::mark_as_ours(netlink, name, link.index)
 }
 

@@ -171,7 +171,7 @@ fn a_thousand_paths_are_not_probed_at_once() {
         key[..2].copy_from_slice(&number.to_be_bytes());
         NodeKey(key)
     };
-    for (used, done, seconds) in [(0, 1_000, 201), (300, 300, 25)] {
+    for (used, done, seconds) in [(0, 1_000, 55), (300, 300, 25)] {
         let traffic = |number| if number < used { 100_000 } else { 0 };
         let link = |number| Link { traffic: traffic(number), ..Link::v4(1_440) };
         let mut world = World::new((0..1_000).map(|number| (key(number), link(number))), 3);
@@ -212,8 +212,7 @@ fn tunnels_that_nobody_uses_take_turns() {
         let known = |key| world.mtus.known(key).is_some_and(|known| known.state == State::Complete);
         world.links.keys().filter(|key| known(key)).count()
     };
-    world.run(Duration::from_millis(180));
-    assert_eq!(settled(&world), 8);
+    world.run(Duration::from_millis(300));
     // One that is used does not wait for its turn, once that is seen.
     let last = world.probes.iter().map(|(_, probe)| probe.to).collect::<BTreeSet<_>>();
     let waiting = *world.links.keys().rfind(|key| !last.contains(*key)).unwrap();
@@ -221,8 +220,9 @@ fn tunnels_that_nobody_uses_take_turns() {
     world.run(Duration::from_millis(700));
     let used = world.mtus.known(&waiting).unwrap();
     assert_eq!(used.state, State::Complete, "{used:?}");
-    let took = world.until(20, |world| settled(world) == 40);
-    assert!(took > 4.0, "{took}");
-    let turns = (world.now - start).as_millis() / 200;
-    assert!(turns <= 40, "{turns}");
+    let done = settled(&world);
+    assert!((8..40).contains(&done), "{done}");
+    world.until(20, |world| settled(world) == 40);
+    let took = world.now - start;
+    assert!(took > Duration::from_millis(1_500) && took < Duration::from_secs(3), "{took:?}");
 }
