@@ -81,7 +81,7 @@ fn starved(name: &str) -> Option<DataplaneError> {
         name: name.to_owned(),
         program: program(),
         reason: "the kernel gives this user no more inotify instances".to_owned(),
-        fix: "raise fs.inotify.max_user_instances (128 unless it was set; `sysctl`)",
+        fix: "raise fs.inotify.max_user_instances by sysctl (128 unless it was set)",
     })
 }
 
