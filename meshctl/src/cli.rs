@@ -183,7 +183,7 @@ pub(crate) struct NodeRevoke {
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenCreate {
-    /// The only name under which the token can be used
+    /// The name that the joiner gets, whatever its host is called
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
     /// Grant exactly this prefix to the joiner

@@ -17,7 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshd_core::plan::{Change, Desired, Observed, ObservedPeer, RepairPace, diff, renewals};
+use meshd_core::plan::{
+    Change, Desired, Observed, ObservedPeer, RepairPace, are_set_as, diff, renewals,
+};
 use meshd_proto::WgPublicKey;
 use tokio::sync::{mpsc, oneshot};
 
@@ -406,18 +408,6 @@ impl Worker {
         report.observed = self.dataplane.observe(scope).ok().or(report.observed);
         report
     }
-}
-
-/// Nothing that plans are about is another than `before`.
-fn are_set_as(
-    peers: &BTreeMap<WgPublicKey, ObservedPeer>,
-    before: &BTreeMap<WgPublicKey, ObservedPeer>,
-) -> bool {
-    peers.len() == before.len()
-        && peers
-            .iter()
-            .zip(before)
-            .all(|((key, peer), (old_key, old))| key == old_key && peer.is_set_as(old))
 }
 
 /// What this thread has taken of a processor so far. Time on the wall would also count who else was busy.

@@ -296,12 +296,19 @@ fn an_issuer_is_added_at_run_time_asked_over_https_and_may_change_its_keys() {
         signer.write("/etc/meshd/web/keys.json", &next.jwks())?;
         let document = next.document(&audience(c, &token)?, "c")?;
         c.stop_daemon()?;
-        c.write("/etc/meshd/token", &token)?;
+        c.write("/etc/meshd/token", "meshd1.nonsense")?;
         c.configure(
             "[gossip]\njoin_token_file = \"/etc/meshd/token\"\njoin_identity_file = \"/etc/meshd/document\"",
         )?;
-        // Unattended, and before the document is there.
+        // Unattended; a token that is corrected is tried at once, and before the document is there.
         c.start_daemon()?;
+        wait_for("it says that this is no token", pace(10), || {
+            let status = c.status()?;
+            ensure!(status.state == "waiting", "it is {}", status.state);
+            ensure!(status.health.iter().any(|line| line.code == "bad_token"), "{status:?}");
+            Ok(())
+        })?;
+        c.write("/etc/meshd/token", &token)?;
         wait_for("it says what it waits for", pace(10), || {
             let health = c.status()?.health;
             ensure!(health.iter().any(|line| line.code == "join_identity_file"), "{health:?}");

@@ -102,6 +102,11 @@ fn who_was_revoked_stays_out_and_who_was_away_obeys() {
             ensure!(host.ping(&of_bad, "").is_err(), "{} still reaches it", host.name());
         }
         ensure!(has_peer(away, &key)?, "who is away cannot know");
+        wait_for("who is out is not ready", pace(10), || {
+            let said = bad.meshctl(&["status", "--check", "ready"])?.exits(1)?.stderr;
+            ensure!(said.contains("ended this node's membership"), "{said}");
+            Ok(())
+        })?;
         // Again is no error, and says so.
         let again = a.meshctl(&["node", "revoke", "bad", "--yes", "-o", "json"])?.ok()?.stdout;
         let again: serde_json::Value = serde_json::from_str(&again)?;
@@ -141,7 +146,30 @@ fn who_was_revoked_stays_out_and_who_was_away_obeys() {
         bad.meshctl(&["leave", "--yes"])?.ok()?;
         let token = a.token_for(bad)?;
         bad.join(&token)?;
-        wait_for("it is a peer again", pace(10), || a.ping(&bad.mesh_addresses()?.0, "").map(drop))
+        wait_for("it is a peer again", pace(10), || {
+            a.ping(&bad.mesh_addresses()?.0, "").map(drop)
+        })?;
+
+        // Once that one has left, its name means who was revoked, and the two are told apart.
+        bad.meshctl(&["leave", "--yes"])?.ok()?;
+        let rows = || -> Result<Vec<serde_json::Value>> {
+            let nodes: serde_json::Value =
+                serde_json::from_str(&a.meshctl(&["node", "list", "-o", "json"])?.ok()?.stdout)?;
+            let nodes = nodes.as_array().context("no array")?;
+            let called = |node: &serde_json::Value| node["name"].as_str().map(str::to_owned);
+            let named = |name: String| name == "bad" || name.starts_with("bad~");
+            Ok(nodes.iter().filter(|node| called(node).is_some_and(named)).cloned().collect())
+        };
+        wait_for("it has left", pace(10), || {
+            ensure!(rows()?.iter().any(|node| node["state"] == "left"), "{:?}", rows()?);
+            Ok(())
+        })?;
+        let third = a.meshctl(&["node", "revoke", "bad", "--yes", "-o", "json"])?.ok()?.stdout;
+        let third: serde_json::Value = serde_json::from_str(&third)?;
+        ensure!(third["before"] == true && third["id"] == again["id"], "{third}, not {again}");
+        let rows = rows()?;
+        ensure!(rows.len() == 2 && rows[0]["name"] != rows[1]["name"], "{rows:?}");
+        Ok(())
     });
 }
 

@@ -56,7 +56,13 @@ fn an_idle_node_costs_little_and_alarms_nobody_and_a_change_is_everywhere_at_onc
         let mut world = settled(1, count, 0);
         assert_eq!(watches_neighbours(&world), BTreeSet::from([true]));
         let (before, told) = (world.report().bytes, alarms(&world));
+        let (packets, frames) = (world.report().datagrams, world.report().frames);
         world.run(SECOND * 120);
+        // SWIM's own probes are rare: what is quiet is greeted.
+        let packets = (world.report().datagrams - packets) as f64 / (count * 120) as f64;
+        assert!(packets < 0.4, "{packets} SWIM packets per node and second");
+        let frames = (world.report().frames - frames) as f64 / (count * 120) as f64;
+        assert!(frames < 2.5, "{frames} greetings and other frames per node and second");
         let bytes = (world.report().bytes - before) as f64 / (count * 120) as f64;
         println!("{count} nodes: {bytes:.0} bytes per node and second");
         assert!(bytes < 600.0, "{bytes}");

@@ -24,6 +24,7 @@ const LONGEST_TOKEN: u64 = 16 * 1024;
 
 pub(crate) async fn init(socket: &Path, output: Output, arguments: Init) -> Result<(), Failure> {
     let mut client = connect(socket, Some(CHANGE)).await?;
+    let allowed = arguments.allow.clone();
     let request = InitRequest {
         mesh: arguments.mesh,
         prefixes: arguments.prefixes,
@@ -47,7 +48,8 @@ pub(crate) async fn init(socket: &Path, output: Output, arguments: Init) -> Resu
                 list(&member.not_granted)
             )?;
         }
-        writeln!(to, "next: `meshctl token create` here, `meshctl join TOKEN` on other hosts")
+        let same: String = allowed.iter().map(|net| format!(" --allow {net}")).collect();
+        writeln!(to, "next: `meshctl token create{same}` here, `meshctl join -` on other hosts")
     })
 }
 

@@ -33,8 +33,14 @@ pub(crate) async fn fetch(socket: &Path) -> Result<StatusView, Failure> {
 
 async fn check_for(socket: &Path, check: Check) -> Result<(), Failure> {
     let status = fetch(socket).await?;
-    let ready = matches!(status.state.as_str(), "running" | "degraded");
-    if check == Check::Live || ready {
+    if check == Check::Live {
+        return Ok(());
+    }
+    if let Some(revoked) = status.health.iter().find(|line| line.code == "revoked") {
+        let fix = revoked.fix.as_deref().unwrap_or_default();
+        return Err(Failure::local("not ready", revoked.message.clone(), fix));
+    }
+    if matches!(status.state.as_str(), "running" | "degraded") {
         return Ok(());
     }
     Err(Failure::local("not ready", format!("the daemon is {}", status.state), next(&status)))

@@ -25,6 +25,8 @@ pub(super) enum Done {
     Resolved(Resolved),
     Joined(Box<Joined>),
     NotJoinedYet(ControlError),
+    /// The token file holds another token than the one that was tried.
+    TokenChanged,
     /// What a member answered to this node as to a stranger.
     Renewal(u64, Option<Bytes>),
     Flushed(Result<(), String>),
@@ -60,6 +62,7 @@ impl Daemon {
                     self.join_error = Some(error);
                 }
             }
+            Done::TokenChanged => self.try_the_new_token(),
             Done::Renewal(id, reply) => {
                 if let Some(running) = &mut self.running {
                     running.node.handle_renewal_reply(id, reply.as_deref(), clock::now());

@@ -67,7 +67,7 @@ pub(super) fn lines(daemon: &Daemon) -> Vec<HealthLine> {
             "config_refused",
             "warning",
             format!("the configuration on disk is not in force: {errors}"),
-            "then run `systemctl reload meshd`",
+            "correct it, then run `systemctl reload meshd`",
         ));
     }
     lines.extend(daemon.trial_line());

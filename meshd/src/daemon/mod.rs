@@ -127,6 +127,8 @@ struct Daemon {
     /// Health lines that come from the start.
     notices: Vec<HealthLine>,
     joining: Option<Joining>,
+    /// Waits for a token that is one.
+    token_wait: Option<tokio::task::AbortHandle>,
     stopping: bool,
     /// A member that was asked to become a signer.
     inviting: Option<Inviting>,
@@ -434,6 +436,10 @@ impl Daemon {
             Event::Frame { peer, bytes } => {
                 running.note_quic(peer, &self.transport);
                 running.node.handle_frame(peer, &bytes, now);
+            }
+            Event::Acknowledged { peer } => {
+                running.note_quic(peer, &self.transport);
+                running.node.handle_acknowledged(peer, now);
             }
             Event::Unreachable { target, tried, why } => {
                 tracing::debug!(%why, "not reached");

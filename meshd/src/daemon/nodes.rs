@@ -1,6 +1,6 @@
 //! Who belongs to the mesh, and how a signer ends that.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use meshd_core::{node::Liveness, trust::Record};
 use meshd_proto::{
@@ -22,6 +22,7 @@ impl Daemon {
         let running = self.running.as_ref().ok_or_else(|| not_a_member("list nodes"))?;
         let held = running.node.directory().iter().map(|record| running.node_info(record));
         let mut nodes: Vec<NodeInfo> = held.chain(running.revoked_nodes()).collect();
+        tell_apart(&mut nodes);
         nodes.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.id.cmp(&b.id)));
         Ok(ListNodesReply { nodes })
     }
@@ -63,6 +64,19 @@ impl Daemon {
                 .map_err(|error| failed(error.to_string()))?;
         }
         Ok(running.revocation_reply(&target, before))
+    }
+}
+
+/// Revoked nodes of one name get some letters of their keys, as members do.
+fn tell_apart(nodes: &mut [NodeInfo]) {
+    let mut count: BTreeMap<String, u32> = BTreeMap::new();
+    nodes.iter().for_each(|node| *count.entry(node.name.clone()).or_default() += 1);
+    for node in nodes.iter_mut().filter(|node| node.revoked_at.is_some()) {
+        if count.get(&node.name).is_some_and(|count| *count > 1)
+            && let Ok(key) = node.id.parse::<NodeKey>()
+        {
+            node.name = format!("{}~{}", node.name, key.short());
+        }
     }
 }
 
@@ -136,7 +150,8 @@ impl Running {
             return Ok(Target { key, name, record });
         }
         let found = directory.by_name(text);
-        if found.is_empty()
+        // Who has left has ended its membership itself: a name means others first, and it only when nobody else had it.
+        if found.iter().all(|record| record.left)
             && let Some(target) = self.admitted_target(text).or_else(|| self.absent_target(text))
         {
             return Ok(target);
@@ -158,10 +173,13 @@ impl Running {
         None
     }
 
-    /// Somebody of that name whom this signer admitted and nobody revoked.
+    /// Somebody of that name whom this signer admitted, who was not revoked and has not left.
     fn admitted_target(&self, text: &str) -> Option<Target> {
         let name: NodeName = text.parse().ok()?;
-        let counts = |key: &NodeKey| self.node.anchors().revocation(key).is_none();
+        let counts = |key: &NodeKey| {
+            let left = self.node.directory().get(key).is_some_and(|record| record.left);
+            !left && self.node.anchors().revocation(key).is_none()
+        };
         let admitted = self.signer.as_ref()?.admitted_as(&name).map(|one| one.key);
         let key = admitted.collect::<Vec<_>>().into_iter().rfind(counts)?;
         Some(Target { key, name, record: None })

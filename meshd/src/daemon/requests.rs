@@ -288,7 +288,7 @@ pub(super) fn not_a_signer(doing: &str) -> ControlError {
         "not_a_signer",
         format!("cannot {doing}"),
         "this host is a member, but no signer of its mesh",
-        "do it on the host where `meshctl init` was run",
+        "do it on a signer: `meshctl signer list` names them",
     )
 }
 
@@ -323,7 +323,11 @@ pub(super) fn one_of<'a>(
         [] => Err(no_such_peer(name)),
         several => Err(ControlError::new(
             "name_conflict",
-            format!("{name} is the name of {} members", several.len()),
+            format!(
+                "{name} is the name of {} {}",
+                several.len(),
+                if several.iter().all(|record| record.left) { "that have left" } else { "members" }
+            ),
             "the name alone does not tell which is meant",
             format!(
                 "say {name}~{}, with the letters that `meshctl peers list` shows",

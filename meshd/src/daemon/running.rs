@@ -198,6 +198,10 @@ impl Running {
                         transport.send_frame(to, bytes, addresses);
                     }
                 }
+                Output::Greet { to } => {
+                    let addresses = self.addresses(transport, &to);
+                    transport.greet(to, addresses);
+                }
                 Output::Contact { addr } => transport.contact(addr),
                 Output::Store { key, bytes } => {
                     self.store_dirty = true;

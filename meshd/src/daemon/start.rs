@@ -159,6 +159,7 @@ impl Daemon {
             problems: meshd_core::event::Problems::default(),
             notices,
             joining: None,
+            token_wait: None,
             waiter: None,
             inviting: None,
             unlocked: None,

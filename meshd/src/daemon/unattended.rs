@@ -6,8 +6,8 @@
 //! any other refusal ───────────────────────────────── 10 min ──────────────────────────────────► again
 //! ```
 //! Half as much more or less, so that a fleet does not ask as one. No refusal is final: who said it was reached
-//! by an address alone, and one liar on the way must not keep a host out for good. A document that changes ends
-//! every wait.
+//! by an address alone, and one liar on the way must not keep a host out for good. A document or token that changes
+//! ends every wait.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -85,6 +85,17 @@ async fn pause(wait: Duration, document: &Document, seen: Option<&Stamp>) {
     }
 }
 
+/// Waits until the file holds something else than what was `tried`.
+async fn changed(file: &Document, tried: Option<&Stamp>) {
+    loop {
+        sleep(LOOK).await;
+        let now = file.stamp();
+        if now.is_some() && now.as_ref() != tried {
+            return;
+        }
+    }
+}
+
 impl Daemon {
     /// With a token file or a systemd credential. An identity that lies beside the configuration comes first, and
     /// is waited for while it is copied.
@@ -93,13 +104,16 @@ impl Daemon {
             return;
         }
         let Some(path) = self.token_file() else { return };
+        let file = Document::File(path.clone());
+        let tried = file.stamp();
         let token = match std::fs::read_to_string(&path) {
             Ok(token) => token,
             Err(error) => {
                 let why = format!("{}: {error}", path.display());
                 let fix =
-                    "put the token there, or correct [gossip] join_token_file; then restart meshd";
+                    "put the token there, or correct [gossip] join_token_file and restart meshd";
                 self.unattended_failed(failed("join_token_file", why, fix));
+                self.wait_for_a_token(file, tried);
                 return;
             }
         };
@@ -120,19 +134,53 @@ impl Daemon {
                         tracing::warn!("{error}; trying again in {} s", wait.as_secs());
                         // The loop only goes away with the process.
                         let _ = done.send(Done::NotJoinedYet(error)).await;
-                        pause(wait, &attempt.document, seen.as_ref()).await;
+                        tokio::select! {
+                            () = pause(wait, &attempt.document, seen.as_ref()) => {}
+                            () = changed(&file, tried.as_ref()) => {
+                                let _ = done.send(Done::TokenChanged).await;
+                                return;
+                            }
+                        }
                     };
                     let _ =
                         done.send(Done::Joined(Box::new(Joined { result, answers: None }))).await;
                 });
                 self.joining = Some(Joining::Unattended(task.abort_handle()));
             }
-            Err(error) => self.unattended_failed(error),
+            Err(error) => {
+                self.unattended_failed(error);
+                self.wait_for_a_token(file, tried);
+            }
+        }
+    }
+
+    /// What the file holds is no token; somebody may put a better one there.
+    fn wait_for_a_token(&mut self, file: Document, tried: Option<Stamp>) {
+        let done = self.done.clone();
+        let task = tokio::spawn(async move {
+            changed(&file, tried.as_ref()).await;
+            // The loop only goes away with the process.
+            let _ = done.send(Done::TokenChanged).await;
+        });
+        self.token_wait = Some(task.abort_handle());
+    }
+
+    /// The token file holds something else now.
+    pub(super) fn try_the_new_token(&mut self) {
+        let by_hand = matches!(self.joining, Some(Joining::ByHand(_)));
+        if self.running.is_none() && !by_hand {
+            self.stop_unattended();
+            self.join_error = None;
+            tracing::info!("the token file has changed; joining with what it holds now");
+            self.join_unattended();
         }
     }
 
     /// A person decides otherwise than the token file.
     pub(super) fn stop_unattended(&mut self) {
+        if let Some(task) = self.token_wait.take() {
+            task.abort();
+        }
         if let Some(Joining::Unattended(task)) = self.joining.take() {
             task.abort();
         }

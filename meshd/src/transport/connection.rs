@@ -15,12 +15,15 @@ use meshd_core::{address, limits::FRAME, trust::NodeCertificate};
 use meshd_proto::{NodeKey, wire};
 use prost::Message;
 use quinn::{Connection, SendStream, VarInt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use super::{Event, Report, limits};
 
-/// Streams whose acknowledgement a flush waits for; older ones are long through.
-const RECENT: usize = 8;
+/// Streams whose acknowledgement a flush waits for. Older ones were read, or there would be no newer ones.
+const RECENT: usize = limits::STREAMS as usize;
 
 /// A connection whose peer was authenticated.
 pub(crate) struct Live {
@@ -35,6 +38,7 @@ pub(crate) struct Live {
 
 enum Outgoing {
     Frame(Bytes),
+    Greeting,
     Flush(oneshot::Sender<()>),
 }
 
@@ -58,7 +62,7 @@ impl Live {
             used: used.clone(),
         };
         live.send_frame(hello(&connection));
-        tokio::spawn(write(connection.clone(), outgoing));
+        tokio::spawn(write(connection.clone(), certificate.key, outgoing, reports.clone()));
         tokio::spawn(read(connection, certificate.key, reports, started, used));
         live
     }
@@ -109,6 +113,13 @@ impl Live {
         self.queue.try_send(Outgoing::Frame(bytes)).is_ok()
     }
 
+    /// Sends an empty frame; that the peer has acknowledged it is reported.
+    pub(super) fn greet(&self) {
+        self.touch();
+        // Behind a full queue the peer has other things to acknowledge.
+        let _ = self.queue.try_send(Outgoing::Greeting);
+    }
+
     /// Waits until the peer has acknowledged what was queued so far.
     pub(super) async fn flushed(&self) {
         let (done, wait) = oneshot::channel();
@@ -156,8 +167,14 @@ fn hello(connection: &Connection) -> Bytes {
 }
 
 /// One stream per frame: a lost packet of one does not hold up the next.
-async fn write(connection: Connection, mut outgoing: mpsc::Receiver<Outgoing>) {
+async fn write(
+    connection: Connection,
+    peer: NodeKey,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    reports: mpsc::Sender<Report>,
+) {
     let mut recent: VecDeque<SendStream> = VecDeque::new();
+    let mut greeting: Option<JoinHandle<()>> = None;
     while let Some(next) = outgoing.recv().await {
         let result = match next {
             Outgoing::Frame(bytes) => send_one(&connection, &bytes).await.map(|stream| {
@@ -165,6 +182,13 @@ async fn write(connection: Connection, mut outgoing: mpsc::Receiver<Outgoing>) {
                     recent.pop_front();
                 }
                 recent.push_back(stream);
+            }),
+            // One at a time: QUIC sends it again by itself, and who never acknowledges any would have them pile up.
+            Outgoing::Greeting if greeting.as_ref().is_some_and(|task| !task.is_finished()) => {
+                Ok(())
+            }
+            Outgoing::Greeting => send_one(&connection, &[]).await.map(|stream| {
+                greeting = Some(tokio::spawn(acknowledged(stream, peer, reports.clone())));
             }),
             Outgoing::Flush(done) => {
                 // An error means that the connection is gone: nothing more to wait for.
@@ -188,6 +212,14 @@ async fn send_one(connection: &Connection, bytes: &[u8]) -> Result<SendStream, q
     // Only fails when finished before.
     let _ = stream.finish();
     Ok(stream)
+}
+
+/// Waits until the peer has `stream`, or the connection is gone.
+async fn acknowledged(stream: SendStream, peer: NodeKey, reports: mpsc::Sender<Report>) {
+    if stream.stopped().await.is_ok() {
+        // Nobody listens any more: the daemon ends.
+        let _ = reports.send(Report::Event(Event::Acknowledged { peer })).await;
+    }
 }
 
 /// Reads until the connection closes. Streams are read one at a time, which bounds the memory of a

@@ -48,6 +48,11 @@ pub enum Event {
         /// Its bytes.
         bytes: Bytes,
     },
+    /// What [`Transport::greet`](super::Transport::greet) sent has been acknowledged.
+    Acknowledged {
+        /// By whom, as authenticated.
+        peer: NodeKey,
+    },
     /// A dial failed.
     Unreachable {
         /// What was dialled.

@@ -30,8 +30,9 @@ pub(super) const FRAME_QUEUE: usize = 256;
 pub(super) const EVENT_QUEUE: usize = 1024;
 /// Messages kept for a peer while it is dialled.
 pub(super) const DIAL_QUEUE: usize = 64;
-/// Unidirectional streams that a peer may have open.
-const STREAMS: u32 = 8;
+/// Unidirectional streams that a peer may have open. One that is read is made up for when an eighth of them were: fewer
+/// would cost a packet every other time.
+pub(super) const STREAMS: u32 = 32;
 /// Bytes in flight towards us per connection, and per stream.
 const WINDOW: u32 = 256 << 10;
 const DATAGRAM_BUFFER: usize = 64 << 10;

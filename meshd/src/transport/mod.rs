@@ -7,7 +7,8 @@
 //! Tasks, each ended with its connection or with the endpoint:
 //! - `accept`: one; takes incoming handshakes, at most `limits::HANDSHAKES` at once.
 //! - per connection a reader (streams and datagrams) and a writer (queue of
-//!   `limits::FRAME_QUEUE` frames); both stop when the connection closes.
+//!   `limits::FRAME_QUEUE` frames); both stop when the connection closes. One task more while a greeting was not
+//!   acknowledged yet.
 //! - per dial one task, bounded by `limits::HANDSHAKE_TIMEOUT`.
 //!
 //! All of them report into one bounded channel that the loop drains with [`Transport::recv`]; a full
@@ -221,6 +222,16 @@ impl Transport {
             && !push_bounded(&mut dial.frames, bytes)
         {
             self.dropped_frames += 1;
+        }
+    }
+
+    /// Sends an empty frame and reports when it was acknowledged; `addresses` are dialled when there is no connection.
+    pub fn greet(&mut self, to: NodeKey, addresses: Vec<SocketAddr>) {
+        if let Some(live) = self.newest(&to) {
+            live.greet();
+        } else {
+            // That a connection stands says as much.
+            self.dial(Target::Node(to), addresses);
         }
     }
 

@@ -211,6 +211,10 @@ impl Victim {
                 assert!(event.text.len() < 4_096, "an event of {} bytes", event.text.len());
                 event.text.len()
             }
+            Output::Greet { to } => {
+                self.node.handle_acknowledged(to, self.now);
+                0
+            }
             Output::Left { .. } => panic!("it leaves by another's word"),
             _ => 0,
         }

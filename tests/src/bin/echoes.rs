@@ -79,10 +79,11 @@ fn echo(text: &str, number: usize, wait: Duration) -> Result<bool> {
         socket.bind(&SockAddr::from(SocketAddr::new(from, 0)))?;
     }
     socket.connect(&SockAddr::from(SocketAddr::new(to, 0)))?;
-    // Told apart from what other places and tries send to the same address.
+    // Told apart from what other places and tries send to the same address. The identifier, which comes first, must be
+    // another for each: of two that are translated to one source at once, the kernel loses one (EPERM).
     let [.., a, b, c] = std::process::id().to_be_bytes();
     let number = u8::try_from(number)?;
-    let mut packet = [REQUEST[six], 0, 0, 0, a, b, c, number, 0x6d, 0x65, 0x73, 0x68];
+    let mut packet = [REQUEST[six], 0, 0, 0, c, number, a, b, 0x6d, 0x65, 0x73, 0x68];
     let sum = checksum(&packet).to_be_bytes();
     packet[2..4].copy_from_slice(&sum);
     // Asked again, as by ping: the first packet from a source that members do not take is lost, and brings source NAT.

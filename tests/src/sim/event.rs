@@ -18,6 +18,16 @@ pub(super) enum Event {
         to: usize,
         bytes: Bytes,
     },
+    /// An empty frame.
+    Greeting {
+        from: usize,
+        to: usize,
+    },
+    /// `by` has a greeting of `to`.
+    Acknowledged {
+        by: usize,
+        to: usize,
+    },
     Dialled {
         from: usize,
         to: Option<usize>,

@@ -21,6 +21,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(60);
 /// UDP payload of a handshake with mutual certificates and a hybrid key exchange, measured between two daemons.
 const HANDSHAKE_BYTES: u64 = 6_600;
+/// QUIC lets an acknowledgement wait for so long (RFC 9000, 18.2).
+const ACK_DELAY: Duration = Duration::from_millis(25);
 /// Packets of it of which none may be lost.
 const HANDSHAKE_PACKETS: usize = 5;
 /// What a packet of a handshake is given to be answered: thrice the round trip that QUIC begins with (RFC 9002, 6.2.2).
@@ -128,6 +130,18 @@ impl World {
                     self.dial(host, to);
                 }
             }
+            Output::Greet { to } => {
+                let Some(to) = self.holder(host, &to) else { return };
+                if self.links.is_connected(host, to) {
+                    self.report.frames += 1;
+                    self.links.touch(host, to, self.now());
+                    let delay =
+                        self.links.delay_until_it_arrives(self.links.patience(), &mut self.rng);
+                    self.push(delay, Event::Greeting { from: host, to });
+                } else {
+                    self.dial(host, to);
+                }
+            }
             Output::Contact { addr } => {
                 let to = self.host_at(&addr);
                 self.dial_address(host, to, addr, None);
@@ -206,6 +220,22 @@ impl World {
         self.links.touch(from, to, self.now());
         let delay = self.links.delay_until_it_arrives(self.links.patience(), &mut self.rng);
         self.push(delay, Event::Frame { from, to, bytes });
+    }
+
+    pub(super) fn greeted(&mut self, from: usize, to: usize) {
+        if self.links.reach(from, to) && self.hosts[to].node.is_some() {
+            let key = self.hosts[from].key();
+            self.with(to, |node, now| node.handle_frame(key, &[], now));
+            let delay = self.links.delay_until_it_arrives(self.links.patience(), &mut self.rng);
+            self.push(ACK_DELAY + delay, Event::Acknowledged { by: to, to: from });
+        }
+    }
+
+    pub(super) fn acknowledged(&mut self, by: usize, to: usize) {
+        if self.links.reach(by, to) {
+            let key = self.hosts[by].key();
+            self.with(to, |node, now| node.handle_acknowledged(key, now));
+        }
     }
 
     /// Dials a member at what its record names, once at a time.

@@ -285,6 +285,8 @@ impl World {
                     self.with(from, |node, now| node.handle_unreachable(key, now));
                 }
             }
+            Event::Greeting { from, to } => self.greeted(from, to),
+            Event::Acknowledged { by, to } => self.acknowledged(by, to),
             Event::Dialled { from, to, addr, expected } => self.dialled(from, to, addr, expected),
             Event::Door { host, id, reply } => {
                 self.with(host, |node, now| node.handle_renewal_reply(id, reply.as_deref(), now));
@@ -353,6 +355,7 @@ impl World {
             Output::Store { bytes, .. } => (3, bytes),
             Output::Event(event) => (4, event.code.as_bytes()),
             Output::Contact { .. } => (5, &[]),
+            Output::Greet { .. } => (7, &[]),
             _ => (6, &[]),
         };
         let elapsed = (self.now.mono - self.start.mono).as_nanos();

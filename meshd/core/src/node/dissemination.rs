@@ -16,6 +16,7 @@ use rand::seq::{IteratorRandom, SliceRandom};
 use super::{
     Node,
     records::rank,
+    rounds::{News, Rounds},
     types::{Liveness, SharedRecord},
 };
 use crate::{limits, now::Now, refusal::Code, trust::Record};
@@ -39,13 +40,6 @@ const REVOCATIONS_PER_FRAME: usize = RECORDS_PER_FRAME / (limits::REVOCATION + 8
 pub(super) const ENTRIES_PER_FRAME: usize = 1_000;
 /// Bytes of records in one frame: leaves room for the framing.
 const RECORDS_PER_FRAME: usize = limits::FRAME - 8 * 1024;
-/// Pause between two rounds of telling: what comes in meanwhile goes out together. The first is told at once; as long as
-/// more than ten a second come, as when a mesh starts, the next is twice as long: each round costs as many messages as are
-/// told, and a host that is flooded with them is late with everything. One member may not send so much that it can keep
-/// pauses long. What cannot wait does not wait for that.
-const PAUSE: Duration = Duration::from_millis(20);
-const PAUSE_MOST: Duration = Duration::from_millis(320);
-const TEN_A_SECOND: Duration = Duration::from_millis(100);
 /// How long a record that was asked for is not asked for again from the same member, and from another.
 const PULL_PATIENCE: Duration = Duration::from_secs(2);
 const OTHERS_PATIENCE: Duration = Duration::from_millis(300);
@@ -74,12 +68,7 @@ pub(super) struct Dissemination {
     fresh_revocations: Vec<wire::SignedRevocation>,
     /// Reports that are new here, and from whom.
     fresh_reports: Vec<(wire::SignedReport, Option<NodeKey>)>,
-    /// When something was last told.
-    told: Option<Instant>,
-    /// The pause after that.
-    pause: Duration,
-    /// So much came within it.
-    gathered: u32,
+    rounds: Rounds,
     /// Asked for and not come yet.
     pulling: BTreeMap<NodeKey, Asked>,
     /// How many of these from whom.
@@ -115,42 +104,14 @@ impl Dissemination {
 
     /// When there is something to tell; `None` also if that is at once.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let pause = match (self.is_urgent(), self.is_usual()) {
-            (true, _) => PAUSE,
-            (false, true) => self.pause,
-            (false, false) => return None,
-        };
-        Some(self.told? + pause)
+        self.rounds.due(self.news())
     }
 
-    /// News of whom to trust.
-    fn is_urgent(&self) -> bool {
-        self.fresh_bundle || self.fresh_time || !self.fresh_revocations.is_empty()
-    }
-
-    /// Records, and reports about members, which must not overtake the records that refute them.
-    fn is_usual(&self) -> bool {
-        self.usual() > 0
-    }
-
-    fn usual(&self) -> usize {
-        self.fresh.len() + self.fresh_reports.len()
-    }
-
-    /// True when there is something to tell now; notes that it is told.
-    fn begin_round(&mut self, now: Instant) -> bool {
-        let due = self.next_timeout();
-        if !(self.is_urgent() || self.is_usual()) || due.is_some_and(|due| due > now) {
-            self.gathered = u32::try_from(self.usual()).unwrap_or(u32::MAX);
-            return false;
+    fn news(&self) -> News {
+        News {
+            urgent: self.fresh_bundle || self.fresh_time || !self.fresh_revocations.is_empty(),
+            usual: self.fresh.len() + self.fresh_reports.len(),
         }
-        let gathered = std::mem::take(&mut self.gathered);
-        let flood = gathered > 0 && TEN_A_SECOND.saturating_mul(gathered) >= self.pause;
-        if self.is_usual() {
-            self.pause = if flood { (self.pause * 2).min(PAUSE_MOST) } else { PAUSE };
-        }
-        self.told = Some(now);
-        true
     }
 
     /// What was asked for came, whatever became of it.
@@ -216,7 +177,8 @@ pub(super) fn entry(record: &Record) -> wire::RecordKey {
 impl Node {
     /// Tells others what is new. Everything that came in with one call goes out together.
     pub(super) fn flush_fresh(&mut self, now: Instant) {
-        if !self.dissemination.begin_round(now) {
+        let news = self.dissemination.news();
+        if !self.dissemination.rounds.begin(news, now) {
             return;
         }
         let fresh = std::mem::take(&mut self.dissemination.fresh);

@@ -30,6 +30,7 @@ mod paths;
 mod records;
 mod renewal;
 mod reports;
+mod rounds;
 mod seeds;
 mod sync;
 mod telling;
@@ -225,6 +226,14 @@ impl Node {
         self.settle(now);
     }
 
+    /// `from` has acknowledged what [`Output::Greet`] asked to send.
+    pub fn handle_acknowledged(&mut self, from: NodeKey, now: Now) {
+        if self.anchors.revocation(&from).is_none() {
+            self.membership.heard(&from, now.mono);
+        }
+        self.settle(now);
+    }
+
     /// A dial or a send failed.
     pub fn handle_unreachable(&mut self, target: impl Into<Unreachable>, now: Now) {
         match target.into() {
@@ -411,6 +420,10 @@ impl Node {
         self.report_what_was_seen(now);
         self.flush_revocations();
         self.flush_fresh(now.mono);
+        while let Some(to) = self.membership.poll_greeting() {
+            self.counters.frames.send(0);
+            self.outputs.push_back(Output::Greet { to });
+        }
         while let Some((to, bytes)) = self.membership.poll_send() {
             self.counters.datagrams.send(bytes.len());
             self.outputs.push_back(Output::Datagram { to, bytes });

@@ -106,6 +106,12 @@ pub enum Output {
         /// An encoded `Frame`, at most [`limits::FRAME`](crate::limits::FRAME).
         bytes: Bytes,
     },
+    /// Send an empty frame; dial as for a datagram. When the member has acknowledged it, call
+    /// [`handle_acknowledged`](super::Node::handle_acknowledged).
+    Greet {
+        /// Receiver.
+        to: NodeKey,
+    },
     /// Connect to an address of which only the mesh is known, e.g. a seed.
     Contact {
         /// Where.

@@ -235,23 +235,15 @@ impl PathMtus {
             && let Some((at, key)) = self.timers.first().copied()
             && at <= now
         {
-            let Some(path) = self.paths.get_mut(&key) else {
+            let Some(path) = self.paths.get(&key) else {
                 self.set_timer(key, None);
                 continue;
             };
             if path.wants_turn(now) {
-                // As a bucket of so many turns has it.
-                let least = now.checked_sub(UNUSED_SPACING * (UNUSED_AT_ONCE - 1)).unwrap_or(now);
-                let turn = self.last_turn.map_or(least, |last| least.max(last + UNUSED_SPACING));
-                self.last_turn = Some(turn);
-                path.turn = Some(turn);
-                let before = path.mtu();
-                self.settle(key, Some(before), now);
+                self.give_turn(key, now);
                 continue;
             }
-            if path.trial.is_none()
-                && self.paths.values().filter(|path| path.trial.is_some()).count() >= AT_ONCE
-            {
+            if path.trial.is_none() && self.is_full() {
                 let later = now + NO_ROOM.mul_f64(self.rng.random_range(0.5..1.5));
                 self.set_timer(key, Some(later));
                 continue;
@@ -269,6 +261,22 @@ impl PathMtus {
         }
         self.sent.retain(|_, sent| now.saturating_duration_since(sent.at) < LATEST);
         probes
+    }
+
+    /// As many paths are measured as may be at once.
+    fn is_full(&self) -> bool {
+        self.paths.values().filter(|path| path.trial.is_some()).count() >= AT_ONCE
+    }
+
+    /// Sets when a path that nobody uses is measured: as a bucket of so many turns has it.
+    fn give_turn(&mut self, key: NodeKey, now: Instant) {
+        let least = now.checked_sub(UNUSED_SPACING * (UNUSED_AT_ONCE - 1)).unwrap_or(now);
+        let turn = self.last_turn.map_or(least, |last| least.max(last + UNUSED_SPACING));
+        self.last_turn = Some(turn);
+        let Some(path) = self.paths.get_mut(&key) else { return };
+        path.turn = Some(turn);
+        let before = path.mtu();
+        self.settle(key, Some(before), now);
     }
 
     /// `from` has answered the probe `id`. Anything else is passed over.

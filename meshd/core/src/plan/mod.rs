@@ -36,6 +36,7 @@ mod taken;
 #[cfg(test)]
 mod tests;
 mod types;
+mod unchanged;
 
 pub use blocked::{BlockReason, Blocked};
 pub use claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length};
@@ -63,3 +64,4 @@ pub use types::{
     ObservedDevice, ObservedPeer, PROTOCOL, Peer, Route, RouteKind, Rule, UNREACHABLE_METRIC,
     WgPresharedKey, WgPrivateKey,
 };
+pub use unchanged::are_set_as;

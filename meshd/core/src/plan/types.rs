@@ -15,7 +15,6 @@ use super::{
     firewall::{Firewall, FirewallSets, ObservedFirewall},
     taken::Foreign,
 };
-use crate::limits::HANDSHAKE_FRESH;
 
 /// Routes and rules of meshd carry this protocol number (`ip route … proto 109`), so that they are
 /// known as ours after a restart with no memory.
@@ -271,19 +270,6 @@ pub struct ObservedPeer {
     pub rx_bytes: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
-}
-
-impl ObservedPeer {
-    /// Nothing that plans are about is another than it was `before`.
-    #[must_use]
-    pub fn is_set_as(&self, before: &Self) -> bool {
-        let works = |peer: &Self| peer.last_handshake.is_some_and(|age| age < HANDSHAKE_FRESH);
-        self.allowed_ips == before.allowed_ips
-            && self.endpoint == before.endpoint
-            && self.keepalive == before.keepalive
-            && self.preshared_key == before.preshared_key
-            && works(self) == works(before)
-    }
 }
 
 /// One step towards [`Desired`].

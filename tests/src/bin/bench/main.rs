@@ -73,7 +73,7 @@ enum Command {
         /// How many members.
         members: u32,
         /// For how long it is watched afterwards.
-        #[arg(default_value_t = 60)]
+        #[arg(default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
     },
     /// Throughput and round trip of a tunnel of meshd beside one made by hand.

@@ -16,7 +16,7 @@ use foca::Message;
 use meshd_proto::NodeHash;
 
 use super::{
-    Membership,
+    Membership, Peer,
     checks::{Pace, Purpose},
     identity::SwimId,
 };
@@ -55,8 +55,7 @@ impl Membership {
             let Some(peer) = self.peers.get(node).filter(|peer| !gone(peer.liveness)) else {
                 continue;
             };
-            // Who was never heard is asked since it became a neighbour.
-            let Some(last) = peer.heard.max(peer.vouched) else { continue };
+            let last = peer.heard.max(peer.vouched).unwrap_or(peer.since);
             // One of two begins, and what the other hears is enough for it.
             let due = last + if self.own.node < *node { silence } else { silence * 6 / 5 };
             if due <= now {
@@ -69,6 +68,17 @@ impl Membership {
             self.checks.open(node, Purpose::Doubt, now, self.pace(&node));
         }
         self.watching.look = Some(next.max(now + LOOKS));
+    }
+
+    /// Asks a neighbour that nobody doubts by an empty frame: that it is acknowledged is an answer, which costs no packet
+    /// more. False if a question is in order.
+    pub(super) fn greet(&mut self, node: &NodeHash) -> bool {
+        let alive = |peer: &&Peer| peer.watched && peer.liveness == Liveness::Alive;
+        let Some(peer) = self.peers.get(node).filter(alive) else { return false };
+        if self.is_sparse() {
+            self.greetings.push_back(peer.key);
+        }
+        self.is_sparse()
     }
 
     /// The `nth` question that a neighbour leaves open.

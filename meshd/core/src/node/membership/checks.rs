@@ -52,6 +52,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 struct Check {
     purpose: Purpose,
+    since: Instant,
     asked: u8,
     questions: u8,
     every: Duration,
@@ -83,7 +84,8 @@ impl Checks {
         self.close(&node);
         let Pace { questions, patience } = pace;
         let every = patience / u32::from(questions.max(1));
-        self.open.insert(node, Check { purpose, asked: 0, questions, every, next: first });
+        self.open
+            .insert(node, Check { purpose, since: first, asked: 0, questions, every, next: first });
         self.due.insert((first, node));
     }
 
@@ -92,6 +94,11 @@ impl Checks {
         if let Some(check) = self.open.remove(node) {
             self.due.remove(&(check.next, *node));
         }
+    }
+
+    /// From when on it is asked, while it is.
+    pub(super) fn since(&self, node: &NodeHash) -> Option<Instant> {
+        self.open.get(node).map(|check| check.since)
     }
 
     /// True while it is down unless it answers.

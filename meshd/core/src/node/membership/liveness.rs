@@ -15,6 +15,7 @@ use super::{
     identity::SwimId,
     packet::Packet,
     swim::{self, Sink, Swim},
+    watching::Probe,
 };
 use crate::{node::types::Liveness, refusal::Code};
 
@@ -97,6 +98,8 @@ impl Membership {
             if let Timer::ChangeSuspectToDown { member_id, .. } = &timer {
                 sink.touched.insert(member_id.node);
             }
+            let rare = self.is_sparse() && matches!(timer, Timer::ProbeRandomMember(_));
+            let after = if rare { after * swim::RARER } else { after };
             self.sequence += 1;
             self.timers.insert((now + after, self.sequence), (timer, now));
         }
@@ -109,7 +112,7 @@ impl Membership {
                     && packet.header.dst.node == node
                     && let Message::Ping(number) = packet.header.message
                 {
-                    self.note_probe(node, number, &bytes, now + after / 2);
+                    self.note_probe(Probe { node, number, at: now }, &bytes, now + after / 2);
                 }
                 self.sends.push_back((key, bytes));
             }
@@ -151,7 +154,11 @@ impl Membership {
                     Liveness::Suspect
                 }
                 State::Alive if peer.confirmed => {
-                    self.checks.close(&node);
+                    // Among neighbours foca's word may be another's: a doubt ends when it was heard, or given up.
+                    let since = self.checks.since(&node).filter(|_| self.is_sparse());
+                    if since.is_none_or(|since| self.heard_since(&node, since)) {
+                        self.checks.close(&node);
+                    }
                     Liveness::Alive
                 }
                 State::Alive => Liveness::Suspect,
@@ -173,7 +180,7 @@ impl Membership {
     }
 
     pub(super) fn resize(&mut self) {
-        // Refused only for settings that `swim::config` never changes.
+        // Refused only for settings that `swim::config` never changes; a test sees to that.
         let _ = self.foca.set_config(self.swim_config());
     }
 
@@ -185,8 +192,8 @@ impl Membership {
         self.swim_config().suspect_to_down_after
     }
 
-    /// SWIM's protocol period. Of neighbours foca probes less often.
+    /// SWIM's protocol period.
     pub(super) fn probe_period(&self) -> Duration {
-        swim::config(self.profile, self.watched_count(), false).probe_period
+        self.swim_config().probe_period
     }
 }

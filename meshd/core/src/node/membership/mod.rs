@@ -98,6 +98,7 @@ pub(super) struct Membership {
     peers: BTreeMap<NodeHash, Peer>,
     checks: Checks,
     sends: VecDeque<(NodeKey, Bytes)>,
+    greetings: VecDeque<NodeKey>,
     changes: VecDeque<(NodeKey, Liveness)>,
     refusals: BTreeMap<Code, u64>,
     wants_renewal: bool,
@@ -136,6 +137,7 @@ impl Membership {
             peers: BTreeMap::new(),
             checks: Checks::new(now),
             sends: VecDeque::new(),
+            greetings: VecDeque::new(),
             changes: VecDeque::new(),
             refusals: BTreeMap::new(),
             wants_renewal: false,
@@ -277,12 +279,17 @@ impl Membership {
             {
                 continue;
             }
+            if matches!(timer, Timer::ProbeRandomMember(_)) {
+                self.answer_for_who_was_heard(now);
+            }
             self.drive(now, |foca, sink| foca.handle_timer(timer, sink));
         }
         while let Some(step) = self.checks.poll(now) {
             match step {
                 Step::Ask(node, nth) => {
-                    self.ask(&node, now);
+                    if !(nth == 1 && self.greet(&node)) {
+                        self.ask(&node, now);
+                    }
                     self.ask_through_others(&node, nth);
                 }
                 Step::GiveUp(_, Purpose::Revive) => {}
@@ -347,6 +354,11 @@ impl Membership {
     /// Datagrams to send.
     pub(super) fn poll_send(&mut self) -> Option<(NodeKey, Bytes)> {
         self.sends.pop_front()
+    }
+
+    /// Members to greet.
+    pub(super) fn poll_greeting(&mut self) -> Option<NodeKey> {
+        self.greetings.pop_front()
     }
 
     /// Changes of liveness.

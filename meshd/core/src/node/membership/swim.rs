@@ -41,8 +41,6 @@ pub(super) fn config(profile: Profile, others: usize, neighbours: bool) -> Confi
         // A neighbour is asked often in it, directly and through others, and that it is down for all takes three who find
         // it so. With the silence before it (`attention`) all know of a crash in less than five seconds on a LAN.
         config.suspect_to_down_after = config.probe_period * 8 / 5;
-        // Silence makes this node ask (`attention`): foca's own probes, at random, are only its way to meet them again.
-        config.probe_period *= 10;
     }
     config.max_packet_size = NonZeroUsize::new(PACKET).unwrap_or(NonZeroUsize::MIN);
     // Being heard is enough to be up again (`Membership::heard`): nobody has to be told to change its
@@ -51,6 +49,11 @@ pub(super) fn config(profile: Profile, others: usize, neighbours: bool) -> Confi
     config.remove_down_after = None;
     config
 }
+
+/// How much longer than a period foca waits from one of its own probes to the next, where neighbours are watched. Silence
+/// makes a node ask (`attention`); these probes, at random, are only foca's way to say what else it has to say. Its period
+/// is one of the settings that cannot change.
+pub(super) const RARER: u32 = 10;
 
 /// What foca wants done.
 #[derive(Debug, Default)]
@@ -83,5 +86,25 @@ impl Runtime<SwimId> for Sink {
 
     fn submit_after(&mut self, event: Timer<SwimId>, after: Duration) {
         self.timers.push((event, after));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meshd_proto::NodeHash;
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn foca_takes_the_settings_for_every_mesh() {
+        let own = SwimId { node: NodeHash([1; 16]), generation: 1 };
+        for profile in [Profile::Lan, Profile::Wan] {
+            let mut foca = new(own, profile, StdRng::seed_from_u64(1));
+            for (others, neighbours) in [(1, false), (24, false), (8, true), (0, true), (17, false)]
+            {
+                assert!(foca.set_config(config(profile, others, neighbours)).is_ok());
+            }
+        }
     }
 }

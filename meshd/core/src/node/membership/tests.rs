@@ -273,3 +273,115 @@ fn no_packet_is_larger_than_a_datagram() {
     world.run(Duration::from_secs(5));
     assert!(world.largest > 300 && world.largest <= limits::SWIM_PACKET, "{}", world.largest);
 }
+
+/// One that watches neighbours only, and what it does next, in order: whom it greets, and whom it asks by a packet.
+struct Quiet {
+    now: Instant,
+    us: Membership,
+}
+
+impl Quiet {
+    fn new() -> Self {
+        let now = Origin::default().now().mono;
+        let mut us = Membership::new(&fixture::key(US), 1, Profile::Lan, &mut fixture::rng(), now);
+        (1..40).for_each(|other| us.admit(&record(other, 1), true, now));
+        assert!(us.is_sparse());
+        Self { now, us }
+    }
+
+    /// All that it does within `time` for `of`: true for a greeting.
+    fn within(&mut self, time: Duration, of: &NodeKey) -> Vec<bool> {
+        let (end, mut all) = (self.now + time, Vec::new());
+        while let Some((at, _)) = self.us.next_timeout().filter(|(at, _)| *at <= end) {
+            self.now = self.now.max(at);
+            self.us.handle_timeout(self.now);
+            let greeted = std::iter::from_fn(|| self.us.poll_greeting());
+            all.extend(greeted.filter(|key| key == of).map(|_| true));
+            let asked = std::iter::from_fn(|| self.us.poll_send());
+            all.extend(asked.filter(|(key, _)| key == of).map(|_| false));
+        }
+        self.now = end;
+        all
+    }
+}
+
+#[test]
+fn a_quiet_neighbour_is_greeted_and_only_one_that_does_not_acknowledge_is_asked() {
+    let mut quiet = Quiet::new();
+    let neighbours: Vec<_> = quiet.us.neighbours().collect();
+    let Some((near, others)) = neighbours.split_first() else { panic!("nobody is near") };
+    let period = Duration::from_secs(1);
+    // A tenth of a period, in which all others are heard.
+    let tenth = |quiet: &mut Quiet| {
+        others.iter().for_each(|key| quiet.us.heard(key, quiet.now));
+        quiet.within(period / 10, near)
+    };
+    quiet.us.heard(near, quiet.now);
+    let mut said = Vec::new();
+    for _ in 0..100 {
+        let now = tenth(&mut quiet);
+        if now.contains(&true) {
+            quiet.us.heard(near, quiet.now);
+        }
+        said.extend(now);
+    }
+    let greeted = said.iter().filter(|greeting| **greeting).count();
+    assert!((3..=4).contains(&greeted), "in ten periods: {said:?}");
+    assert!(said.len() - greeted <= 4, "SWIM's own probes are rare: {said:?}");
+    assert_eq!(quiet.us.liveness(near).map(|(liveness, _)| liveness), Some(Liveness::Alive));
+
+    let said: Vec<_> = (0..50).flat_map(|_| tenth(&mut quiet)).collect();
+    let Some(first) = said.iter().position(|greeting| *greeting) else { panic!("{said:?}") };
+    let after = &said[first + 1..];
+    assert!(after.len() >= 8 && after.iter().all(|greeting| !greeting), "{said:?}");
+    assert_eq!(quiet.us.liveness(near).map(|(liveness, _)| liveness), Some(Liveness::Down));
+}
+
+#[test]
+fn a_neighbour_that_was_never_heard_is_not_waited_for() {
+    let mut quiet = Quiet::new();
+    let neighbours: Vec<_> = quiet.us.neighbours().collect();
+    quiet.within(Duration::from_secs(6), &fixture::key(VICTIM));
+    for key in neighbours {
+        assert_eq!(quiet.us.liveness(&key).map(|(liveness, _)| liveness), Some(Liveness::Down));
+    }
+}
+
+#[test]
+fn a_neighbours_word_that_a_dead_one_lives_does_not_end_the_questions() {
+    let mut quiet = Quiet::new();
+    let neighbours: Vec<_> = quiet.us.neighbours().collect();
+    let Some((dead, others)) = neighbours.split_first() else { panic!("nobody is near") };
+    let Some(liar) = others.first() else { panic!("nobody else is near") };
+    neighbours.iter().for_each(|key| quiet.us.heard(key, quiet.now));
+    let id = |key: &NodeKey| SwimId { node: key.hash(), generation: 1 };
+    for round in 1..100 {
+        others.iter().for_each(|key| quiet.us.heard(key, quiet.now));
+        let own = quiet.us.own;
+        let header =
+            Header { src: id(liar), src_incarnation: 0, dst: own, message: Message::Gossip };
+        let lie = Member::new(id(dead), round, State::Alive);
+        let bytes = Packet { header, updates: vec![lie] }.to_wire();
+        quiet.us.handle_packet(liar, &bytes, quiet.now).unwrap();
+        quiet.within(Duration::from_millis(50), dead);
+    }
+    assert_eq!(quiet.us.liveness(dead).map(|(liveness, _)| liveness), Some(Liveness::Down));
+}
+
+#[test]
+fn who_was_heard_since_foca_probed_it_is_not_suspected_when_foca_judges() {
+    let mut quiet = Quiet::new();
+    let neighbours: Vec<_> = quiet.us.neighbours().collect();
+    // Nobody ever answers a probe of SWIM; all are heard all the time.
+    for _ in 0..600 {
+        neighbours.iter().for_each(|key| quiet.us.heard(key, quiet.now));
+        quiet.within(Duration::from_millis(100), &fixture::key(VICTIM));
+        for key in &neighbours {
+            let liveness = quiet.us.liveness(key).map(|(liveness, _)| liveness);
+            assert_eq!(liveness, Some(Liveness::Alive), "{key} at {:?}", quiet.now);
+        }
+    }
+    let doubted = std::iter::from_fn(|| quiet.us.poll_change());
+    let doubted: Vec<_> = doubted.filter(|(_, liveness)| *liveness == Liveness::Suspect).collect();
+    assert!(doubted.is_empty(), "{doubted:?}");
+}

@@ -20,10 +20,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use foca::{Member, State};
+use foca::{Header, Member, Message, State, Timer};
 use meshd_proto::{NodeHash, NodeKey};
 
-use super::{Membership, checks::Purpose, identity::SwimId, rings::Watch};
+use super::{Membership, checks::Purpose, identity::SwimId, packet::Packet, rings::Watch};
 use crate::{limits, node::types::Liveness};
 
 /// A new neighbour is asked within this, not all by all at one time.
@@ -34,12 +34,20 @@ const HEARD_LATELY: Duration = Duration::from_secs(10);
 /// Rounds of finding out whom to watch, in one call: each may show that somebody else is down.
 const ROUNDS: usize = 4;
 
-/// A probe that is sent once more before others are asked to try.
+/// A probe of foca's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Probe {
+    pub(super) node: NodeHash,
+    pub(super) number: u8,
+    /// When it was sent.
+    pub(super) at: Instant,
+}
+
+/// One that is sent once more before others are asked to try.
 #[derive(Debug)]
-pub(super) struct Again {
+struct Again {
     at: Instant,
-    node: NodeHash,
-    number: u8,
+    probe: Probe,
     bytes: Bytes,
 }
 
@@ -51,6 +59,8 @@ pub(super) struct Watching {
     pub(super) stale: bool,
     pub(super) watch: Watch,
     again: Option<Again>,
+    /// The last one.
+    probed: Option<Probe>,
     /// When neighbours are looked at that were not heard.
     pub(super) look: Option<Instant>,
     /// What others report is known from then on.
@@ -130,18 +140,53 @@ impl Membership {
     }
 
     /// foca is about to ask others to try; its own probe goes out once more before.
-    pub(super) fn note_probe(&mut self, node: NodeHash, number: u8, bytes: &Bytes, at: Instant) {
-        let again = Again { at, node, number, bytes: bytes.clone() };
+    pub(super) fn note_probe(&mut self, probe: Probe, bytes: &Bytes, at: Instant) {
+        let again = Again { at, probe, bytes: bytes.clone() };
         self.watching.again = self.is_sparse().then_some(again);
+        self.watching.probed = self.is_sparse().then_some(probe);
     }
 
     pub(super) fn note_answer(&mut self, node: &NodeHash, number: u8) {
-        self.watching.again.take_if(|again| again.node == *node && again.number == number);
+        let is_it = |probe: &Probe| probe.node == *node && probe.number == number;
+        self.watching.again.take_if(|again| is_it(&again.probe));
+        self.watching.probed.take_if(|probe| is_it(probe));
+    }
+
+    /// foca is about to judge its last probe, long after it sent it: whoever was heard since has answered.
+    pub(super) fn answer_for_who_was_heard(&mut self, now: Instant) {
+        let Some(Probe { node, number, at }) = self.watching.probed.take() else { return };
+        if !self.heard_since(&node, at) {
+            return;
+        }
+        let Some(peer) = self.peers.get(&node) else { return };
+        let header = Header {
+            src: SwimId { node, generation: peer.generation },
+            src_incarnation: peer.incarnation,
+            dst: self.own,
+            message: Message::Ack(number),
+        };
+        let data = Packet { header, updates: Vec::new() }.to_foca();
+        self.drive(now, |foca, sink| foca.handle_data(&data, sink));
+    }
+
+    /// foca probes everybody again: it does not wait for as long as among neighbours.
+    fn hasten_probes(&mut self, now: Instant) {
+        let soon = now + self.probe_period();
+        let late = |at: Instant, timer: &Timer<SwimId>| {
+            at > soon && matches!(timer, Timer::ProbeRandomMember(_))
+        };
+        let timers = self.timers.iter().filter(|(key, (timer, _))| late(key.0, timer));
+        let keys: Vec<_> = timers.map(|(key, _)| *key).collect();
+        for key in keys {
+            if let Some(timer) = self.timers.remove(&key) {
+                self.timers.insert((soon, key.1), timer);
+            }
+        }
     }
 
     pub(super) fn ask_again(&mut self, now: Instant) {
         if let Some(again) = self.watching.again.take_if(|again| again.at <= now)
-            && let Some(peer) = self.peers.get(&again.node)
+            && let Some(peer) = self.peers.get(&again.probe.node)
         {
             self.sends.push_back((peer.key, again.bytes));
         }
@@ -240,6 +285,9 @@ impl Membership {
                 false => members > limits::WATCH_NEIGHBOURS_ABOVE,
             };
             let switched = std::mem::replace(&mut self.watching.sparse, sparse) != sparse;
+            if switched && !sparse {
+                self.hasten_probes(now);
+            }
             if sparse || switched {
                 let wanted = |node: &NodeHash| !sparse || watch.near.contains(node);
                 let changed: Vec<_> = if switched {

@@ -248,3 +248,17 @@ fn one_signer_cannot_fill_the_set_for_the_others() {
     anchors.install_bundle(&both).unwrap();
     assert!(anchors.revoke(&signed(10_000, &other)).unwrap().is_some());
 }
+
+#[test]
+fn an_acknowledgement_of_who_is_out_or_unknown_means_nothing() {
+    let mesh = TestMesh::new(1);
+    let now = start();
+    let mut us = node(&mesh, "us", &[], now);
+    us.handle_acknowledged(peer("nobody"), now);
+    assert_eq!(us.liveness(&peer("nobody")), None);
+    us.revoke(&revocation(&mesh, &mesh.intermediate, "out"), now).unwrap();
+    outputs(&mut us);
+    us.handle_acknowledged(peer("out"), now);
+    assert_eq!(us.liveness(&peer("out")), None);
+    assert!(outputs(&mut us).is_empty());
+}
