@@ -18,7 +18,7 @@ use std::{
 };
 
 use meshd_core::plan::{
-    Change, Desired, Observed, ObservedPeer, RepairPace, are_set_as, diff, renewals,
+    Change, Desired, Draining, Observed, ObservedPeer, RepairPace, are_set_as, diff, renewals,
 };
 use meshd_proto::WgPublicKey;
 use tokio::sync::{mpsc, oneshot};
@@ -161,6 +161,7 @@ struct Worker {
     seen_right: Option<u64>,
     retry: Duration,
     pace: RepairPace,
+    draining: Draining,
     /// A look was asked for that may wait for its turn.
     look: bool,
     /// When the next look is due in any case.
@@ -182,6 +183,7 @@ impl Worker {
             seen_right: None,
             retry: RETRY_FIRST,
             pace: RepairPace::new(now),
+            draining: Draining::default(),
             look: false,
             due: now + PERIOD,
             last: None,
@@ -266,9 +268,12 @@ impl Worker {
         self.pace.looked(ended, ended - started, repaired);
         report.contested = self.pace.is_contested();
         self.due = if report.errors.is_empty() {
-            self.settled = plan;
             self.retry = RETRY_FIRST;
-            ended + PERIOD
+            let held_back = self.draining.due();
+            if held_back.is_none() {
+                self.settled = plan;
+            }
+            held_back.unwrap_or(ended + PERIOD)
         } else {
             let wait = self.retry;
             self.retry = (self.retry * 2).min(RETRY_LAST);
@@ -289,7 +294,8 @@ impl Worker {
         if self.look || last.device.is_none() {
             return false;
         }
-        let changes = diff(desired, last);
+        let mut changes = diff(desired, last);
+        self.draining.hold_back(last.device.as_ref(), &mut changes, Instant::now());
         let is_fresh = read.elapsed() < FRESH;
         let simple = changes.iter().all(|change| {
             let roamed = matches!(change, Change::PutPeer { new: false, endpoint: Some(_), .. });
@@ -301,7 +307,10 @@ impl Worker {
         for change in &changes {
             last.follow(change);
         }
-        self.settled = *plan;
+        match self.draining.due() {
+            None => self.settled = *plan,
+            Some(due) => self.due = self.due.min(due),
+        }
         self.tell(changes);
         true
     }
@@ -389,7 +398,8 @@ impl Worker {
             let removed = renewals(desired, &observed, &std::mem::take(&mut renew));
             // What we took away ourselves comes back in the next round, and is no repair.
             report.repaired &= removed.is_empty();
-            let changes = if removed.is_empty() { diff(desired, &observed) } else { removed };
+            let mut changes = if removed.is_empty() { diff(desired, &observed) } else { removed };
+            self.draining.hold_back(observed.device.as_ref(), &mut changes, report.at);
             report.observed = Some(observed);
             if changes.is_empty() {
                 return report;

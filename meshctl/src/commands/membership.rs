@@ -146,7 +146,8 @@ pub(crate) async fn leave(socket: &Path, output: Output, arguments: Leave) -> Re
         } else if status.signer == Some(true) {
             return Err(Failure::local(
                 "nothing was done",
-                "this host is a signer: what only it can sign (tokens, new members) ends with it",
+                "this host is a signer: what only it can sign (tokens, new members) ends with it, and the root's key goes \
+                 out of use if it is nowhere else (`meshctl cert ca export`)",
                 "use --yes to leave all the same",
             ));
         }
@@ -162,7 +163,8 @@ pub(crate) async fn leave(socket: &Path, output: Output, arguments: Leave) -> Re
         if let Some(authority) = &left.authority {
             writeln!(
                 to,
-                "  kept    the mesh's CA, in {authority}; delete it when nobody needs it"
+                "  kept    the mesh's CA, in {authority}: if root.key is in it and nowhere else, it is all that can \
+                 add signers and replace the root; keep it safe, or delete it when the mesh is no more"
             )?;
         }
         Ok(())
@@ -173,7 +175,8 @@ fn confirm(status: &StatusView) -> Result<(), Failure> {
     let node = status.node.as_deref().unwrap_or("this host");
     let mesh = status.mesh.as_deref().unwrap_or("its mesh");
     let signer = if status.signer == Some(true) {
-        " It is a signer: what only it can sign (tokens, new members) ends with it."
+        " It is a signer: what only it can sign (tokens, new members) ends with it. What it holds of the mesh's CA is \
+         set aside, not deleted; if the root's key is nowhere else, `meshctl cert ca export` first."
     } else {
         ""
     };

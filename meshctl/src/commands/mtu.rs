@@ -15,7 +15,9 @@ use crate::{
 pub(crate) async fn run(socket: &Path, output: Output) -> Result<(), Failure> {
     let mut client = connect(socket, Some(LOOK)).await?;
     let reply = client.list_peers(ListPeersRequest::default()).await?.into_inner();
-    let paths: Vec<MtuView> = reply.peers.iter().map(MtuView::from).collect();
+    // There is no path to who has left.
+    let here = reply.peers.iter().filter(|peer| peer.gossip != "left");
+    let paths: Vec<MtuView> = here.map(MtuView::from).collect();
     if paths.is_empty() && !output.is_for_programs() {
         remark("no peers; `meshctl status` says how this host is");
         return Ok(());

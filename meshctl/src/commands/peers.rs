@@ -46,11 +46,25 @@ async fn show_list(socket: &Path, output: Output, arguments: PeersList) -> Resul
     let request = request(arguments);
     let filtered = request != ListPeersRequest::default();
     let peers = views(client.list_peers(request).await?.into_inner().peers);
-    if peers.is_empty() && !output.is_for_programs() {
+    let (here, left) = present(&peers, filtered);
+    if here.is_empty() && !output.is_for_programs() {
         remark(nobody(socket, filtered).await);
-        return Ok(());
+    } else {
+        output.print(&peers, |paint, to| table(&here, output.is_wide()).print(paint, to))?;
     }
-    output.print(&peers, |paint, to| table(&peers, output.is_wide()).print(paint, to))
+    if left > 0 && !output.is_for_programs() {
+        let who = if left == 1 { "1 host has".to_owned() } else { format!("{left} hosts have") };
+        remark(&format!("{who} left: `meshctl peers list --state left`"));
+    }
+    Ok(())
+}
+
+/// Who is to be shown to people, and how many others have left: nobody looks for those unless they ask.
+fn present(peers: &[PeerView], filtered: bool) -> (Vec<&PeerView>, usize) {
+    let is_shown = |peer: &&PeerView| filtered || peer.gossip.as_deref() != Some("left");
+    let shown: Vec<&PeerView> = peers.iter().filter(is_shown).collect();
+    let left = peers.len() - shown.len();
+    (shown, left)
 }
 
 /// Why the list is empty and what to do about it.
@@ -73,7 +87,9 @@ async fn nobody(socket: &Path, filtered: bool) -> &'static str {
 
 async fn watch(socket: &Path, output: Output, arguments: PeersList) -> Result<(), Failure> {
     let mut client = connect(socket, None).await?;
-    let mut changes = client.watch_peers(request(arguments)).await?.into_inner();
+    let request = request(arguments);
+    let filtered = request != ListPeersRequest::default();
+    let mut changes = client.watch_peers(request).await?.into_inner();
     let clear = !output.is_for_programs() && output.is_terminal();
     if clear {
         crate::output::write(b"\x1b[2J")?;
@@ -81,10 +97,11 @@ async fn watch(socket: &Path, output: Output, arguments: PeersList) -> Result<()
     while let Some(reply) = changes.message().await? {
         let peers = views(reply.peers);
         output.print_again(&peers, |paint, to| {
-            if peers.is_empty() {
+            let (here, _) = present(&peers, filtered);
+            if here.is_empty() {
                 return writeln!(to, "no peers; waiting for a change");
             }
-            table(&peers, output.is_wide()).print(paint, to)
+            table(&here, output.is_wide()).print(paint, to)
         })?;
     }
     Err(Failure::unreachable(
@@ -94,7 +111,7 @@ async fn watch(socket: &Path, output: Output, arguments: PeersList) -> Result<()
     ))
 }
 
-fn table(peers: &[PeerView], wide: bool) -> Table {
+fn table(peers: &[&PeerView], wide: bool) -> Table {
     // A column that would hold nothing in any row only pushes the others out of sight.
     let reasons = wide || peers.iter().any(|peer| peer.reason.is_some());
     let mut header = vec!["NAME", "GOSSIP", "TUNNEL", "ENDPOINT", "HANDSHAKE", "PREFIXES"];

@@ -1,6 +1,6 @@
 //! `token create`, `token list` and `token revoke`.
 
-use std::{io::Write as _, path::Path, time::Duration};
+use std::{cmp::Reverse, io::Write as _, path::Path, time::Duration};
 
 use meshd_proto::control::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest};
 
@@ -95,7 +95,9 @@ async fn create(socket: &Path, output: Output, arguments: TokenCreate) -> Result
                 "  it grants no prefixes: for a host with pods, give --allow CIDR or --prefix CIDR",
             );
         }
-        remark("on the other host: meshctl join TOKEN (or `meshctl join -`, which reads stdin)");
+        remark(
+            "on the other host: meshctl join -, and paste it (`join TOKEN` works too, and shows it in `ps`)",
+        );
     }
     print(output, &token)
 }
@@ -111,7 +113,8 @@ fn print(output: Output, token: &NewTokenView) -> Result<(), Failure> {
 async fn show_list(socket: &Path, output: Output) -> Result<(), Failure> {
     let mut client = connect(socket, Some(LOOK)).await?;
     let reply = client.list_tokens(ListTokensRequest {}).await?.into_inner();
-    let tokens: Vec<TokenView> = reply.tokens.into_iter().map(TokenView::from).collect();
+    let mut tokens: Vec<TokenView> = reply.tokens.into_iter().map(TokenView::from).collect();
+    tokens.sort_by(|a, b| order(a).cmp(&order(b)));
     if tokens.is_empty() && !output.is_for_programs() {
         remark("no tokens; make one with `meshctl token create`");
         return Ok(());
@@ -124,6 +127,11 @@ async fn show_list(socket: &Path, output: Output) -> Result<(), Failure> {
     let usable = u64::try_from(usable).unwrap_or(u64::MAX);
     remark(&format!("{} can still be used", count(usable, "token", "tokens")));
     Ok(())
+}
+
+/// What can still be used first, and of each kind what lasts longest.
+fn order(token: &TokenView) -> (bool, Reverse<&str>) {
+    (token.state != "usable", Reverse(&token.expires_at))
 }
 
 fn table(tokens: &[TokenView], wide: bool) -> Table {

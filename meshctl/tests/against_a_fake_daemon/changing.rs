@@ -154,7 +154,8 @@ fn leave_says_what_it_removed() {
     assert_eq!(
         text,
         "left demo; 2 members were told\n  removed interface mesh0\n  removed rule 2600\n  kept    \
-         the mesh's CA, in /var/lib/meshd/former-ca-1; delete it when nobody needs it\n"
+         the mesh's CA, in /var/lib/meshd/former-ca-1: if root.key is in it and nowhere else, it is all that can \
+         add signers and replace the root; keep it safe, or delete it when the mesh is no more\n"
     );
 }
 

@@ -145,6 +145,22 @@ fn peers_list_is_an_aligned_table() {
 }
 
 #[test]
+fn who_has_left_is_shown_to_those_who_ask() {
+    let gone = |name| Peer { gossip: "left".into(), ..peer(name) };
+    let daemon = with_peers(vec![peer("here"), gone("gone")]);
+    let output = daemon.meshctl(&["peers", "list"]);
+    assert!(stdout(&output).contains("here") && !stdout(&output).contains("gone"), "{output:?}");
+    assert_eq!(stderr(&output), "1 host has left: `meshctl peers list --state left`\n");
+    assert!(stdout(&daemon.meshctl(&["peers", "list", "--state", "left"])).contains("gone"));
+    assert!(!stdout(&daemon.meshctl(&["mtu"])).contains("gone"));
+    let all = parsed(&daemon.meshctl(&["peers", "list", "-o", "json"]));
+    assert_eq!(all.as_array().map(Vec::len), Some(2), "programs get everybody");
+    let nobody = with_peers(vec![gone("x"), gone("y")]).meshctl(&["peers", "list"]);
+    assert_eq!(stdout(&nobody), "");
+    assert!(stderr(&nobody).contains("no peers") && stderr(&nobody).contains("2 hosts have left"));
+}
+
+#[test]
 fn tables_of_ordinary_values_fit_80_columns() {
     let id = "szrkmes2pui3agkukrdcetsxob3wek2tna2i3ilx2xqqdxmzpvpq";
     let peer = Peer {

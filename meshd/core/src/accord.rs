@@ -37,6 +37,8 @@ const HOLD: Duration = Duration::from_secs(2);
 const HOLD_LONGEST: Duration = Duration::from_secs(600);
 /// Who has taken nothing back for so long may do so again as if it were the first time.
 const CALM: Duration = Duration::from_secs(1_800);
+/// Of a statement that was not sent yet: the first has the number 1.
+const UNSAID: u64 = 0;
 /// Start, counter and count.
 const HEADER: usize = 17;
 
@@ -150,7 +152,7 @@ impl Pair {
             quiet: false,
             due: Some(now),
             pause: FIRST,
-            id: 0,
+            id: UNSAID,
             left: BURST,
             refilled: now,
         }
@@ -228,7 +230,8 @@ impl Accord {
                 pair.ours.clone_from(&takes.addresses);
             }
             if changed || (back && pair.due.is_some()) {
-                (pair.due, pair.pause) = (Some(now), FIRST);
+                // An answer that is still on its way answers what was said before.
+                (pair.due, pair.pause, pair.id) = (Some(now), FIRST, UNSAID);
             }
         }
     }
@@ -282,7 +285,7 @@ impl Accord {
             self.changed |= pair.hear(statement.accepts, now);
         }
         if is_answer {
-            if id == pair.id {
+            if id == pair.id && id != UNSAID {
                 pair.due = None;
             }
             return None;

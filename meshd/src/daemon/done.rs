@@ -87,7 +87,7 @@ impl Daemon {
                 if let Some(running) = &mut self.running
                     && let Some((observed, at)) = observed.map(|looked| *looked)
                 {
-                    running.see(observed, at);
+                    running.see_asked(observed, at);
                     self.watch_paths();
                 }
                 self.answer_peers(*request);

@@ -141,8 +141,16 @@ impl Running {
         self.see(observed, report.at);
     }
 
+    /// Takes in what somebody asked for. What was changed since then was reported with the time of the same reading, and
+    /// may have come first.
+    pub(super) fn see_asked(&mut self, observed: Observed, at: Instant) {
+        if self.observed_at.is_none_or(|newest| newest < at) {
+            self.see(observed, at);
+        }
+    }
+
     /// Takes in what the kernel held at `at`, unless something newer is known.
-    pub(super) fn see(&mut self, observed: Observed, at: Instant) {
+    fn see(&mut self, observed: Observed, at: Instant) {
         if self.observed_at.is_some_and(|newest| newest > at) {
             return;
         }

@@ -81,6 +81,18 @@ fn what_changed_is_said_at_once_and_an_answer_to_the_former_does_not_count() {
 }
 
 #[test]
+fn an_answer_that_comes_before_the_change_is_said_does_not_count() {
+    let now = start();
+    let mut a = knows(B, &ips(&[]), now, 1);
+    let first = a.due(now).remove(0);
+    a.observe(&BTreeMap::from([(B, taking(&ips(&["192.0.2.2"])))]), now);
+    let answer = |count| Statement { start: [9; 8], count, accepts: ips(&[]) };
+    a.heard(B, first.id, true, answer(1), now);
+    a.heard(B, UNSAID, true, answer(2), now);
+    assert_eq!(a.due(now).remove(0).statement.accepts, ips(&["192.0.2.2"]));
+}
+
+#[test]
 fn what_was_overtaken_changes_nothing_and_a_new_start_counts() {
     let now = start();
     let mut a = knows(B, &ips(&[]), now, 1);

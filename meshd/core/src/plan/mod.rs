@@ -13,6 +13,7 @@ mod blocked;
 mod claims;
 mod device;
 mod diff;
+mod draining;
 mod endpoints;
 mod external;
 mod firewall;
@@ -41,6 +42,7 @@ mod unchanged;
 pub use blocked::{BlockReason, Blocked};
 pub use claims::{Claimant, Claims, Contest, DERIVED, Lost, grant_length};
 pub use diff::diff;
+pub use draining::Draining;
 pub use external::{External, Externals};
 pub use firewall::{
     DontFragment, Firewall, FirewallRules, FirewallSets, ObservedFirewall, SourceNat, Steering,
