@@ -2,19 +2,23 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     os::unix::net::UnixStream,
     path::Path,
     time::SystemTime,
 };
 
 use anyhow::anyhow;
-use meshd_core::{now::UnixTime, plan, trust::IssuedIdentity};
+use meshd_core::{
+    now::UnixTime,
+    plan::{self, Observed, ObservedDevice},
+    trust::{IssuedIdentity, JoinToken},
+};
 
 use crate::{
     chosen::{Chosen, chosen},
     config::{
-        Sources,
+        Config, Sources,
         issuers::{self, IssuerFile},
     },
     daemon::plan_config,
@@ -63,6 +67,9 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     if !member && let Some(found) = identity(&sources.identity()) {
         tell("identity files", found);
     }
+    if let (false, Some(file)) = (member, &config.gossip.join_token_file) {
+        tell("join token", token(file));
+    }
     tell("gossip port", port(config.gossip.listen, &config.control.socket));
     if let Some(listen) = config.metrics.listen {
         tell("metrics", metrics_port(listen, &config.control.socket));
@@ -79,8 +86,15 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
             })
             .map_err(|error| error.to_string()),
     );
-    for problem in taken(&config) {
-        tell("routing", Err(problem));
+    match observe(&config) {
+        Ok(observed) => {
+            tell("WireGuard port", wireguard_port(&config, observed.device.as_ref()));
+            let taken = plan::taken(&plan_config(&config), &observed.foreign);
+            for taken in taken {
+                tell("routing", Err(format!("{}; {}", taken.message, taken.fix)));
+            }
+        }
+        Err(error) => tell("routing", Err(error.to_string())),
     }
     for (name, result) in issuers(sources) {
         tell(&name, result);
@@ -95,7 +109,7 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
 }
 
 /// A host that names itself, by the name that it has from the system.
-fn own_gateway(config: &crate::config::Config) -> Option<String> {
+fn own_gateway(config: &Config) -> Option<String> {
     let host = host::read().ok()?.name;
     let own = config.node_name(&host).ok()?;
     config.node.gateways.contains(&own).then(|| {
@@ -122,25 +136,16 @@ pub(crate) fn privileges() -> Result<String, String> {
     }
 }
 
-fn wireguard(config: &crate::config::Config) -> Result<String, String> {
+fn wireguard(config: &Config) -> Result<String, String> {
     LinuxDataplane::new(crate::daemon::backend(config))
         .and_then(|dataplane| dataplane.probe())
         .map(|backend| backend.as_str().to_owned())
         .map_err(|error: DataplaneError| error.to_string())
 }
 
-/// What other programs have in our places.
-fn taken(config: &crate::config::Config) -> Vec<String> {
-    let plan_config = plan_config(config);
-    let observed = LinuxDataplane::new(crate::daemon::backend(config))
-        .and_then(|mut dataplane| dataplane.observe(&Scope::of(&plan_config)));
-    match observed {
-        Ok(observed) => plan::taken(&plan_config, &observed.foreign)
-            .into_iter()
-            .map(|taken| format!("{}; {}", taken.message, taken.fix))
-            .collect(),
-        Err(error) => vec![error.to_string()],
-    }
+fn observe(config: &Config) -> Result<Observed, DataplaneError> {
+    LinuxDataplane::new(crate::daemon::backend(config))
+        .and_then(|mut dataplane| dataplane.observe(&Scope::of(&plan_config(config))))
 }
 
 /// The issuers of identity documents, with the keys that each has now.
@@ -176,22 +181,40 @@ fn writable(state_dir: &Path) -> Result<String, String> {
     let probe = directory.join(format!(".meshd-check-{}", std::process::id()));
     let tried = durable::write(&probe, &[0; PROBE]);
     let removed = durable::remove(&probe);
-    let state_dir = state_dir.display();
+    let is_there = directory == state_dir;
+    let (state_dir, directory) = (state_dir.display(), directory.display());
     tried.and(removed).map_err(|error| {
         format!("{state_dir}: {error}; mount it writable, make room, or set node.state_dir")
     })?;
-    Ok(format!("{state_dir} can be written"))
+    Ok(if is_there {
+        format!("{state_dir} can be written")
+    } else {
+        format!("{state_dir} is not there yet; meshd makes it, {directory} can be written")
+    })
+}
+
+/// Says what the token is for that an unattended host joins with.
+fn token(file: &Path) -> Result<String, String> {
+    let in_file = |why: String| format!("{}: {why}", file.display());
+    let fix = "put the token there, or correct gossip.join_token_file";
+    let text = std::fs::read_to_string(file).map_err(|why| in_file(format!("{why}; {fix}")))?;
+    let token = JoinToken::parse(text.trim())
+        .map_err(|error| in_file(format!("{}; {}", error.why(), error.fix())))?;
+    let end = token.expires_at().rfc3339().unwrap_or_else(|| "no date".to_owned());
+    if token.expires_at() <= now() {
+        let made = "make another with `meshctl token create` on a signer";
+        return Err(in_file(format!("the token ended at {end}; {made}")));
+    }
+    Ok(format!("{} admits to mesh {} until {end}", file.display(), token.mesh()))
 }
 
 /// Says for whom the identity is that lies beside the configuration, if one does.
 fn identity(directory: &Path) -> Option<Result<String, String>> {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let now = UnixTime(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
     let files = match identity_dir::read(directory) {
         Ok(files) if files.is_empty() => return None,
         files => files,
     };
-    let read = files.and_then(|files| IssuedIdentity::read(&files, now));
+    let read = files.and_then(|files| IssuedIdentity::read(&files, now()));
     Some(match read {
         Ok(issued) => {
             let certificate = &issued.certificate;
@@ -199,6 +222,26 @@ fn identity(directory: &Path) -> Option<Result<String, String>> {
         }
         Err(misfit) => Err(format!("{}/{misfit}", directory.display())),
     })
+}
+
+fn now() -> UnixTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixTime(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// `device`: ours, as it is; it stays while meshd is stopped.
+fn wireguard_port(config: &Config, device: Option<&ObservedDevice>) -> Result<String, String> {
+    let port = config.wireguard.port;
+    if let Some(device) = device
+        && device.listen_port == port
+    {
+        return Ok(format!("{port} is held by {}, as it should be", device.name));
+    }
+    // The kernel's device takes the port in both families, and so does wireguard-go.
+    match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)) {
+        Ok(_) => Ok(format!("{port} is free")),
+        Err(error) => Err(format!("{port}: {error}; stop what holds it, or set wireguard.port")),
+    }
 }
 
 fn port(listen: SocketAddr, socket: &Path) -> Result<String, String> {

@@ -212,10 +212,7 @@ impl Worker {
                     }
                     Command::Look => self.look = true,
                     Command::Glance => peek = true,
-                    Command::Renew(peers) => {
-                        now = true;
-                        self.renew.extend(peers);
-                    }
+                    Command::Renew(peers) => self.renew.extend(peers),
                     Command::LookNow(answer) => {
                         now |= self.last.as_ref().is_none_or(|(last, _)| last.device.is_none());
                         asked.push(answer);
@@ -231,11 +228,13 @@ impl Worker {
                 }
             }
             for (scope, done) in tear_downs {
-                let report = self.round(&Desired::default(), &scope, 0);
+                let report = self.round(&Desired::default(), &scope, 0, BTreeSet::new());
                 let _ = done.send(report);
             }
             let at = Instant::now();
-            let whole = now || self.due <= at || (self.look && self.pace.look_from() <= at);
+            let renews = !self.renew.is_empty() && self.pace.renew_from() <= at;
+            let whole =
+                now || renews || self.due <= at || (self.look && self.pace.look_from() <= at);
             if whole || (planned && !self.advance()) {
                 self.keep(asked);
             } else if peek || !asked.is_empty() || self.pace.glance_from() <= at {
@@ -247,6 +246,7 @@ impl Worker {
     /// When there is something to do next.
     fn next(&self) -> Instant {
         let soon = if self.look { self.pace.look_from() } else { self.pace.glance_from() };
+        let soon = if self.renew.is_empty() { soon } else { soon.min(self.pace.renew_from()) };
         if self.want.is_some() { soon.min(self.due) } else { self.due }
     }
 
@@ -258,14 +258,20 @@ impl Worker {
             self.due = Instant::now() + PERIOD;
             return;
         };
-        let started = Instant::now();
-        let mut report = self.round(&desired, &scope, plan);
+        let (started, spent) = (Instant::now(), self::spent());
+        let free = self.pace.renew_from() <= started;
+        let renew = if free { std::mem::take(&mut self.renew) } else { BTreeSet::new() };
+        let renewed = !renew.is_empty();
+        let mut report = self.round(&desired, &scope, plan, renew);
         for answer in asked {
             let _ = answer.send(report.observed.clone().map(|observed| (observed, report.at)));
         }
         let ended = Instant::now();
         let repaired = report.repaired && !report.applied.is_empty();
         self.pace.looked(ended, ended - started, repaired);
+        if renewed {
+            self.pace.renewed(ended, self::spent().saturating_sub(spent));
+        }
         report.contested = self.pace.is_contested();
         self.due = if report.errors.is_empty() {
             self.retry = RETRY_FIRST;
@@ -374,7 +380,13 @@ impl Worker {
         let _ = self.reports.try_send(report);
     }
 
-    fn round(&mut self, desired: &Desired, scope: &Scope, plan: u64) -> Report {
+    fn round(
+        &mut self,
+        desired: &Desired,
+        scope: &Scope,
+        plan: u64,
+        mut renew: BTreeSet<WgPublicKey>,
+    ) -> Report {
         let mut report = Report {
             observed: None,
             applied: Vec::new(),
@@ -385,7 +397,6 @@ impl Worker {
             at: Instant::now(),
             applied_at: Instant::now(),
         };
-        let mut renew = std::mem::take(&mut self.renew);
         for _ in 0..ROUNDS {
             report.at = Instant::now();
             let observed = match self.dataplane.observe(scope) {

@@ -3,7 +3,9 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use meshd_tests::harness::{Host, HostPlan, Place, Ran, World, pace, run, scenario, wait_for};
+use meshd_tests::harness::{
+    Host, HostPlan, Place, Ran, Running, World, pace, run, scenario, wait_for,
+};
 
 /// Ended with `code` and an error in the form `error: what; why; what to do` that names each of `words`.
 fn refused(ran: Ran, code: i32, words: &[&str]) -> Result<()> {
@@ -92,26 +94,54 @@ fn a_bad_configuration_names_file_key_and_value() {
     });
 }
 
+/// Another program takes a UDP port.
+fn occupy(host: &Host, port: &str) -> Result<Running> {
+    let program = host.program_path("udpflow")?;
+    let (own, other) = (host.address(), "192.0.2.9");
+    let arguments = ["--bind", &own, "--to", other, "--port", port, "--rate", "1"];
+    let occupier = host.start(&[&[program.as_str()][..], &arguments].concat())?;
+    wait_for("the port is taken", pace(5), || {
+        ensure!(host.run(&["ss", "-uln"])?.contains(&format!(":{port}")), "it is free");
+        Ok(())
+    })?;
+    Ok(occupier)
+}
+
+#[test]
+fn a_check_finds_a_port_that_is_taken_and_a_token_that_is_none() {
+    scenario("check-input", |world| {
+        let a = founder(world)?;
+        wait_for("the device holds its port", pace(10), || {
+            let running = meshd(&a, &["check"])?.ok()?.stdout;
+            ensure!(running.contains("WireGuard port: 51820 is held by mesh0"), "{running}");
+            Ok(())
+        })?;
+        let b = world.host(&HostPlan::vm("b"))?;
+        let free = meshd(&b, &["check"])?.ok()?.stdout;
+        ensure!(free.contains("WireGuard port: 51820 is free"), "{free}");
+        let occupier = occupy(&b, "51820")?;
+        let taken = meshd(&b, &["check"])?.exits(1)?.stdout;
+        ensure!(taken.contains("problem  WireGuard port: 51820"), "{taken}");
+        drop(occupier);
+
+        b.configure("[gossip]\njoin_token_file = \"/etc/meshd/token\"")?;
+        let none = meshd(&b, &["check"])?.exits(1)?.stdout;
+        ensure!(none.contains("problem  join token: /etc/meshd/token"), "{none}");
+        b.write("/etc/meshd/token", "rubbish\n")?;
+        let rubbish = meshd(&b, &["check"])?.exits(1)?.stdout;
+        ensure!(rubbish.contains("problem  join token: /etc/meshd/token"), "{rubbish}");
+        b.write("/etc/meshd/token", &token(&a, &[])?)?;
+        let good = meshd(&b, &["check"])?.ok()?.stdout;
+        ensure!(good.contains("ok       join token: /etc/meshd/token admits to mesh"), "{good}");
+        Ok(())
+    });
+}
+
 #[test]
 fn a_port_in_use_is_said() {
     scenario("port", |world| {
         let host = world.host(&HostPlan::vm("a"))?;
-        let program = host.program_path("udpflow")?;
-        let occupier = host.start(&[
-            &program,
-            "--bind",
-            &host.address(),
-            "--to",
-            "192.0.2.9",
-            "--port",
-            "51800",
-            "--rate",
-            "1",
-        ])?;
-        wait_for("the port is taken", pace(5), || {
-            ensure!(host.run(&["ss", "-uln"])?.contains(":51800"), "it is free");
-            Ok(())
-        })?;
+        let occupier = occupy(&host, "51800")?;
         refused(meshd(&host, &["run"])?, 1, &["51800"])?;
         drop(occupier);
         host.start_daemon().map(drop)

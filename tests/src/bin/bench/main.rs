@@ -77,7 +77,11 @@ enum Command {
         seconds: u32,
     },
     /// Throughput and round trip of a tunnel of meshd beside one made by hand.
-    Tunnel,
+    Tunnel {
+        /// How many microseconds the wire takes, one way, for all sides.
+        #[arg(long, default_value_t = 0)]
+        wire: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -108,7 +112,7 @@ fn measure(command: &Command) -> Result<Report> {
             program::measure(machine, *members, *ours_first)
         }
         Command::Stored { members, seconds } => stored::measure(machine, *members, *seconds),
-        Command::Tunnel => tunnel::measure(machine),
+        Command::Tunnel { wire } => tunnel::measure(machine, *wire),
     }
 }
 

@@ -90,7 +90,9 @@ impl<'a> Pair<'a> {
     }
 }
 
-pub(crate) fn measure(machine: Machine) -> Result<Report> {
+/// `wire`: microseconds that every packet takes from one host to another; a namespace's neighbour is nearer than any real
+/// host is.
+pub(crate) fn measure(machine: Machine, wire: u32) -> Result<Report> {
     let mut report = Report::new(machine, "tunnel", 2);
     in_a_world(6, |world| {
         let mesh = crate::formed(world, 2)?;
@@ -101,6 +103,10 @@ pub(crate) fn measure(machine: Machine) -> Result<Report> {
         let _devices = make_by_hand(world, [&hand[0], &hand[1]], "")?;
         let _steered = make_by_hand(world, [&hand[2], &hand[3]], STEER)?;
         wait_measured(&mesh)?;
+        if wire > 0 {
+            let delay = format!("tc qdisc add dev eth0 root netem delay {wire}us limit 10000");
+            mesh.hosts.iter().chain(&hand).try_for_each(|host| host.sh(&delay).map(drop))?;
+        }
         let mut ours =
             Pair::new(&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[1].mesh_addresses()?.0)?;
         let mut theirs = Pair::new(&hand[0], &hand[1], "100.64.0.2")?;
