@@ -206,6 +206,13 @@ fn switched_under_flows(rp_filter: u8) {
         reconfigure(a, "")?;
         wait_carried(a, b, false)?;
         told("switching a off", under)?;
+        // A userspace device keeps what was routed for a moment longer, and no more.
+        wait_for("b takes a's node addresses no more", pace(20), || {
+            let allowed = b.run(&["wg", "show", "mesh0", "allowed-ips"])?;
+            let held = allowed.split_whitespace().filter_map(|ip| ip.split('/').next());
+            ensure!(!held.into_iter().any(|ip| addresses(a).iter().any(|a| a == ip)), "{allowed}");
+            Ok(())
+        })?;
         a.ping(&b.address(), "")?;
         let left = a
             .sh("nft list table arp meshd 2>&1 || true; nft list table inet meshd; cat \
