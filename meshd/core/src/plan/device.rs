@@ -1,6 +1,6 @@
 //! The device of the first lane: its addresses, MTU and sysctls.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use ipnet::IpNet;
 
@@ -18,8 +18,23 @@ const SMALLEST_MTU: u32 = 1_280;
 /// The largest IP packet less the overhead.
 const LARGEST_MTU: u32 = 65_535 - OVERHEAD_V6;
 
-/// The device. `any_v6`: a peer has, or may get, an IPv6 endpoint.
-pub(super) fn device(input: &PlanInput<'_>, any_v6: bool) -> Device {
+/// Of which families endpoints are that peers have, or may get.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Families {
+    v4: bool,
+    v6: bool,
+}
+
+impl Families {
+    pub(super) fn see(&mut self, endpoint: &SocketAddr) {
+        let is_v4 = endpoint.ip().to_canonical().is_ipv4();
+        self.v4 |= is_v4;
+        self.v6 |= !is_v4;
+    }
+}
+
+/// The device.
+pub(super) fn device(input: &PlanInput<'_>, endpoints: Families) -> Device {
     let has_family = |address: &&IpNet| input.local.ipv6 || !is_v6(address);
     Device {
         name: input.config.interface.clone(),
@@ -27,18 +42,21 @@ pub(super) fn device(input: &PlanInput<'_>, any_v6: bool) -> Device {
         public_key: input.lane.public_key,
         listen_port: input.config.listen_port,
         fwmark: input.config.fwmark,
-        mtu: mtu(input, any_v6),
+        mtu: mtu(input, endpoints),
         addresses: input.own.mesh_addresses.iter().filter(has_family).copied().collect(),
         sysctls: sysctls(input),
     }
 }
 
-fn mtu(input: &PlanInput<'_>, any_v6: bool) -> u32 {
+/// The largest that a packet to any peer can have: with IPv4 to one of them 20 bytes more than with IPv6. Each route has its
+/// own, as measured; where nothing is measured the host has no IPv6, or the MTU is configured.
+fn mtu(input: &PlanInput<'_>, endpoints: Families) -> u32 {
     let ulas = IpNet::V6(ula_prefix(&input.own.certificate.mesh_id));
     let underlay_v6 = input.local.addresses.iter().any(|address| {
         is_v6(address) && is_routable_unicast(&address.addr()) && !ulas.contains(&address.addr())
     });
-    let overhead = if any_v6 && underlay_v6 { OVERHEAD_V6 } else { OVERHEAD_V4 };
+    let all_v6 = endpoints.v6 && !endpoints.v4 && underlay_v6;
+    let overhead = if all_v6 { OVERHEAD_V6 } else { OVERHEAD_V4 };
     let underlay = input.local.underlay_mtu.unwrap_or(UNDERLAY_MTU);
     let mtu = input.config.mtu.unwrap_or_else(|| underlay.saturating_sub(overhead));
     mtu.clamp(SMALLEST_MTU, LARGEST_MTU)

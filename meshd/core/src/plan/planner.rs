@@ -80,7 +80,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
 
     let inside = destinations.inside(input.own, &held_addresses(input, &members, &claims));
     let endpoint_rules = EndpointRules::new(input, &inside);
-    let mut any_v6 = false;
+    let mut families = device::Families::default();
     let held = hops::allowed_ips(&plan);
     for (key, member) in &members {
         let Some(lane) = first_lane(&member.record).filter(|_| !refused_keys.contains(key)) else {
@@ -91,7 +91,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
         }
         let candidates = endpoint_rules.candidates(member, lane);
         let current = member.tunnel.and_then(|tunnel| tunnel.endpoint);
-        any_v6 |= candidates.iter().chain(&current).any(|endpoint| endpoint.is_ipv6());
+        candidates.iter().chain(&current).for_each(|endpoint| families.see(endpoint));
         let peer = Peer {
             allowed_ips: held.get(key).cloned().unwrap_or_default(),
             endpoint: choose(member, &candidates),
@@ -100,7 +100,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
         };
         plan.desired.peers.insert(lane.public_key, peer);
     }
-    let device = device::device(input, any_v6);
+    let device = device::device(input, families);
     let mut mtus = mtus::route_mtus(input, &members, &plan.routed, device.mtu);
     placed.add_mtus(&mut mtus, device.mtu);
     let (peers, blocked) = placed.into_parts();

@@ -99,13 +99,15 @@ fn the_device_has_addresses_sysctls_and_what_the_configuration_says() {
 }
 
 #[test]
-fn the_mtu_is_the_configured_one_or_the_links_less_60_or_80() {
+fn the_mtu_is_the_configured_one_or_the_largest_that_a_peer_can_be_sent() {
     let mtu = |world: &World| world.plan().desired.device.unwrap().mtu;
     let mut world = World::with([member(2, &[])]);
     assert_eq!(mtu(&world), 1_440);
     let mut v6 = record(3, &[]);
     v6.endpoints = vec!["[2001:db8::3]:51800".parse().unwrap()];
     world.members.push(of(v6));
+    assert_eq!(mtu(&world), 1_440, "the one with IPv4 can be sent as much");
+    world.members.remove(0);
     assert_eq!(mtu(&world), 1_420);
     world.local.addresses = nets(&["192.0.2.1/24"]);
     assert_eq!(mtu(&world), 1_440, "this host has no IPv6 underlay");

@@ -5,12 +5,10 @@
 //!     tcp flags & (syn | ack) != syn return      # translated in its midst, a connection would be another one
 //!     masquerade }
 //!   chain leaving { type filter hook postrouting priority 310
+//!     meta mark & 0x10 == 0x10 ip length > 1340 udp sport 51820 ip frag-off set 0x4000 accept
 //!     oifname "mesh0" goto inside
-//!     ip length >= 636 meta mark & 0x10 == 0x10 udp sport 51820 goto dont_fragment }
+//!     meta mark & 0x10 == 0x10 ip length >= 636 udp sport 51820 ip daddr != @fragmented ip frag-off set 0x4000 }
 //!   chain inside { tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu }
-//!   chain dont_fragment {
-//!     ip length > 1340 ip frag-off set 0x4000 accept
-//!     ip daddr != @fragmented ip frag-off set 0x4000 }
 //! ```
 //! SOURCES, which stay as they are:
 //!
@@ -22,7 +20,8 @@
 //! ```
 //! Nearly all have a source of the first kind, so that comes first: each rule costs a round trip a hundredth.
 //! While no other source was seen there is no `postrouting`, but at the end of `inside`: `SOURCES; limit rate 1/second log
-//! group 51820`. All packets of the host pass `leaving`, so it is one chain, and most meet two conditions in it.
+//! group 51820`. All packets of the host pass `leaving`, so it is one chain; most bytes are in our large encrypted packets, which one
+//! rule is enough for, the first: of TCP through the tunnel the hook takes a hundredth, each rule half of one.
 
 use ipnet::IpNet;
 use meshd_core::plan::{DontFragment, FirewallRules, SourceNat};
@@ -33,7 +32,6 @@ use super::{FRAGMENTED, OWN, Shape, field, goto, interface, number, prefix, read
 pub(super) const NAT: &str = "postrouting";
 const LEAVING: &str = "leaving";
 const INSIDE: &str = "inside";
-const DONT_FRAGMENT: &str = "dont_fragment";
 
 /// DF of the fragment field of IPv4 (RFC 791, 3.1).
 const DF: u16 = 0x4000;
@@ -59,6 +57,11 @@ impl Shape {
             // Behind what others do to the packet, and the guard.
             self.chain(LEAVING, "filter", "postrouting", 310);
         }
+        if let Some(which) = dont_fragment {
+            self.set(FRAGMENTED, "ipv4_addr");
+            let large = field(">", "ip", "length", &json!(DontFragment::LARGEST_FRAGMENTED));
+            self.dont_fragment(*which, large, &[set_df(), json!({"accept": null})]);
+        }
         if inside {
             self.regular_chain(INSIDE);
             self.rule(LEAVING, &[interface("==", "oifname", &nat.device), goto(INSIDE)]);
@@ -72,7 +75,9 @@ impl Shape {
             // It goes on: at the other end nobody takes it, and nobody is told. Dropped here, its sender would be told EPERM.
         }
         if let Some(which) = dont_fragment {
-            self.dont_fragment(*which);
+            let probes = field(">=", "ip", "length", &json!(DontFragment::SMALLEST));
+            let other = field("!=", "ip", "daddr", &json!(format!("@{FRAGMENTED}")));
+            self.dont_fragment(*which, probes, &[other, set_df()]);
         }
     }
 
@@ -115,27 +120,15 @@ impl Shape {
         );
     }
 
-    fn dont_fragment(&mut self, which: DontFragment) {
-        self.set(FRAGMENTED, "ipv4_addr");
-        self.regular_chain(DONT_FRAGMENT);
+    /// What is done to our encrypted packets of such a size.
+    fn dont_fragment(&mut self, which: DontFragment, size: Value, then: &[Value]) {
         let marked = json!({"&": [{"meta": {"key": "mark"}}, which.mark]});
-        self.rule(
-            LEAVING,
-            &[
-                field(">=", "ip", "length", &json!(DontFragment::SMALLEST)),
-                json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
-                field("==", "udp", "sport", &json!(which.port)),
-                goto(DONT_FRAGMENT),
-            ],
-        );
-        let df = json!({"mangle": {
-            "key": {"payload": {"protocol": "ip", "field": "frag-off"}}, "value": DF,
-        }});
-        let large = field(">", "ip", "length", &json!(DontFragment::LARGEST_FRAGMENTED));
-        let other = field("!=", "ip", "daddr", &json!(format!("@{FRAGMENTED}")));
-        // Most bytes are in large packets: one rule is enough for those.
-        self.rule(DONT_FRAGMENT, &[large, df.clone(), json!({"accept": null})]);
-        self.rule(DONT_FRAGMENT, &[other, df]);
+        let ours = [
+            json!({"match": {"op": "==", "left": marked, "right": which.mark}}),
+            size,
+            field("==", "udp", "sport", &json!(which.port)),
+        ];
+        self.rule(LEAVING, &[&ours, then].concat());
     }
 
     /// What the rules about sources seem to mean, see [`Shape::meaning`].
@@ -144,10 +137,11 @@ impl Shape {
         let of_nat = self.rules_of(NAT);
         let of_inside = self.rules_of(INSIDE);
         let (first, sources) = if watch {
-            let first_of_leaving = *self.rules_of(LEAVING).first()?;
+            let of_leaving = self.rules_of(LEAVING);
+            let into_inside = *of_leaving.iter().find(|rule| right(rule, 1).is_none())?;
             let clamped = usize::from(self.clamps());
             let end = of_inside.len().checked_sub(1)?;
-            (first_of_leaving, of_inside.get(clamped..end)?)
+            (into_inside, of_inside.get(clamped..end)?)
         } else {
             let end = of_nat.len().checked_sub(2)?;
             (*of_nat.first()?, of_nat.get(1..end)?)
@@ -179,14 +173,19 @@ impl Shape {
 
     /// What the rule about DF seems to mean.
     pub(super) fn meaning_of_dont_fragment(&self) -> Option<Option<DontFragment>> {
-        if !self.has_chain(DONT_FRAGMENT) {
+        let Some(rule) = self.rules_of(LEAVING).pop().filter(|rule| right(rule, 1).is_some()) else {
             return Some(None);
-        }
-        let rules = self.rules_of(LEAVING);
-        let rule = rules.last()?;
-        let (mark, port) = (number(right(rule, 1)?)?, number(right(rule, 2)?)?);
+        };
+        let (mark, port) = (number(right(rule, 0)?)?, number(right(rule, 2)?)?);
         Some(Some(DontFragment { mark, port: u16::try_from(port).ok()? }))
     }
+}
+
+/// DF, and no offset.
+fn set_df() -> Value {
+    json!({"mangle": {
+        "key": {"payload": {"protocol": "ip", "field": "frag-off"}}, "value": DF,
+    }})
 }
 
 /// Whether SYN is the one of these flags that is set.
