@@ -236,14 +236,6 @@ impl Daemon {
                 let bytes = record.encode_to_vec();
                 if let Err(refusal) = running.node.restore(&bytes, clock::now()) {
                     tracing::warn!(code = refusal.code.as_str(), "{}", refusal.detail);
-                    continue;
-                }
-                // Restoring does not store: without this, a restart would not know the signer.
-                let held = running.node.directory().iter().find(|held| held.signed == record);
-                if let Some(key) = held.map(|held| held.key)
-                    && let Err(why) = running.store.put(&key, &bytes)
-                {
-                    tracing::warn!(%why, "a record from the signer was not stored");
                 }
             }
         }

@@ -319,6 +319,7 @@ impl Running {
         let kept: BTreeMap<_, _> =
             self.node.barred().chain(directory.iter()).map(|r| (r.key, &r.signed)).collect();
         let mut gone = opened.records.iter().map(|(key, _)| key).filter(|k| !kept.contains_key(k));
+        // Without stamps: some were verified with another bundle than this one.
         let written = gone.try_for_each(|key| self.store.remove(key)).and_then(|()| {
             kept.iter()
                 .try_for_each(|(key, signed)| self.store.put(key, &signed.encode_to_vec()))?;

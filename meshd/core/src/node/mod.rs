@@ -76,7 +76,7 @@ use crate::{
     gateway,
     now::Now,
     refusal::{Code, Refusal},
-    trust::{Anchors, NodeIdentity, VerifyCache},
+    trust::{Anchors, NodeIdentity, VerifyCache, stamp::Stamper},
 };
 
 /// How often it is looked for members to forget.
@@ -94,6 +94,7 @@ pub struct Node {
     config: NodeConfig,
     anchors: Anchors,
     cache: SharedCache,
+    stamper: Stamper,
     rng: StdRng,
     directory: Directory,
     barred: BTreeMap<NodeKey, SharedRecord>,
@@ -136,6 +137,7 @@ impl Node {
         now: Now,
     ) -> Self {
         let mut rng = StdRng::from_seed(seed);
+        let stamper = Stamper::new(&identity.key);
         let own = Own::new(identity, versions, boot_id, now.mono);
         let generation = own.generation();
         let membership =
@@ -145,6 +147,7 @@ impl Node {
             config,
             anchors,
             cache: Arc::new(Mutex::new(VerifyCache::new(CACHED_VERDICTS))),
+            stamper,
             directory: Directory::default(),
             barred: BTreeMap::new(),
             store_revocations: false,

@@ -2,6 +2,7 @@
 
 use std::{cmp::Reverse, time::Duration};
 
+use bytes::Bytes;
 use meshd_proto::{NodeKey, wire};
 use prost::Message as _;
 use sha2::{Digest, Sha256};
@@ -15,7 +16,7 @@ use crate::{
     limits,
     now::Now,
     refusal::{Code, Refusal},
-    trust::{AdmitContext, Record, admit},
+    trust::{AdmitContext, Record, admit, read_stamped},
 };
 
 /// A record signed this many seconds ago or less says that its owner is there.
@@ -34,17 +35,38 @@ impl Counters {
 }
 
 impl Node {
-    /// Takes a record from the store, verified as if it came from outside. Only its age does not matter,
-    /// nor this host's clock: it was held before.
+    /// Takes a record from the store, verified as if it came from outside, unless it has the stamp of this host's own
+    /// verdict. Only its age does not matter, nor this host's clock: it was held before.
     ///
     /// The member counts as suspect until somebody hears of it, and as down if it does not answer.
     ///
     /// # Errors
     /// Why it is not believed; the store should drop it.
     pub fn restore(&mut self, bytes: &[u8], now: Now) -> Result<(), Refusal> {
-        let signed = wire::SignedRecord::decode(bytes)
+        let stored = wire::StoredRecord::decode(bytes)
             .map_err(|_| Refusal::new(Code::Malformed, "stored record: not Protobuf"))?;
-        let record = self.verify(&signed)?;
+        let wire::StoredRecord { payload, signature, certificate, stamp } = stored;
+        let signed = wire::SignedRecord { payload, signature, certificate };
+        let stamped = self.stamper.holds(&stamp, &signed, &self.anchors);
+        let record = match stamped {
+            true => read_stamped(&signed, &self.anchors)?,
+            false => self.verify(&signed)?,
+        };
+        let key = record.key;
+        self.take_restored(record, now)?;
+        if !stamped {
+            let bytes = self.stored(&signed);
+            self.outputs.push_back(Output::Store { key, bytes });
+        }
+        Ok(())
+    }
+
+    /// A record that was verified with these anchors, as [`Output::Store`] has it.
+    fn stored(&self, signed: &wire::SignedRecord) -> Bytes {
+        self.stamper.stamped(signed, &self.anchors).encode_to_vec().into()
+    }
+
+    fn take_restored(&mut self, record: SharedRecord, now: Now) -> Result<(), Refusal> {
         if record.key == self.own.key() {
             self.restore_own(&record);
             return Ok(());
@@ -158,7 +180,11 @@ impl Node {
     /// Puts an admitted record into the directory, the store and the next frames.
     pub(super) fn hold(&mut self, record: SharedRecord, from: Option<NodeKey>, now: Now) {
         let key = record.key;
-        let bytes = record.signed.encode_to_vec().into();
+        // From a peer: it was verified just now, with these anchors.
+        let bytes = match from {
+            Some(_) => self.stored(&record.signed),
+            None => record.signed.encode_to_vec().into(),
+        };
         let left = record.left;
         let generation = (!left).then_some(record.generation);
         let boot_id = record.boot_id;

@@ -11,6 +11,7 @@ mod doubts;
 mod handed;
 mod renewal;
 mod reports;
+mod stored;
 mod succession;
 mod workloads;
 

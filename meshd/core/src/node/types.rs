@@ -121,7 +121,7 @@ pub enum Output {
     Store {
         /// Whose.
         key: NodeKey,
-        /// An encoded `SignedRecord`; [`restore`](super::Node::restore) takes it.
+        /// An encoded `StoredRecord`; [`restore`](super::Node::restore) takes it.
         bytes: Bytes,
     },
     /// Keep a bundle of intermediates for the next start: an encoded `SignedBundle`.

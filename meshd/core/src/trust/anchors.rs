@@ -182,6 +182,20 @@ impl Anchors {
         leaf: &[u8],
         now: Option<UnixTime>,
     ) -> Result<Arc<NodeCertificate>, Refusal> {
+        let (certificate, issuer) = self.read_leaf(leaf)?;
+        self.verify_chain(&certificate, issuer)?;
+        if let Some(now) = now {
+            self.check_membership(&certificate.key)?;
+            certificate.check_dates(self.trust_time(now))?;
+        }
+        Ok(Arc::new(certificate))
+    }
+
+    /// Reads a leaf of this mesh and who is to have signed it, without a look at the signature.
+    pub(super) fn read_leaf(
+        &self,
+        leaf: &[u8],
+    ) -> Result<(NodeCertificate, &CaCertificate), Refusal> {
         let certificate = NodeCertificate::parse(leaf)?;
         if certificate.mesh_id != self.mesh_id || certificate.mesh != self.mesh {
             return Err(Refusal::new(
@@ -189,13 +203,7 @@ impl Anchors {
                 format!("certificate: of mesh {} ({})", certificate.mesh, certificate.mesh_id),
             ));
         }
-        let issuer = self.issuer(leaf)?;
-        self.verify_chain(&certificate, issuer)?;
-        if let Some(now) = now {
-            self.check_membership(&certificate.key)?;
-            certificate.check_dates(self.trust_time(now))?;
-        }
-        Ok(Arc::new(certificate))
+        Ok((certificate, self.issuer(leaf)?))
     }
 
     /// Judges whether the membership of `key` was ended.

@@ -74,6 +74,14 @@ pub fn check(lane: &wire::Lane, mesh: &MeshId, identity: &NodeKey) -> Result<Lan
         .map_err(|_| unproven("its key is not 32 bytes"))?;
     signing::verify(&key, Kind::WgLane, mesh, identity.as_bytes(), &lane.proof)
         .map_err(|refusal| unproven(&refusal.detail))?;
+    read(lane)
+}
+
+/// Reads a lane whose proof was verified.
+pub(super) fn read(lane: &wire::Lane) -> Result<LaneInfo, Refusal> {
+    let unproven = |why: &str| Refusal::new(Code::WgKeyUnproven, format!("lane: {why}"));
+    let key = <[u8; 32]>::try_from(&lane.signing_key[..])
+        .map_err(|_| unproven("its key is not 32 bytes"))?;
     let point =
         VerifyingKey::from_bytes(&key).map_err(|_| unproven("its key is not on the curve"))?;
     let public_key = WgPublicKey(point.to_montgomery().to_bytes());

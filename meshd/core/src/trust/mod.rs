@@ -10,7 +10,7 @@
 //! | `anchors`, `bundle`, `revocation`, `time` | which certificates chain to the mesh's root; whose count no more, and when |
 //! | `succession`, `sealed` | roots that follow one another; their keys under a passphrase |
 //! | `endings` | which certificates of the mesh itself end soon |
-//! | `record`, `verify`, `admit`, `cache`, `identity` | which records are believed; the own ones |
+//! | `record`, `verify`, `admit`, `cache`, `stamp`, `identity` | which records are believed; the own ones |
 //! | `terms`, `token`, `request`, `reply`, `asker` | joining: the token, what the joiner sends and believes |
 //! | `issuer`, `seal` | admission by identity documents of an issuer outside |
 //! | `renewal` | what a member sends for its next certificate, and believes |
@@ -53,6 +53,7 @@ mod secret;
 mod signer;
 mod signership;
 pub mod signing;
+pub(crate) mod stamp;
 mod succession;
 mod terms;
 #[cfg(test)]
@@ -94,4 +95,5 @@ pub use succession::{RootInfo, Succession};
 pub use terms::{IdentityTerms, TokenId, TokenTerms};
 pub use time::{Expiry, TrustTime};
 pub use token::{JoinToken, TokenError};
+pub(crate) use verify::read_stamped;
 pub use verify::{LEAVE_VERSION, authenticate, authenticate_bytes};

@@ -173,7 +173,8 @@ impl Shape {
 
     /// What the rule about DF seems to mean.
     pub(super) fn meaning_of_dont_fragment(&self) -> Option<Option<DontFragment>> {
-        let Some(rule) = self.rules_of(LEAVING).pop().filter(|rule| right(rule, 1).is_some()) else {
+        let Some(rule) = self.rules_of(LEAVING).pop().filter(|rule| right(rule, 1).is_some())
+        else {
             return Some(None);
         };
         let (mark, port) = (number(right(rule, 0)?)?, number(right(rule, 2)?)?);
