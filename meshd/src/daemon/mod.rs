@@ -124,6 +124,8 @@ struct Daemon {
     events: EventLog,
     /// Which health lines were there of late.
     problems: Problems,
+    /// When they are looked for next, and systemd hears of us.
+    status_due: Instant,
     /// Health lines that come from the start.
     notices: Vec<HealthLine>,
     joining: Option<Joining>,
@@ -213,6 +215,10 @@ enum After {
 /// For timers that nothing asked for.
 const FAR: Duration = Duration::from_secs(3600);
 const TICK: Duration = Duration::from_secs(1);
+/// A status costs what all members cost. It is made at each tick, unless that would take more than one part of so many.
+const STATUS_SHARE: u32 = 200;
+/// A sixth of the time in which systemd wants to hear of us.
+const STATUS_LATEST: Duration = Duration::from_secs(10);
 /// What a crash of the daemon may cost of the record cache.
 const FLUSH_DELAY: Duration = Duration::from_millis(100);
 /// What a crash of the host may cost of it.
@@ -423,7 +429,10 @@ impl Daemon {
         let now = clock::now();
         let Some(running) = &mut self.running else { return };
         match event {
-            Event::Reached { peer, remote } => running.note_reached(peer, remote.ip(), false),
+            Event::Reached { peer, remote } => {
+                running.note_reached(peer, remote.ip(), false);
+                running.node.handle_reached(peer, remote, now);
+            }
             Event::Connected { peer, remote, outgoing, .. } => {
                 running.note_reached(peer, remote.ip(), true);
                 running.node.handle_connected(peer, remote, outgoing, now);
@@ -501,9 +510,13 @@ impl Daemon {
             self.check_connections();
         }
         self.events.tick();
-        let status = status::status(self);
-        self.tell_problems(&status.health);
-        self.notifier.alive(&status::one_line(status));
+        let now = Instant::now();
+        if self.status_due <= now {
+            let status = status::status(self);
+            self.tell_problems(&status.health);
+            self.notifier.alive(&status::one_line(status));
+            self.status_due = now + (now.elapsed() * STATUS_SHARE).min(STATUS_LATEST);
+        }
     }
 
     /// Health lines that began or ended become events.

@@ -157,6 +157,7 @@ impl Daemon {
             counters: Counters::default(),
             events,
             problems: meshd_core::event::Problems::default(),
+            status_due: Instant::now(),
             notices,
             joining: None,
             token_wait: None,

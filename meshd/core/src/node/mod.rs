@@ -210,6 +210,12 @@ impl Node {
         self.settle(now);
     }
 
+    /// One more connection to `key` is up. A seed of several addresses is no other member at each of them.
+    pub fn handle_reached(&mut self, key: NodeKey, remote: SocketAddr, now: Now) {
+        self.seeds.answered(remote, key);
+        self.settle(now);
+    }
+
     /// The last connection to `key` is gone.
     pub fn handle_disconnected(&mut self, key: NodeKey, now: Now) {
         self.paths.closed(&key);

@@ -258,6 +258,21 @@ fn a_node_that_reaches_nobody_tries_for_ever_and_ever_less_often() {
 }
 
 #[test]
+fn a_seed_with_two_addresses_is_one_member() {
+    let mesh = TestMesh::new(1);
+    let begin = start();
+    let mut us = node(&mesh, "us", &[], begin);
+    us.set_seeds(vec![addr(1), addr(2)], begin);
+    us.restore(&signed(&mesh, "a", 1).encode_to_vec(), begin).unwrap();
+    us.handle_connected(peer("a"), addr(1), true, begin);
+    assert_eq!(us.absent_seeds(), [addr(2)]);
+    us.handle_reached(peer("a"), addr(2), begin);
+    assert_eq!(us.absent_seeds(), []);
+    us.handle_disconnected(peer("a"), begin);
+    assert_eq!(us.absent_seeds(), [addr(1), addr(2)], "it is to be found again at either");
+}
+
+#[test]
 fn a_hostile_member_gets_no_more_than_its_share_and_leaves_nothing_behind() {
     let mesh = TestMesh::new(1);
     let now = start();

@@ -5,7 +5,7 @@
 
 use meshd_proto::NodeName;
 
-use super::{Anchors, SignerEntry, certificate::CaCertificate};
+use super::Anchors;
 use crate::{event::Severity, limits::DAY_SECONDS, now::UnixTime};
 
 /// Everything hangs on it, and replacing it needs every node once.
@@ -30,14 +30,14 @@ impl Anchors {
     /// When the mesh's own certificates end: the root's first, without a name, then each signer's.
     #[must_use]
     pub fn ends(&self) -> Vec<(Option<NodeName>, UnixTime)> {
-        // They were read when they were installed.
-        let end = |der: &[u8]| CaCertificate::parse(der).ok().map(|read| read.not_after);
-        let root = end(self.root_der()).map(|at| (None, at));
-        let signers = self.signers();
-        // Who retires is not needed for long.
-        let signers = signers.into_iter().filter(|signer| !signer.retiring);
-        let of_signer = |one: SignerEntry| Some((Some(one.name), end(&one.certificate)?));
-        root.into_iter().chain(signers.filter_map(of_signer)).collect()
+        let signers = self.bundle().intermediates.iter().filter_map(|one| {
+            let key = &one.certificate.key;
+            let (_, _, name) = self.signer_infos().iter().find(|info| info.0 == *key)?;
+            // Who retires is not needed for long.
+            let stays = !self.retiring().contains(key);
+            stays.then(|| (Some(name.clone()), one.certificate.not_after))
+        });
+        [(None, self.root().not_after)].into_iter().chain(signers).collect()
     }
 
     /// What of them ends so soon that somebody should act.
@@ -58,7 +58,10 @@ mod tests {
     use super::*;
     use crate::{
         limits::CA_CERTIFICATE_SECONDS,
-        trust::fixture::{NOW, TestMesh},
+        trust::{
+            SignerEntry,
+            fixture::{NOW, TestMesh},
+        },
     };
 
     #[test]

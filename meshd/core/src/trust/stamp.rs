@@ -33,7 +33,7 @@ impl fmt::Debug for Stamper {
 
 impl Stamper {
     pub(crate) fn new(identity: &IdentityKey) -> Self {
-        let mut mac = keyed(&*identity.seed());
+        let mut mac = keyed(&identity.seed());
         mac.update(b"meshd-stored-record-v1\0");
         Self { key: Zeroizing::new(mac.finalize().into_bytes().into()) }
     }
@@ -64,7 +64,7 @@ impl Stamper {
     }
 
     fn mac(&self, signed: &wire::SignedRecord, anchors: &Anchors) -> Hmac<Sha256> {
-        let mut mac = keyed(&*self.key);
+        let mut mac = keyed(&self.key);
         let bundle = anchors.signed_bundle();
         for part in [
             PROGRAM.as_bytes(),
