@@ -1,7 +1,7 @@
 //! A host that belongs to a mesh: the core's node with what carries out its outputs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv6Addr, SocketAddr},
     path::Path,
     sync::{Arc, PoisonError, RwLock},
@@ -12,9 +12,9 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use meshd_core::{
     address,
-    node::{Node, Output},
+    node::{Liveness, Node, Output},
     path_mtu::PathMtus,
-    plan::{FirstHandshakes, Observed, Plan, PlanPace, TunnelTracker},
+    plan::{FirstHandshakes, Observed, Plan, PlanPace, Revival, TunnelState, TunnelTracker},
     reached::Reached,
     refusal::{Code, Refusal},
     trust::{Anchors, LaneKey, NodeCertificate, NodeIdentity, Record, RecordDraft, Signer},
@@ -50,6 +50,7 @@ pub(super) struct Running {
     pub(super) members: probe::Members,
     pub(super) tracker: TunnelTracker,
     pub(super) first: FirstHandshakes,
+    pub(super) revival: Revival,
     pub(super) mtus: PathMtus,
     /// MTUs that the routes to mesh addresses had before this start.
     pub(super) held: BTreeMap<IpNet, u32>,
@@ -363,8 +364,10 @@ impl Running {
         address::ula(&self.identity.certificate.mesh_id, &self.node.key())
     }
 
-    /// Age of the newest handshake with each member, for forgetting.
+    /// Tells the age of the newest handshake with each member, for forgetting, and tries stale tunnels of those that are
+    /// there.
     pub(super) fn tell_handshakes(&mut self) {
+        let mut stale = BTreeSet::new();
         let ages: Vec<_> = self
             .node
             .directory()
@@ -372,11 +375,24 @@ impl Running {
             .filter_map(|record| {
                 let lane = record.lanes.first()?;
                 let health = self.tracker.health(&lane.public_key)?;
+                if health.state == TunnelState::Stale && self.is_alive(&record.key) {
+                    stale.insert(record.key);
+                }
                 Some((record.key, health.last_handshake))
             })
             .collect();
         for (key, age) in ages {
             self.node.handle_handshake_age(key, age, clock::now());
         }
+        if let Some(prober) = &self.prober {
+            let mesh = self.identity.certificate.mesh_id;
+            for key in self.revival.due(&stale, Instant::now()) {
+                prober.poke(address::ula(&mesh, &key));
+            }
+        }
+    }
+
+    fn is_alive(&self, key: &NodeKey) -> bool {
+        self.node.liveness(key).is_some_and(|(liveness, _)| liveness == Liveness::Alive)
     }
 }

@@ -11,7 +11,7 @@ use meshd_core::{
     event::{Event, about_certificate},
     node::{Node, NodeConfig, Profile, VersionBlock},
     path_mtu::PathMtus,
-    plan::{FirstHandshakes, PlanPace, SourceFacts, TunnelTracker},
+    plan::{FirstHandshakes, PlanPace, Revival, SourceFacts, TunnelTracker},
     refusal::Code,
     trust::{Expiry, NodeIdentity, Signer},
 };
@@ -281,6 +281,7 @@ impl Daemon {
             members: Arc::default(),
             tracker: TunnelTracker::default(),
             first: FirstHandshakes::default(),
+            revival: Revival::default(),
             mtus: PathMtus::new(rand::random()),
             held: self.held_mtus(before.as_ref()),
             carrying: Carrying::new(rand::random(), before.as_ref()),

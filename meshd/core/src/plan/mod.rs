@@ -31,6 +31,7 @@ mod planner;
 mod prefixes;
 mod preflight;
 mod repairs;
+mod revive;
 mod routes;
 mod stays;
 mod taken;
@@ -59,6 +60,7 @@ pub use nodes::CarriedNodes;
 pub use pace::PlanPace;
 pub use planner::{Plan, plan};
 pub use repairs::RepairPace;
+pub use revive::Revival;
 pub use routes::ROUTE_METRIC;
 pub use taken::{Foreign, ForeignRule, Taken, taken};
 pub use types::{
