@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use meshd::state::{StateDir, store::Store};
-use meshd_core::node::{Node, NodeConfig, VersionBlock};
+use meshd_core::node::{Node, NodeConfig, Output, VersionBlock};
 use meshd_core::now::{Now, UnixTime};
 use meshd_core::plan::{Change, Desired, Kernel, Observed, diff};
 use meshd_core::trust::{NodeIdentity, RecordDraft, authenticate_bytes};
@@ -57,7 +57,25 @@ impl Stored {
             identity.sign_record(draft, 1, BOOT, 1, begin).encode_to_vec().into()
         };
         let records = others.iter().map(sign).collect();
-        Self { mesh, own, others, records, begin, start: Instant::now() }
+        let mut stored = Self { mesh, own, others, records, begin, start: Instant::now() };
+        stored.stamp();
+        stored
+    }
+
+    /// Has the first member verify all records, as at its first start: it keeps them with its stamps. One that it does not
+    /// believe stays as it is, and [`Self::open`] says so.
+    fn stamp(&mut self) {
+        let (mut node, now) = (self.node(), self.now(0));
+        for record in &mut self.records {
+            if node.restore(record, now).is_err() {
+                continue;
+            }
+            while let Some(output) = node.poll_output() {
+                if let Output::Store { bytes, .. } = output {
+                    *record = bytes;
+                }
+            }
+        }
     }
 
     fn now(&self, seconds: u32) -> Now {
@@ -97,12 +115,16 @@ impl Stored {
         Ok(wire::Frame { body: Some(wire::frame::Body::Push(push)) })
     }
 
-    /// What a daemon does at its start: each record is verified as if it came from outside, and held.
-    pub fn open(&self) -> Result<Node> {
+    /// The first member, that knows nobody.
+    fn node(&self) -> Node {
         let versions = VersionBlock { next: 1, end: 1 << 20 };
         let (own, anchors) = (Arc::clone(&self.own), self.mesh.anchors.clone());
-        let config = NodeConfig::default();
-        let mut node = Node::new(config, own, anchors, [7; 32], versions, BOOT, self.now(0));
+        Node::new(NodeConfig::default(), own, anchors, [7; 32], versions, BOOT, self.now(0))
+    }
+
+    /// What a daemon does at its start: each record, which it has verified and stamped before, is judged and held.
+    pub fn open(&self) -> Result<Node> {
+        let mut node = self.node();
         for record in &self.records {
             node.restore(record, self.now(0)).map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
         }

@@ -204,6 +204,13 @@ impl Daemon {
 
     fn prepare_ping(&self, request: &PingRequest) -> Result<Ping, ControlError> {
         let running = self.running.as_ref().ok_or_else(|| not_a_member("ping"))?;
+        let refused = |why, fix| {
+            Err(ControlError::new("bad_request", format!("cannot ping {}", request.name), why, fix))
+        };
+        if running.node.is_revoked() {
+            let fix = "`meshctl leave` clears what remains here; then join with a new token";
+            return refused("the membership of this host was ended: nobody answers it", fix);
+        }
         let named = running.node.directory().by_name(&request.name);
         let mut devices = running.devices.iter();
         if named.is_empty()
@@ -213,12 +220,10 @@ impl Daemon {
         }
         let record = one_of(&named, &request.name)?;
         if record.key == running.node.key() {
-            return Err(ControlError::new(
-                "bad_request",
-                format!("cannot ping {}", request.name),
-                "that is this host",
-                "name another member",
-            ));
+            return refused("that is this host", "name another member");
+        }
+        if record.left {
+            return refused("it has left the mesh", "`meshctl peers list` shows who is there");
         }
         let prober = running.prober.clone().ok_or_else(|| {
             ControlError::new(
