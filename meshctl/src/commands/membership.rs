@@ -146,8 +146,8 @@ pub(crate) async fn leave(socket: &Path, output: Output, arguments: Leave) -> Re
         } else if status.signer == Some(true) {
             return Err(Failure::local(
                 "nothing was done",
-                "this host is a signer: what only it can sign (tokens, new members) ends with it, and the root's key goes \
-                 out of use if it is nowhere else (`meshctl cert ca export`)",
+                "this host is a signer: what only it can sign (tokens, new members) ends with it, and if it holds the \
+                 root's key, and nobody else does, that goes out of use (`meshctl cert ca export`)",
                 "use --yes to leave all the same",
             ));
         }
@@ -176,7 +176,7 @@ fn confirm(status: &StatusView) -> Result<(), Failure> {
     let mesh = status.mesh.as_deref().unwrap_or("its mesh");
     let signer = if status.signer == Some(true) {
         " It is a signer: what only it can sign (tokens, new members) ends with it. What it holds of the mesh's CA is \
-         set aside, not deleted; if the root's key is nowhere else, `meshctl cert ca export` first."
+         set aside, not deleted; if the root's key is here and nowhere else, `meshctl cert ca export` first."
     } else {
         ""
     };

@@ -9,7 +9,7 @@ use crate::{
     cli::{Node, NodeRevoke},
     connection::{CHANGE, LOOK, connect},
     failure::Failure,
-    output::{Output, remark},
+    output::Output,
     table::{Cell, Table},
     text::{count, moment},
     views::{NodeView, RevokedView},
@@ -77,10 +77,14 @@ async fn revoke(socket: &Path, output: Output, arguments: NodeRevoke) -> Result<
         request.node = meant.id;
     }
     let revoked = RevokedView::from(client.revoke_node(request).await?.into_inner());
-    if revoked.before && !output.is_for_programs() {
-        remark("it had been revoked before; nothing changed");
-    }
     output.print(&revoked, |_, to| {
+        if revoked.before {
+            return writeln!(
+                to,
+                "{} ({}) was revoked before; nothing changed",
+                revoked.name, revoked.id
+            );
+        }
         writeln!(to, "revoked {} ({})", revoked.name, revoked.id)?;
         let members = count(u64::from(revoked.members), "other member hears", "other members hear");
         writeln!(to, "  cut off here; {members} of it now, the rest when they are back")

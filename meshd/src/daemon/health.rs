@@ -122,7 +122,9 @@ fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
     }
     for (prefix, refusal) in running.node.own_refusals() {
         let asked = prefix.as_ref().and_then(|prefix| running.asked_for(prefix));
+        let held = prefix.as_ref().and_then(|prefix| running.held_by(prefix));
         let fix = match refusal.code {
+            Code::PrefixNotGranted if held.is_some() => held.as_deref().unwrap_or_default(),
             Code::PrefixNotGranted if asked.is_some() => asked.as_deref().unwrap_or_default(),
             Code::PrefixNotGranted if running.signer.is_some() => {
                 "this host is a signer, which must not leave lightly: `meshctl signer add` another, then \

@@ -333,6 +333,7 @@ impl Attempt {
         seeds.extend(self.config_seeds.iter().cloned());
         let resolved = resolve::resolve(&seeds).await;
         let mut why = resolved.failed;
+        let addresses = resolved.addresses.clone();
         let request = self.request()?.encode_to_vec();
         let mut refused = None;
         if let Some(progress) = progress.filter(|_| !resolved.addresses.is_empty()) {
@@ -380,6 +381,14 @@ impl Attempt {
         }
         if why.is_empty() {
             why.push("the token names no seed, and [gossip] seeds is empty".to_owned());
+        }
+        let without_route = resolve::without_route(&addresses);
+        if !addresses.is_empty() && without_route == addresses {
+            return Err(failed(
+                "seed_unreachable",
+                format!("this host has no route to {}", some(&addresses)),
+                "connect this host to the network, or add a route: `ip route get ADDRESS` must show one",
+            ));
         }
         Err(failed(
             "seed_unreachable",

@@ -162,12 +162,18 @@ impl Running {
 
     /// Somebody whom the directory does not hold: off for long, revoked before, or barred.
     fn absent_target(&self, text: &str) -> Option<Target> {
-        if let Some(record) = self.node.barred().find(|record| record.name.as_str() == text) {
+        // As `tell_apart` names them.
+        let (name, short) = text.split_once('~').unwrap_or((text, ""));
+        let is_meant = |other: &NodeName, key: &NodeKey| {
+            other.as_str() == name && key.to_string().starts_with(short)
+        };
+        let mut barred = self.node.barred();
+        if let Some(record) = barred.find(|record| is_meant(&record.name, &record.key)) {
             let (key, name) = (record.key, record.name.clone());
             return Some(Target { key, name, record: Some(record.clone()) });
         }
         let mut revoked = self.node.anchors().all_revocations();
-        if let Some(one) = revoked.find(|one| one.name.as_str() == text) {
+        if let Some(one) = revoked.find(|one| is_meant(&one.name, &one.key)) {
             return Some(Target { key: one.key, name: one.name.clone(), record: None });
         }
         None

@@ -57,6 +57,17 @@ impl Running {
         Some(format!("wait: {when}{}", before.unwrap_or_default()))
     }
 
+    /// Why no signer grants `prefix`, and the mend: another's certificate has it, or what overlaps it.
+    pub(super) fn held_by(&self, prefix: &IpNet) -> Option<String> {
+        let directory = self.node.directory();
+        let holder = directory.granted_to(prefix, &self.node.key())?;
+        let name = directory.display_name(&holder.key);
+        Some(format!(
+            "the certificate of {name} grants it, or what overlaps it: use another prefix here, or stop using it on {name} \
+             and run `meshctl cert renew` there, which gives back what it does not use; a signer is asked again by itself"
+        ))
+    }
+
     /// New connections show the certificate of now, and are verified by the roots of now.
     pub(super) fn show_identity(&self, transport: &mut Transport) {
         let check = Arc::new(self.anchors.clone());

@@ -208,8 +208,7 @@ impl Daemon {
             Err(ControlError::new("bad_request", format!("cannot ping {}", request.name), why, fix))
         };
         if running.node.is_revoked() {
-            let fix = "`meshctl leave` clears what remains here; then join with a new token";
-            return refused("the membership of this host was ended: nobody answers it", fix);
+            return Err(is_revoked("ping"));
         }
         let named = running.node.directory().by_name(&request.name);
         let mut devices = running.devices.iter();
@@ -272,6 +271,9 @@ impl Daemon {
         let port = self.gossip_port();
         let seeds = self.own.endpoints(&self.config, port);
         let running = self.running.as_mut().ok_or_else(|| not_a_member("make a token"))?;
+        if running.node.is_revoked() {
+            return Err(is_revoked("make a token"));
+        }
         running.create_token(request, &seeds, &self.state)
     }
 
@@ -286,6 +288,16 @@ impl Daemon {
 
 /// An answer waits no longer for the kernel's counters.
 const LOOK: Duration = Duration::from_millis(60);
+
+/// Nobody believes this host any more.
+fn is_revoked(doing: &str) -> ControlError {
+    ControlError::new(
+        "revoked",
+        format!("cannot {doing}"),
+        "the membership of this host was ended: no member answers it or believes it",
+        "`meshctl leave` clears what remains here; then join with a new token",
+    )
+}
 
 /// Only signers have what it takes.
 pub(super) fn not_a_signer(doing: &str) -> ControlError {

@@ -1,6 +1,10 @@
 //! Seeds: host names and addresses to socket addresses.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use meshd_core::address::is_routable_unicast;
 
@@ -26,13 +30,27 @@ pub(super) fn with_port(seed: &str) -> String {
         return seed.to_owned();
     }
     let bare = seed.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(address) = bare.parse::<std::net::IpAddr>() {
+    if let Ok(address) = bare.parse::<IpAddr>() {
         return SocketAddr::new(address, DEFAULT_PORT).to_string();
     }
     match seed.rsplit_once(':') {
         Some((_, port)) if port.parse::<u16>().is_ok() => seed.to_owned(),
         _ => format!("{seed}:{DEFAULT_PORT}"),
     }
+}
+
+/// Those that the routing table of this host has no way to. Nothing is sent.
+pub(super) fn without_route(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let leads_nowhere = |address: &&SocketAddr| {
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let routed = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(address));
+        let nowhere = [ErrorKind::NetworkUnreachable, ErrorKind::HostUnreachable];
+        routed.is_err_and(|error| nowhere.contains(&error.kind()))
+    };
+    addresses.iter().filter(leads_nowhere).copied().collect()
 }
 
 /// Resolves all `seeds` at once. Addresses that nobody can have are left out.

@@ -13,11 +13,12 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use meshd_proto::{NodeHash, NodeKey, NodeName};
 
 pub use self::digest::BUCKETS;
 pub(crate) use self::{digest::bucket_of, refused::Refused};
-use crate::trust::Record;
+use crate::{address::overlaps, trust::Record};
 
 /// One verified record per identity, this node's own among them, the signed leaves too.
 #[derive(Debug, Default)]
@@ -68,6 +69,16 @@ impl Directory {
             other != key && (record.left || self.members.get(other).is_some_and(|r| !r.left))
         });
         if contested { format!("{}~{}", record.name, key.short()) } else { record.name.to_string() }
+    }
+
+    /// Another than `own` whose certificate grants what overlaps `prefix`, as its very own and not out of a pool.
+    #[must_use]
+    pub fn granted_to(&self, prefix: &IpNet, own: &NodeKey) -> Option<&Arc<Record>> {
+        let grants = |record: &Record| {
+            let mut exact = record.certificate.grants.iter().filter(|g| g.claim_len.is_none());
+            exact.any(|grant| overlaps(&grant.prefix, prefix))
+        };
+        self.members.values().find(|record| record.key != *own && !record.left && grants(record))
     }
 
     /// True for an address inside the mesh of some member.

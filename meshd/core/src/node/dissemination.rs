@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,8 @@ const PUSH_TO: usize = 3;
 const PUSH_AT_ONCE: usize = 16;
 /// Members that are told of a revocation, each of whom tells as many: nobody may wait for an exchange.
 const REVOCATIONS_TO: usize = 8;
+/// Members that are new themselves are told by whom they joined by, so many of them: they may know nobody else.
+const NEW_TO: usize = 64;
 /// Neighbours that are sent a report, each of whom does the same. They are the next on each ring: were they chosen by lot, one
 /// in 250 would hear of a crash from nobody, and only with its next exchange. One more is chosen by lot, so that those before a
 /// member on all rings cannot keep them from it.
@@ -187,15 +189,7 @@ impl Node {
         let time = std::mem::take(&mut self.dissemination.fresh_time);
         let revocations = std::mem::take(&mut self.dissemination.fresh_revocations);
         let reports = std::mem::take(&mut self.dissemination.fresh_reports);
-        let mut targets = self.somebody_to_tell(!revocations.is_empty());
-        if targets.len() < PUSH_TO {
-            // At the start nobody counts as alive yet, but somebody may be connected.
-            let own = self.own.key();
-            let connected = self.paths.connected().filter(|key| **key != own);
-            targets.extend(connected.copied().take(PUSH_TO));
-            targets.sort_unstable();
-            targets.dedup();
-        }
+        let targets = self.somebody_to_tell(!revocations.is_empty());
         let few = fresh.len() <= PUSH_AT_ONCE;
         for (place, target) in targets.iter().copied().enumerate() {
             self.push_revocations(target, &revocations);
@@ -235,18 +229,38 @@ impl Node {
     }
 
     /// Members that are told what is new, in the order in which they are: in a large mesh the neighbours, to whom
-    /// connections stand.
+    /// connections stand. While many start, those to whom connections stand otherwise, and of others only as many as
+    /// make enough for everybody to hear of it in the end.
     fn somebody_to_tell(&mut self, revocations: bool) -> Vec<NodeKey> {
         let mut fanout = PUSH_TO + announce_to(self.directory.len());
         if revocations {
             fanout = fanout.max(REVOCATIONS_TO);
         }
-        let mut targets = if self.membership.is_sparse() {
-            self.membership.neighbours().sample(&mut self.rng, fanout)
-        } else {
-            self.membership.members(Liveness::Alive).sample(&mut self.rng, fanout)
+        let new: Vec<_> = self.membership.joined().collect();
+        let near: Vec<_> = self.membership.neighbours().collect();
+        let sparse = self.membership.is_sparse();
+        let alive = self.membership.members(Liveness::Alive);
+        let own = self.own.key();
+        let connected = || self.paths.connected().copied().filter(|key| *key != own);
+        let mut targets = match (sparse && !near.is_empty(), new.is_empty()) {
+            (true, _) => near.into_iter().sample(&mut self.rng, fanout),
+            (false, true) => alive.sample(&mut self.rng, fanout),
+            (false, false) => connected().sample(&mut self.rng, fanout.max(NEW_TO)),
         };
         targets.shuffle(&mut self.rng);
+        if sparse {
+            // Nobody's neighbours yet, they may know nobody but this node.
+            let new = new.into_iter().filter(|key| self.paths.is_connected(key));
+            let new = new.filter(|key| !targets.contains(key)).sample(&mut self.rng, NEW_TO);
+            targets.extend(new);
+        }
+        if let Some(lacking) = PUSH_TO.checked_sub(targets.len()) {
+            // At the start nobody counts as alive yet, but somebody may be connected.
+            let alive = self.membership.members(Liveness::Alive);
+            let others = connected().chain(alive).collect::<BTreeSet<_>>();
+            let others = others.into_iter().filter(|key| !targets.contains(key));
+            targets.extend(others.sample(&mut self.rng, lacking));
+        }
         targets
     }
 

@@ -13,14 +13,18 @@ const FAR: u32 = 32;
 impl Node {
     /// Somebody who is there, or may be.
     pub(super) fn partner(&mut self) -> Option<NodeKey> {
-        let near = self.membership.is_sparse() && !self.rng.random_ratio(1, FAR);
-        let alive = if near {
-            self.membership.neighbours().choose(&mut self.rng)
-        } else {
-            self.membership.members(Liveness::Alive).choose(&mut self.rng)
-        };
+        let alive = || self.membership.members(Liveness::Alive);
+        let far = !self.membership.is_sparse() || self.rng.random_ratio(1, FAR);
+        let mut chosen = None;
+        if self.sync.is_young() && self.membership.joined().next().is_some() {
+            // While all start, the first exchanges follow each other fast.
+            chosen = alive().filter(|key| self.paths.is_connected(key)).choose(&mut self.rng);
+        } else if !far {
+            chosen = self.membership.neighbours().choose(&mut self.rng);
+        }
+        let chosen = chosen.or_else(|| alive().choose(&mut self.rng));
         let suspects = self.membership.members(Liveness::Suspect);
-        alive.or_else(|| suspects.choose(&mut self.rng))
+        chosen.or_else(|| suspects.choose(&mut self.rng))
     }
 
     /// A member that is down or a seed that nobody is connected to: how partitions heal. False when there

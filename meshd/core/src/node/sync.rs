@@ -96,6 +96,11 @@ impl Sync {
         self.since.is_some_and(|since| now.saturating_duration_since(since) >= SURELY)
     }
 
+    /// The pauses between exchanges still grow.
+    pub(super) fn is_young(&self) -> bool {
+        self.usual < limits::SYNC_INTERVAL
+    }
+
     /// When something is due.
     pub(super) fn next_timeout(&self) -> Instant {
         self.exchanges.values().map(|e| e.give_up).min().map_or(self.next, |at| at.min(self.next))

@@ -13,6 +13,7 @@ mod renewal;
 mod reports;
 mod stored;
 mod succession;
+mod telling;
 mod workloads;
 
 use super::{fixture::Origin, *};

@@ -11,7 +11,8 @@
 //!
 //! Where a whole mesh starts, as after a power cut, all pairs at once are N² handshakes, and as many paths to measure, while
 //! everybody is busiest. So of those who started with it a host sends to a few at once, and to the next as soon as one of
-//! them has answered: as fast as the machines are. The kernel begins with whom it has a packet for in any case.
+//! them has answered: as fast as the machines are. With more than those few it begins when no more of them come, since to know
+//! each other is more urgent. The kernel begins with whom it has a packet for in any case.
 //!
 //! ```text
 //! programmed ─► turn ─► poke, or the kernel sent ─► no handshake in time ─► renew ─► programmed …  (three times)
@@ -41,6 +42,8 @@ const RENEWALS_TOGETHER: u32 = 20;
 const TOGETHER: u64 = 10;
 /// Of those who started together so many are sent to at once.
 const AT_ONCE: usize = 8;
+/// Where more than these start together, turns are given when no new one came for so long, or after the second time at the latest.
+const CALM: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// One that does not answer gives its turn to the next after this.
 const TURN: Duration = Duration::from_millis(1_400);
 
@@ -71,6 +74,8 @@ pub struct FirstHandshakes {
     queue: VecDeque<WgPublicKey>,
     /// Those that have it, and until when.
     turns: BTreeMap<WgPublicKey, Instant>,
+    /// When the first and the last came of those that wait for it.
+    came: Option<(Instant, Instant)>,
 }
 
 #[derive(Debug, Clone)]
@@ -122,13 +127,24 @@ impl FirstHandshakes {
         let next = if pair.together && renewals == 0 { Step::Turn } else { Step::Poke };
         if next == Step::Turn {
             self.queue.push_back(key);
+            let (_, last) = self.came.get_or_insert((now, now));
+            *last = now;
         }
         self.waiting.insert(key, Waiting { next, at: first, pair, renewals });
+    }
+
+    /// Until when nobody is given a turn.
+    fn rush(&self) -> Option<Instant> {
+        let (first, last) = self.came.filter(|_| self.queue.len() > AT_ONCE)?;
+        Some((last + CALM.0).min(first + CALM.1))
     }
 
     /// Gives turns to as many as may have one.
     fn give_turns(&mut self, now: Instant) {
         self.turns.retain(|_, until| *until > now);
+        if self.rush().is_some_and(|until| until > now) {
+            return;
+        }
         while self.turns.len() < AT_ONCE
             && let Some(key) = self.queue.pop_front()
         {
@@ -137,6 +153,7 @@ impl FirstHandshakes {
                 self.turns.insert(key, now + TURN);
             }
         }
+        self.came.take_if(|_| self.queue.is_empty());
     }
 
     /// Takes in what the kernel held at `now`: pairs with a handshake are done.
@@ -164,6 +181,7 @@ impl FirstHandshakes {
         } else {
             self.turns.values().min().copied().filter(|_| !self.queue.is_empty())
         };
+        let turn = turn.max(self.rush());
         let others = self.waiting.values().filter(|waiting| waiting.next != Step::Turn);
         others.map(|waiting| waiting.at).chain(turn).min()
     }
@@ -354,7 +372,7 @@ mod tests {
         let mut now = start();
         let mut first = FirstHandshakes::default();
         let together = Pair { leads: true, together: true };
-        for i in 0..50 {
+        for i in 0..49 {
             first.wait(WgPublicKey([i; 32]), together, now);
         }
         // One that was there before waits for nobody.
@@ -367,8 +385,16 @@ mod tests {
             };
             (0..51).map(|i| WgPublicKey([i; 32])).map(|key| (key, peer(key))).collect()
         };
+        // Those who started together wait until no more of them come.
+        assert_eq!(first.due(now).poke, [WgPublicKey([50; 32])]);
+        met.insert(WgPublicKey([50; 32]));
+        first.observe(&kernel(&met, 0), now);
+        now += CALM.0 / 2;
+        first.wait(WgPublicKey([49; 32]), together, now);
+        assert_eq!(first.next(), Some(now + CALM.0));
+        now += CALM.0;
         let poked = first.due(now).poke;
-        assert_eq!(poked.len(), AT_ONCE + 1);
+        assert_eq!(poked.len(), AT_ONCE);
         // As many follow as have answered, at once.
         met.extend(&poked[..5]);
         first.observe(&kernel(&met, 0), now);
@@ -378,10 +404,10 @@ mod tests {
         // Who does not answer holds nobody up for long.
         now += TURN;
         let due = first.due(now);
-        assert_eq!((due.poke.len(), due.renew.len()), (AT_ONCE, AT_ONCE + 1));
+        assert_eq!((due.poke.len(), due.renew.len()), (AT_ONCE, AT_ONCE));
         // The kernel had packets for all others: who does not answer is made anew soon.
         first.observe(&kernel(&met, 148), now);
-        let left = 51 - 5 - (AT_ONCE + 1) - AT_ONCE;
+        let left = 50 - 5 - AT_ONCE - AT_ONCE;
         now += PATIENCE;
         assert_eq!(first.due(now).renew.len(), left + AT_ONCE);
         first.observe(&kernel(&(0..51).map(|i| WgPublicKey([i; 32])).collect(), 148), now);

@@ -14,7 +14,7 @@ pub(crate) enum Happening {
     Idle,
     /// Hosts change their records, one after the other.
     Change,
-    /// Hosts are new, one after the other.
+    /// Hosts are new, one a second.
     Join,
     /// Hosts crash, one after the other.
     Crash,
@@ -49,7 +49,7 @@ pub(crate) fn run(
         figures,
         changes: 0,
     };
-    bench.begin();
+    bench.begin(arguments);
     for happening in wanted {
         match happening {
             Happening::Idle => bench.idle(),
@@ -79,15 +79,18 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// All start with nothing but three seeds.
-    fn begin(&mut self) {
-        let seeds: Vec<_> = (0..3)
+    /// All start with nothing but seeds.
+    fn begin(&mut self, arguments: &Arguments) {
+        let seeds: Vec<_> = (0..arguments.seeds)
             .flat_map(|host| self.world.hosts[host % self.nodes].draft.endpoints.clone())
             .collect();
         for host in &mut self.world.hosts {
             host.seeds.clone_from(&seeds);
         }
-        (0..self.nodes).for_each(|host| self.world.start(host));
+        for host in 0..self.nodes {
+            self.world.start(host);
+            self.world.run(Duration::from_millis(arguments.apart));
+        }
         let nodes = self.nodes;
         let took = self.world.run_until("all know all", LIMIT, |world| {
             world.all_know(nodes) && world.is_converged()
@@ -95,6 +98,12 @@ impl Bench<'_> {
         self.took("begin", "all new at once: all know all", took);
         let took = self.until_all_are_up("all are alive everywhere");
         self.took("begin_alive", "… and see each other alive", took);
+        let per = |count: u64| count as f64 / nodes as f64;
+        let report = self.world.report();
+        self.figures.add("begin_handshakes", "… handshakes per node", per(report.handshakes), "");
+        let messages = per(report.datagrams + report.frames);
+        self.figures.add("begin_messages", "… messages per node", messages, "");
+        self.figures.add("begin_bytes", "… bytes per node", per(report.bytes), "B");
         self.world.run(Duration::from_secs(60));
     }
 
@@ -199,6 +208,7 @@ impl Bench<'_> {
             let host = self.nodes;
             self.nodes += 1;
             times.extend(self.world.spread(host, LIMIT, |world| world.start(host)));
+            self.world.run(Duration::from_secs(1));
         }
         self.figures.add_times("join", "a new host at all others", times);
         let took = self.until_all_are_up("all newcomers are alive everywhere");

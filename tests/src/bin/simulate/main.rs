@@ -26,6 +26,12 @@ struct Arguments {
     /// How far apart the nodes are.
     #[arg(long, default_value = "lan")]
     delay: Delay,
+    /// How many seeds there are.
+    #[arg(long, default_value_t = 3)]
+    seeds: usize,
+    /// Milliseconds from the first start of a host to the next one's.
+    #[arg(long, default_value_t = 0)]
+    apart: u64,
     /// How often what is small is repeated.
     #[arg(short, long, default_value_t = 20)]
     rounds: usize,

@@ -178,7 +178,7 @@ impl Membership {
                 self.peers.insert(node, new_peer(record, now));
             }
         }
-        self.join_rings(&record.key);
+        self.join_rings(&record.key, fresh, now);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.generation = record.generation;
             peer.incarnation = 0;

@@ -6,7 +6,7 @@ use foca::{Header, Message};
 use meshd_proto::wire;
 use prost::Message as _;
 
-use super::{packet::id_to_wire, *};
+use super::{packet::id_to_wire, watching::CALM, *};
 use crate::node::fixture::{self, Origin};
 
 const LIAR: u64 = 1;
@@ -286,6 +286,9 @@ impl Quiet {
         let mut us = Membership::new(&fixture::key(US), 1, Profile::Lan, &mut fixture::rng(), now);
         (1..40).for_each(|other| us.admit(&record(other, 1), true, now));
         assert!(us.is_sparse());
+        assert_eq!(us.neighbours().count(), 0, "more may come");
+        let now = now + CALM.0;
+        us.handle_timeout(now);
         Self { now, us }
     }
 
@@ -303,6 +306,29 @@ impl Quiet {
         self.now = end;
         all
     }
+}
+
+#[test]
+fn those_who_start_with_the_mesh_are_counted_in_when_no_more_come_and_others_at_once() {
+    let mut now = Origin::default().now().mono;
+    let mut us = Membership::new(&fixture::key(US), 1, Profile::Lan, &mut fixture::rng(), now);
+    let begin = now;
+    // They never stop coming.
+    for other in 1.. {
+        us.admit(&record(other, 1), true, now);
+        us.handle_timeout(now);
+        if us.neighbours().count() > 0 {
+            break;
+        }
+        now += CALM.0 / 10;
+    }
+    assert_eq!(now - begin, CALM.1);
+    assert!(us.is_sparse());
+    // One that was there before all that.
+    let near = |us: &Membership| us.neighbours().count() + us.members(Liveness::Suspect).count();
+    let before = near(&us);
+    (1_000..1_010).for_each(|other| us.admit(&record(other, 1), false, now));
+    assert!(near(&us) > before);
 }
 
 #[test]

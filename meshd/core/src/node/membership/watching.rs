@@ -31,6 +31,10 @@ pub(super) const ASK_WITHIN: Duration = Duration::from_secs(1);
 /// A neighbour that was heard so lately is not asked.
 const HEARD_LATELY: Duration = Duration::from_secs(10);
 
+/// Members that have just started are counted in on the rings when no more came for so long, or after the second time at the
+/// latest. As a whole mesh starts the neighbours of all change with each member, and each new one is a connection.
+pub(super) const CALM: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
 /// Rounds of finding out whom to watch, in one call: each may show that somebody else is down.
 const ROUNDS: usize = 4;
 
@@ -58,6 +62,9 @@ pub(super) struct Watching {
     /// Who is next, and whom to look after, may have changed.
     pub(super) stale: bool,
     pub(super) watch: Watch,
+    /// Those who started a moment ago, and when the first and the last of them came.
+    joined: BTreeSet<NodeHash>,
+    came: Option<(Instant, Instant)>,
     again: Option<Again>,
     /// The last one.
     probed: Option<Probe>,
@@ -81,11 +88,22 @@ impl Watching {
         self.verdicts.push_back((key, false));
     }
 
+    fn join(&mut self, node: NodeHash, now: Instant) {
+        self.joined.insert(node);
+        let (_, last) = self.came.get_or_insert((now, now));
+        *last = now;
+    }
+
+    /// When no more are expected, and all are counted in.
+    fn calm(&self) -> Option<Instant> {
+        self.came.map(|(first, last)| (last + CALM.0).min(first + CALM.1))
+    }
+
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let informed = self.informed.filter(|_| !self.trusts_reports);
         let look = self.look.filter(|_| self.sparse);
         let again = self.again.as_ref().map(|again| again.at);
-        again.into_iter().chain(informed).chain(look).min()
+        again.into_iter().chain(informed).chain(look).chain(self.calm()).min()
     }
 }
 
@@ -98,6 +116,11 @@ impl Membership {
     /// True when somebody may watch its neighbours only, and needs reports.
     pub(in crate::node) fn needs_reports(&self) -> bool {
         self.rings.len() >= limits::WATCH_ALL_BELOW
+    }
+
+    /// Members that have just started: they may be nobody's neighbours yet.
+    pub(in crate::node) fn joined(&self) -> impl Iterator<Item = NodeKey> {
+        self.alive(&self.watching.joined)
     }
 
     pub(super) fn is_watched(&self, node: &NodeHash) -> bool {
@@ -131,8 +154,13 @@ impl Membership {
         there.filter(|peer| peer.liveness == Liveness::Alive).map(|peer| peer.key)
     }
 
-    pub(super) fn join_rings(&mut self, key: &NodeKey) {
-        self.watching.stale |= self.rings.insert(key);
+    /// `fresh`: its owner has started a moment ago, and others may have with it.
+    pub(super) fn join_rings(&mut self, key: &NodeKey, fresh: bool, now: Instant) {
+        match (self.rings.insert(key), fresh) {
+            (true, true) => self.watching.join(key.hash(), now),
+            (true, false) => self.watching.stale = true,
+            (false, _) => {}
+        }
     }
 
     pub(super) fn leave_rings(&mut self, node: &NodeHash) {
@@ -272,12 +300,22 @@ impl Membership {
 
     /// Brings what is watched in line with who is there.
     pub(super) fn keep_watch(&mut self, now: Instant) {
+        if self.watching.calm().is_some_and(|at| at <= now) {
+            self.watching.stale = true;
+            self.watching.joined.clear();
+            self.watching.came = None;
+        }
+        // What that costs grows with the members that foca knows, so it does not wait.
+        let crowded = !self.is_sparse() && self.rings.len() > limits::WATCH_NEIGHBOURS_ABOVE;
         // What is adopted or released may turn out to be down or not: a few rounds settle it.
         for _ in 0..ROUNDS {
-            if !std::mem::take(&mut self.watching.stale) {
+            let watch = if std::mem::take(&mut self.watching.stale) {
+                self.rings.watch(&self.own.node, |node| self.is_down(node))
+            } else if crowded && !self.is_sparse() {
+                self.watching.watch.clone()
+            } else {
                 return;
-            }
-            let watch = self.rings.watch(&self.own.node, |node| self.is_down(node));
+            };
             let was = std::mem::replace(&mut self.watching.watch, watch.clone());
             let members = self.rings.len();
             let sparse = match self.watching.sparse {
