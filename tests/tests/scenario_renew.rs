@@ -107,6 +107,41 @@ fn all_certificates_are_renewed_and_no_packet_is_lost() {
 }
 
 #[test]
+fn a_device_that_goes_gives_its_prefix_back_and_until_then_its_holder_is_named() {
+    scenario("back", |world| {
+        let mesh = Mesh::waiting(world, &["a", "b", "c"].map(HostPlan::vm))?;
+        let [a, b, c] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
+        a.init_mesh()?;
+        for host in [b, c] {
+            let token = a.meshctl(&["token", "create", "--allow", "10.9.0.0/16"])?.ok()?.stdout;
+            host.join(token.trim())?;
+        }
+        let granted = |host: &Host| {
+            let shown = json(host, &["cert", "show", "-o", "json"])?;
+            let grants = shown[0]["grants"].as_array().context("no grants")?.clone();
+            anyhow::Ok(grants.iter().any(|one| one == "10.9.3.0/24"))
+        };
+        b.meshctl(&["peers", "add", "router", "--prefix", "10.9.3.0/24"])?.ok()?;
+        wait_for("b is granted the device's prefix", pace(10), || {
+            ensure!(granted(b)?, "it is not");
+            Ok(())
+        })?;
+        c.configure("[network]\npod_prefixes = [\"10.9.3.0/24\"]")?;
+        c.reload_daemon()?;
+        wait_for("c says who has it", pace(10), || {
+            let shown = c.meshctl(&["status"])?.ok()?.stdout;
+            ensure!(shown.contains("the certificate of b grants it"), "{shown}");
+            Ok(())
+        })?;
+        b.meshctl(&["peers", "remove", "router"])?.ok()?;
+        wait_for("c has it, and b has not", pace(60), || {
+            ensure!(granted(c)? && !granted(b)?, "c: {}, b: {}", granted(c)?, granted(b)?);
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn a_prefix_within_the_limits_is_granted_without_anybody_doing_anything() {
     scenario("grants", |world| {
         let mesh = Mesh::waiting(world, &["a", "b", "c"].map(HostPlan::vm))?;

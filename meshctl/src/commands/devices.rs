@@ -132,12 +132,12 @@ pub(crate) async fn remove(socket: &Path, output: Output, name: String) -> Resul
     output.print(&view, |_, to| {
         use std::io::Write as _;
         let prefixes = view.prefixes.join(", ");
-        let given_back = match view.prefixes.len() {
+        let free = match view.prefixes.len() {
             0 => String::new(),
-            1 => format!("; {prefixes} is given back"),
-            _ => format!("; {prefixes} are given back"),
+            1 => format!("; {prefixes} is free"),
+            _ => format!("; {prefixes} are free"),
         };
-        writeln!(to, "{} was removed{given_back}", view.name)
+        writeln!(to, "{} was removed{free}", view.name)
     })
 }
 

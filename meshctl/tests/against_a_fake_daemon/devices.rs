@@ -151,7 +151,7 @@ fn add_and_remove_say_what_became_of_it() {
     let asked = daemon.asked();
     assert!(asked.last().unwrap().contains("keepalive: None"), "{asked:?}");
     let removed = daemon.meshctl(&["peers", "remove", "phone"]);
-    assert_eq!(stdout(&removed), "phone was removed; 10.99.0.1/32 is given back\n");
+    assert_eq!(stdout(&removed), "phone was removed; 10.99.0.1/32 is free\n");
     assert_eq!(
         parsed(&daemon.meshctl(&["peers", "remove", "phone", "-o", "json"]))["name"],
         "phone"

@@ -64,7 +64,7 @@ impl Running {
         let name = directory.display_name(&holder.key);
         Some(format!(
             "the certificate of {name} grants it, or what overlaps it: use another prefix here, or stop using it on {name} \
-             and run `meshctl cert renew` there, which gives back what it does not use; a signer is asked again by itself"
+             and run `meshctl cert renew` there, which gives back what it does not use: a signer is then asked again by itself"
         ))
     }
 

@@ -18,7 +18,7 @@ use meshd_proto::{NodeHash, NodeKey, NodeName};
 
 pub use self::digest::BUCKETS;
 pub(crate) use self::{digest::bucket_of, refused::Refused};
-use crate::{address::overlaps, trust::Record};
+use crate::trust::Record;
 
 /// One verified record per identity, this node's own among them, the signed leaves too.
 #[derive(Debug, Default)]
@@ -74,11 +74,10 @@ impl Directory {
     /// Another than `own` whose certificate grants what overlaps `prefix`, as its very own and not out of a pool.
     #[must_use]
     pub fn granted_to(&self, prefix: &IpNet, own: &NodeKey) -> Option<&Arc<Record>> {
-        let grants = |record: &Record| {
-            let mut exact = record.certificate.grants.iter().filter(|g| g.claim_len.is_none());
-            exact.any(|grant| overlaps(&grant.prefix, prefix))
+        let has_it = |record: &&Arc<Record>| {
+            record.key != *own && !record.left && record.certificate.grants_some_of(prefix)
         };
-        self.members.values().find(|record| record.key != *own && !record.left && grants(record))
+        self.members.values().find(has_it)
     }
 
     /// True for an address inside the mesh of some member.

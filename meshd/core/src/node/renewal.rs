@@ -12,7 +12,7 @@
 mod lacking;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -77,8 +77,8 @@ pub(super) struct Renewals {
     /// A person waits for this attempt.
     anyway: bool,
     attempts: u32,
-    /// Detected, within the limits, and not granted: somebody else has it.
-    denied: BTreeSet<IpNet>,
+    /// Detected, within the limits, and not granted: somebody else has it, whose certificate says so if that is known here.
+    denied: BTreeMap<IpNet, Option<NodeKey>>,
     problem: Option<Refusal>,
     /// The bundle does not hold its certificate's issuer.
     orphan: bool,
@@ -98,7 +98,7 @@ impl Renewals {
             said: None,
             anyway: false,
             attempts: 0,
-            denied: BTreeSet::new(),
+            denied: BTreeMap::new(),
             problem: None,
             orphan: false,
             alone: None,
@@ -347,7 +347,11 @@ impl Node {
         renewals.problem = None;
         // Only a signer's own word: at the door anybody may have answered.
         if by_signer {
-            renewals.denied = renewed.not_granted.into_iter().collect();
+            let own = self.own.key();
+            let holder =
+                |prefix: &IpNet| self.directory.granted_to(prefix, &own).map(|record| record.key);
+            let denied = renewed.not_granted.into_iter().map(|prefix| (prefix, holder(&prefix)));
+            renewals.denied = denied.collect();
         }
         renewals.share = self.rng.random_range(limits::RENEWAL_SHARE);
         // A signer that gives the same again does so for a reason; it is not asked in a loop.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use meshd_proto::{BootId, MeshId, MeshName, NodeKey, NodeName, WgPublicKey, Zone, wire};
 
 use super::anchors::Anchors;
-use crate::now::UnixTime;
+use crate::{address, now::UnixTime};
 
 /// What a certificate permits one node to claim.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +59,13 @@ impl NodeCertificate {
     pub fn grants_exactly(&self, prefix: &IpNet) -> bool {
         let mut exact = self.grants.iter().filter(|grant| grant.claim_len.is_none());
         exact.any(|grant| grant.prefix.trunc() == prefix.trunc())
+    }
+
+    /// True when a grant overlaps `prefix`, and is no pool.
+    #[must_use]
+    pub fn grants_some_of(&self, prefix: &IpNet) -> bool {
+        let mut exact = self.grants.iter().filter(|grant| grant.claim_len.is_none());
+        exact.any(|grant| address::overlaps(&grant.prefix, prefix))
     }
 }
 

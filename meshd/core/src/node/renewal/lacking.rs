@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use meshd_proto::NodeKey;
 
 use super::Node;
 use crate::address::host_prefix;
@@ -30,10 +31,16 @@ impl Node {
         bare_prefixes.chain(bare_nodes).any(|prefix| self.may_be_granted(&prefix))
     }
 
-    /// It lies within the limits, and no signer has said that somebody else has it.
+    /// It lies within the limits, and no signer has said that somebody else has it, who still does as far as is known.
     fn may_be_granted(&self, prefix: &IpNet) -> bool {
         let limits = &self.own.identity().certificate.limits;
-        limits.iter().any(|limit| limit.contains(prefix)) && !self.renewals.denied.contains(prefix)
+        let has_it = |key: NodeKey| {
+            let holder = self.directory.get(&key).filter(|record| !record.left);
+            holder.is_some_and(|record| record.certificate.grants_some_of(prefix))
+        };
+        let denied = self.renewals.denied.get(prefix);
+        let denied = denied.is_some_and(|holder| holder.is_none_or(has_it));
+        limits.iter().any(|limit| limit.contains(prefix)) && !denied
     }
 
     /// In what time a signer is asked for `prefix`, which is wanted and not granted; zero: one is being asked. `None`: none

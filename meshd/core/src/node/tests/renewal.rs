@@ -133,6 +133,32 @@ fn a_prefix_within_the_limits_is_asked_for_at_once_and_only_once() {
 }
 
 #[test]
+fn what_another_has_is_asked_for_again_when_it_gives_it_back() {
+    let now = start();
+    let (mesh, mut us) = world(now);
+    let held = |grants: &[&str], version| {
+        let identity = mesh.node("holder", grants);
+        mesh.sign(&identity, &mesh.draft(&identity, &[]), version)
+    };
+    us.handle_frame(peer("holder"), &push(vec![held(&["10.1.8.0/24"], 1)]), now);
+    us.update_self(mesh.draft(&mesh.node("us", &[]), &["10.1.0.0/24", "10.1.8.0/24"]), now);
+    us.handle_timeout(now);
+    let (_, id, _) = request(&outputs(&mut us)).unwrap();
+    let mut same = terms(&mesh, 0);
+    same.not_before = NOW;
+    let mut denied = wire::EnrolReply::decode(reply(&mesh, &same)).unwrap();
+    if let Some(wire::enrol_reply::Result::Accepted(accepted)) = &mut denied.result {
+        let prefix = "10.1.8.0/24".parse().unwrap();
+        accepted.not_granted = vec![crate::address::prefix_to_wire(&prefix)];
+    }
+    us.handle_frame(peer("signer"), &answer(id, denied.encode_to_vec().into()), now);
+    let later = now.after(Duration::from_secs(60));
+    assert!(request(&at(&mut us, later)).is_none(), "it still has it");
+    us.handle_frame(peer("holder"), &push(vec![held(&[], 2)]), later);
+    assert!(request(&at(&mut us, later)).is_some());
+}
+
+#[test]
 fn what_is_detected_just_after_a_grant_is_asked_for_at_once() {
     let now = start();
     let (mesh, mut us) = world(now);
