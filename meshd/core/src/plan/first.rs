@@ -15,7 +15,7 @@
 //! each other is more urgent. The kernel begins with whom it has a packet for in any case.
 //!
 //! ```text
-//! programmed ─► turn ─► poke, or the kernel sent ─► no handshake in time ─► renew ─► programmed …  (three times)
+//! programmed ─► turn ─► poke, or the kernel sent ─► no handshake in time ─► renew ─► programmed …  (four times)
 //!                                         └───────► handshake: done
 //! ```
 
@@ -33,8 +33,12 @@ use crate::trust::Record;
 const SECOND: Duration = Duration::from_millis(400);
 /// How long a handshake may take before the peer is made anew; each further one twice as long.
 const PATIENCE: Duration = Duration::from_millis(700);
+/// The same where few wait for theirs: then nobody is busy, and two that crossed need not wait for long. So much for each of
+/// them is added to it.
+const SHORT_PATIENCE: Duration = Duration::from_millis(200);
+const FOR_EACH: Duration = Duration::from_millis(8);
 /// After these WireGuard's own retries go on alone.
-const RENEWALS: u32 = 3;
+const RENEWALS: u32 = 4;
 /// The same where both have just started: the other side may be busy with that for a while, and its own turn be late. Half
 /// a minute in all, since the patience grows once only.
 const RENEWALS_TOGETHER: u32 = 20;
@@ -43,7 +47,7 @@ const TOGETHER: u64 = 10;
 /// Of those who started together so many are sent to at once.
 const AT_ONCE: usize = 8;
 /// Where more than these start together, turns are given when no new one came for so long, or after the second time at the latest.
-const CALM: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+const CALM: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(10));
 /// One that does not answer gives its turn to the next after this.
 const TURN: Duration = Duration::from_millis(1_400);
 
@@ -190,6 +194,8 @@ impl FirstHandshakes {
     pub fn due(&mut self, now: Instant) -> Due {
         let mut due = Due::default();
         self.give_turns(now);
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        let short = FOR_EACH.saturating_mul(waiting).saturating_add(SHORT_PATIENCE).min(PATIENCE);
         self.waiting.retain(|key, waiting| {
             if waiting.at > now {
                 return true;
@@ -201,11 +207,11 @@ impl FirstHandshakes {
                     waiting.next = Step::Renew;
                     // The side that follows leaves the first renewal to the one that leads.
                     let Pair { leads, together } = waiting.pair;
-                    let (doublings, renewals) = match together {
-                        true => (waiting.renewals.min(1), RENEWALS_TOGETHER),
-                        false => (waiting.renewals, RENEWALS),
+                    let (patience, doublings, renewals) = match together {
+                        true => (PATIENCE, waiting.renewals.min(1), RENEWALS_TOGETHER),
+                        false => (short, waiting.renewals, RENEWALS),
                     };
-                    let patience = PATIENCE * 2_u32.pow(doublings);
+                    let patience = patience * 2_u32.pow(doublings);
                     waiting.at = now + if leads { patience } else { patience * 2 };
                     waiting.renewals < renewals
                 }
@@ -290,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_peer_is_made_anew_three_times_and_then_left_to_wireguard() {
+    fn a_silent_peer_is_made_anew_a_few_times_and_then_left_to_wireguard() {
         let mut now = start();
         let mut first = FirstHandshakes::default();
         first.wait(KEY, LEADS, now);
@@ -332,12 +338,12 @@ mod tests {
         let mut renewals = 0;
         while let Some(at) = first.next() {
             now = at;
-            renewals += first.due(now).renew.len();
+            renewals += u32::try_from(first.due(now).renew.len()).unwrap();
             // Its endpoint is not the plan's, say: it stays as it is.
             first.observe(&tried, now);
             assert!(renewals < 10);
         }
-        assert_eq!(renewals, 3);
+        assert_eq!(renewals, RENEWALS);
     }
 
     #[test]
