@@ -174,6 +174,10 @@ fn tokens_that_do_not_admit_are_refused_and_the_daemon_goes_on_waiting() {
         let away = token(&a, &["--node", "b", "--seed", "192.0.2.200:51800"])?;
         refused(join(&away)?, 1, &["192.0.2.200:51800"])?;
 
+        let nowhere = token(&a, &["--node", "b", "--seed", "198.51.100.7:51800"])?;
+        b.run(&["ip", "route", "del", "default"])?;
+        refused(join(&nowhere)?, 1, &["no route to 198.51.100.7:51800", "ip route get"])?;
+
         let taken = token(&a, &[])?;
         refused(b.meshctl(&["join", &taken, "--name", "a"])?, 1, &["a"])?;
 

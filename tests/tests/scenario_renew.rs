@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use meshd_tests::harness::{
-    Flow, FlowReport, Host, HostPlan, Mesh, Place, in_vm, pace, run, scenario, wait_for,
+    Flow, FlowReport, Host, HostPlan, Mesh, Place, World, in_vm, pace, run, scenario, wait_for,
 };
 use serde_json::Value;
 
@@ -106,16 +106,23 @@ fn all_certificates_are_renewed_and_no_packet_is_lost() {
     });
 }
 
+/// Three hosts, the last two of which may ask for prefixes of 10.9.0.0/16.
+fn within_limits(world: &World) -> Result<Mesh> {
+    let mesh = Mesh::waiting(world, &["a", "b", "c"].map(HostPlan::vm))?;
+    let a = &mesh.hosts[0];
+    a.init_mesh()?;
+    for host in &mesh.hosts[1..] {
+        let token = a.meshctl(&["token", "create", "--allow", "10.9.0.0/16"])?.ok()?.stdout;
+        host.join(token.trim())?;
+    }
+    Ok(mesh)
+}
+
 #[test]
 fn a_device_that_goes_gives_its_prefix_back_and_until_then_its_holder_is_named() {
     scenario("back", |world| {
-        let mesh = Mesh::waiting(world, &["a", "b", "c"].map(HostPlan::vm))?;
-        let [a, b, c] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
-        a.init_mesh()?;
-        for host in [b, c] {
-            let token = a.meshctl(&["token", "create", "--allow", "10.9.0.0/16"])?.ok()?.stdout;
-            host.join(token.trim())?;
-        }
+        let mesh = within_limits(world)?;
+        let [b, c] = [&mesh.hosts[1], &mesh.hosts[2]];
         let granted = |host: &Host| {
             let shown = json(host, &["cert", "show", "-o", "json"])?;
             let grants = shown[0]["grants"].as_array().context("no grants")?.clone();
@@ -144,13 +151,8 @@ fn a_device_that_goes_gives_its_prefix_back_and_until_then_its_holder_is_named()
 #[test]
 fn a_prefix_within_the_limits_is_granted_without_anybody_doing_anything() {
     scenario("grants", |world| {
-        let mesh = Mesh::waiting(world, &["a", "b", "c"].map(HostPlan::vm))?;
-        let [a, b, c] = [&mesh.hosts[0], &mesh.hosts[1], &mesh.hosts[2]];
-        a.init_mesh()?;
-        for host in [b, c] {
-            let token = a.meshctl(&["token", "create", "--allow", "10.9.0.0/16"])?.ok()?.stdout;
-            host.join(token.trim())?;
-        }
+        let mesh = within_limits(world)?;
+        let [b, c] = [&mesh.hosts[1], &mesh.hosts[2]];
         b.configure("[network]\npod_prefixes = [\"10.9.1.0/24\"]")?;
         b.reload_daemon()?;
         let routes = |host: &Host, prefix: &str| {

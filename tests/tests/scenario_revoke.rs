@@ -169,6 +169,14 @@ fn who_was_revoked_stays_out_and_who_was_away_obeys() {
         ensure!(third["before"] == true && third["id"] == again["id"], "{third}, not {again}");
         let rows = rows()?;
         ensure!(rows.len() == 2 && rows[0]["name"] != rows[1]["name"], "{rows:?}");
+        // Each by the name that is shown.
+        for row in &rows {
+            let name = row["name"].as_str().context("no name")?;
+            let shown = a.meshctl(&["node", "revoke", name, "--yes"])?.ok()?.stdout;
+            let id = row["id"].as_str().context("no id")?;
+            let before = shown.contains("was revoked before") == (row["state"] == "revoked");
+            ensure!(shown.contains(id) && before, "{row}: {shown}");
+        }
         Ok(())
     });
 }

@@ -67,11 +67,11 @@ impl Daemon {
     }
 }
 
-/// Revoked nodes of one name get some letters of their keys, as members do.
+/// Nodes of one name that are no members any more get some letters of their keys, as members do.
 fn tell_apart(nodes: &mut [NodeInfo]) {
     let mut count: BTreeMap<String, u32> = BTreeMap::new();
     nodes.iter().for_each(|node| *count.entry(node.name.clone()).or_default() += 1);
-    for node in nodes.iter_mut().filter(|node| node.revoked_at.is_some()) {
+    for node in nodes.iter_mut().filter(|node| node.state != "member") {
         if count.get(&node.name).is_some_and(|count| *count > 1)
             && let Ok(key) = node.id.parse::<NodeKey>()
         {

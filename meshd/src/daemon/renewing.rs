@@ -62,9 +62,14 @@ impl Running {
         let directory = self.node.directory();
         let holder = directory.granted_to(prefix, &self.node.key())?;
         let name = directory.display_name(&holder.key);
+        let limits = &self.identity.certificate.limits;
+        let then = match limits.iter().any(|limit| limit.contains(prefix)) {
+            true => "a signer is then asked again by itself",
+            false => "then leave here and join with a token that grants it",
+        };
         Some(format!(
             "the certificate of {name} grants it, or what overlaps it: use another prefix here, or stop using it on {name} \
-             and run `meshctl cert renew` there, which gives back what it does not use: a signer is then asked again by itself"
+             and run `meshctl cert renew` there, which gives back what it does not use; {then}"
         ))
     }
 

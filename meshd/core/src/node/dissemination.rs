@@ -254,7 +254,8 @@ impl Node {
             let new = new.filter(|key| !targets.contains(key)).sample(&mut self.rng, NEW_TO);
             targets.extend(new);
         }
-        if let Some(lacking) = PUSH_TO.checked_sub(targets.len()) {
+        let least = if revocations { REVOCATIONS_TO } else { PUSH_TO };
+        if let Some(lacking) = least.checked_sub(targets.len()) {
             // At the start nobody counts as alive yet, but somebody may be connected.
             let alive = self.membership.members(Liveness::Alive);
             let others = connected().chain(alive).collect::<BTreeSet<_>>();
