@@ -14,8 +14,8 @@ use nix::sys::stat::fstat;
 use tracing::{Event, Level, Subscriber};
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::{
-    EnvFilter, Layer as _,
-    filter::filter_fn,
+    Layer as _,
+    filter::{LevelFilter, Targets, filter_fn},
     fmt::{
         FmtContext, FormatEvent, FormatFields,
         format::{Compact, Format, Writer},
@@ -31,10 +31,20 @@ pub(crate) const EVENTS: &str = "meshd::events";
 const PREFIX: &str = "MESHD";
 
 /// Starts logging: with the journal's `<priority>` prefixes and without times when the journal reads stderr, else
-/// with times. `MESHD_LOG` sets the filter.
+/// with times. `MESHD_LOG` sets the filter: a level, or `TARGET=LEVEL`, or several with commas between.
 pub fn start() {
-    let filter = EnvFilter::try_from_env("MESHD_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,quinn=warn,sled=warn,tonic=warn,h2=warn"));
+    let wanted = env::var("MESHD_LOG").ok().map(|text| text.parse::<Targets>()).transpose();
+    let refused = wanted.as_ref().err().map(ToString::to_string);
+    write_lines(wanted.ok().flatten().unwrap_or_else(|| {
+        let quiet = ["quinn", "sled", "tonic", "h2"].map(|target| (target, LevelFilter::WARN));
+        Targets::new().with_default(LevelFilter::INFO).with_targets(quiet)
+    }));
+    if let Some(why) = refused {
+        tracing::warn!("MESHD_LOG is ignored; {why}; write it as `info` or `info,meshd=debug`");
+    }
+}
+
+fn write_lines(filter: Targets) {
     let lines = tracing_subscriber::fmt::layer().with_writer(|| Plain(io::stderr()));
     let all = tracing_subscriber::registry().with(filter);
     if !is_the_journal(&io::stderr(), env::var("JOURNAL_STREAM").ok().as_deref()) {

@@ -94,7 +94,7 @@ impl Many {
         });
         let device = planned.desired.device.iter();
         let sysctls = device.flat_map(|device| device.sysctls.keys().cloned()).collect();
-        (Arc::new(planned.desired), Scope { sysctls, ..Scope::of(&self.config) })
+        (planned.desired, Scope { sysctls, ..Scope::of(&self.config) })
     }
 }
 

@@ -59,7 +59,7 @@ impl Running {
         });
         self.publish_members();
         self.node.set_routed(planned.routed.values().flatten().copied());
-        let desired = Arc::new(planned.desired.clone());
+        let desired = planned.desired.clone();
         let scope = scope(config, &desired);
         let name = |key: &NodeKey| self.node.directory().display_name(key);
         let changes = of_blocked(&self.plan.blocked, &planned.blocked, name);

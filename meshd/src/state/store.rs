@@ -27,8 +27,8 @@ mod reached;
 /// First byte of every entry.
 const SCHEMA: u8 = 1;
 const CHECKSUM: usize = 8;
-/// sled's default is a gigabyte.
-const CACHE: u64 = 16 << 20;
+/// sled's default is a gigabyte. What is stored is read once, at the start.
+const CACHE: u64 = 1 << 20;
 const TREE: &str = "records";
 /// How many records there were at the last flush: sled drops damaged parts of its log without a word.
 const COUNT: &str = "count";

@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -38,7 +39,7 @@ use crate::{
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// For [`diff`](super::diff()).
-    pub desired: Desired,
+    pub desired: Arc<Desired>,
     /// Per member the prefixes and mesh addresses that are routed into its tunnel.
     pub routed: BTreeMap<NodeKey, BTreeSet<IpNet>>,
     /// Members whose packets go through a gateway, with that one.
@@ -58,7 +59,8 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     let members = present_members(input);
     let claims = settle_claims(input, &members);
     let mut plan = Plan::default();
-    plan.desired.additive = !input.complete || input.externals.unknown;
+    let additive = !input.complete || input.externals.unknown;
+    let mut desired = Desired { additive, ..Desired::default() };
     let refused_keys = refuse_keys(input, &members, &mut plan);
     show_losers(input, &members, &claims, &mut plan);
     plan.carried = hops::carried(input, &members, &mut plan.blocked);
@@ -68,15 +70,14 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     let keys = keys.map(|lane| lane.public_key).collect();
     let placed = Placed::new(input, &members, &claims, &keys);
     placed.route(&mut destinations);
-    plan.desired.rules = input.config.rules(input.local.ipv6);
+    desired.rules = input.config.rules(input.local.ipv6);
 
     let lost_own = |prefix: &IpNet| claims.lost.contains_key(&(input.own.key, *prefix));
     let nodes = Nodes::decide(input, &members, &claims, &refused_keys, &mut plan);
     let mut fragmented = mtus::fragmented(&members);
     placed.add_fragmented(&mut fragmented);
-    plan.desired.firewall =
-        Some(firewall::firewall(input, &destinations, &nodes, fragmented, lost_own));
-    nodes.steer(input, &members, &mut plan.desired);
+    desired.firewall = Some(firewall::firewall(input, &destinations, &nodes, fragmented, lost_own));
+    nodes.steer(input, &members, &mut desired);
 
     let inside = destinations.inside(input.own, &held_addresses(input, &members, &claims));
     let endpoint_rules = EndpointRules::new(input, &inside);
@@ -98,30 +99,31 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
             keepalive: keepalive(input, member),
             ..Peer::default()
         };
-        plan.desired.peers.insert(lane.public_key, peer);
+        desired.peers.insert(lane.public_key, peer);
     }
     let device = device::device(input, families);
     let mut mtus = mtus::route_mtus(input, &members, &plan.routed, device.mtu);
     placed.add_mtus(&mut mtus, device.mtu);
     let (peers, blocked) = placed.into_parts();
-    plan.desired.confined = peers.keys().copied().collect();
-    plan.desired.peers.extend(peers);
+    desired.confined = peers.keys().copied().collect();
+    desired.peers.extend(peers);
     plan.externals = blocked;
     if input.externals.incomplete {
-        plan.desired.spared.clone_from(&input.externals.ranges);
+        desired.spared.clone_from(&input.externals.ranges);
     }
-    if plan.desired.additive || input.externals.incomplete {
-        plan.desired.departed = departed(input);
-        plan.desired.departed.retain(|key| !plan.desired.peers.contains_key(key));
+    if desired.additive || input.externals.incomplete {
+        desired.departed = departed(input);
+        desired.departed.retain(|key| !desired.peers.contains_key(key));
         for (key, prefixes) in &input.externals.removed {
             for prefix in prefixes {
-                plan.desired.withdrawn.entry(prefix.trunc()).or_default().insert(*key);
+                desired.withdrawn.entry(prefix.trunc()).or_default().insert(*key);
             }
         }
     }
     mtus.append(&mut mtus::route_mtus(input, &members, &plan.nodes.routed, device.mtu));
-    plan.desired.routes = routes::routes(input, &destinations, &nodes, &mtus);
-    plan.desired.device = Some(device);
+    desired.routes = routes::routes(input, &destinations, &nodes, &mtus);
+    desired.device = Some(device);
+    plan.desired = Arc::new(desired);
     for blocked in plan.blocked.values_mut().chain(plan.externals.values_mut()) {
         blocked.sort();
     }

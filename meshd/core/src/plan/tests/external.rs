@@ -234,7 +234,7 @@ fn its_endpoint_is_set_until_it_works_and_packets_to_it_may_be_fragmented() {
     assert!(endpoint(&world).is_some());
     world.externals.devices[0].tunnel = tunnel(TunnelState::Up, Some(3), 0);
     assert_eq!(endpoint(&world), None, "it roams by itself");
-    let fragmented = |world: &World| world.plan().desired.firewall.unwrap().sets.fragmented;
+    let fragmented = |world: &World| world.plan().desired.firewall.clone().unwrap().sets.fragmented;
     assert_eq!(fragmented(&world), ["192.0.2.99".parse().unwrap()].into());
     // A member behind the same NAT box has its path measured.
     let mut neighbour = member(2, &[]);

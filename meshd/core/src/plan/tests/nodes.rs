@@ -25,7 +25,7 @@ fn agreeing(mut member: Member) -> Member {
 fn routed(world: &World) -> BTreeSet<IpAddr> {
     let plan = world.plan();
     let all = plan.nodes.routed.values().flatten().map(|prefix| prefix.addr()).collect();
-    let firewall = plan.desired.firewall.unwrap();
+    let firewall = plan.desired.firewall.clone().unwrap();
     assert_eq!(firewall.sets.routed_nodes, all, "the sets follow the routes");
     all
 }
@@ -50,7 +50,7 @@ fn a_pair_that_agrees_routes_with_its_node_addresses_as_source() {
         assert_eq!(kinds(&plan, to), ["device", "unreachable"]);
         assert!(world.peer(2).unwrap().allowed_ips.contains(&net(to)));
     }
-    let firewall = plan.desired.firewall.unwrap();
+    let firewall = plan.desired.firewall.clone().unwrap();
     let steering = Steering { mark: 0x10, gossip: 51800, wireguard: 51820 };
     assert_eq!(firewall.rules.steering, Some(steering));
     assert_eq!(firewall.rules.nat.own_nodes, ips(&["192.0.2.1", "2001:db8::1"]));
@@ -70,11 +70,11 @@ fn everybody_accepts_and_only_who_is_configured_so_does_anything_else() {
     assert!(routed(&world).is_empty());
     let desired = world.plan().desired;
     assert_eq!((desired.arp, desired.underlay_sysctls.len()), (None, 0));
-    assert_eq!(desired.firewall.unwrap().rules.steering, None);
+    assert_eq!(desired.firewall.clone().unwrap().rules.steering, None);
     // Marks stay until the routes are gone.
     world.steering.routes = true;
     let desired = world.plan().desired;
-    assert!(desired.arp.is_some() && desired.firewall.unwrap().rules.steering.is_some());
+    assert!(desired.arp.is_some() && desired.firewall.clone().unwrap().rules.steering.is_some());
 }
 
 #[test]
@@ -198,15 +198,15 @@ fn strict_guards_them_from_the_first_word_on_also_of_who_was_revoked() {
     world.members[0].accepts.clear();
     let desired = world.plan().desired;
     assert_eq!(kinds(&world.plan(), "192.0.2.2/32"), ["unreachable"]);
-    let sets = desired.firewall.unwrap().sets;
+    let sets = desired.firewall.clone().unwrap().sets;
     assert_eq!(sets.guarded_nodes, ips(&["192.0.2.2", "2001:db8::2"]));
     assert!(sets.guarded.iter().all(|prefix| !prefix.contains(&ip("192.0.2.2"))));
     let gone = world.members.remove(0).record;
     world.barred.push(Arc::new((*gone).clone()));
-    let sets = world.plan().desired.firewall.unwrap().sets;
+    let sets = world.plan().desired.firewall.clone().unwrap().sets;
     assert_eq!(sets.guarded_nodes, ips(&["192.0.2.2", "2001:db8::2"]));
     world.config.nodes = false;
-    assert!(world.plan().desired.firewall.unwrap().sets.guarded_nodes.is_empty());
+    assert!(world.plan().desired.firewall.clone().unwrap().sets.guarded_nodes.is_empty());
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn strict_guards_them_also_where_another_ends_there_or_the_key_is_anothers() {
     world.members.push(other.clone());
     let plan = world.plan();
     assert!(!plan.nodes.accepted.values().flatten().any(|net| net.addr() == ip("192.0.2.2")));
-    let sets = plan.desired.firewall.unwrap().sets;
+    let sets = plan.desired.firewall.clone().unwrap().sets;
     assert_eq!(sets.guarded_nodes, ips(&["192.0.2.2", "2001:db8::2"]));
     // It is the member's that was itself reached there.
     world.members[0].path = Some(ip("192.0.2.2"));
@@ -233,7 +233,7 @@ fn strict_guards_them_also_where_another_ends_there_or_the_key_is_anothers() {
     world.members[0].record = Arc::new(copied);
     let plan = world.plan();
     assert!(plan.nodes.accepted.is_empty());
-    let sets = plan.desired.firewall.unwrap().sets;
+    let sets = plan.desired.firewall.clone().unwrap().sets;
     assert_eq!(sets.guarded_nodes, ips(&["192.0.2.2", "2001:db8::2"]));
 }
 
@@ -246,7 +246,7 @@ fn who_has_no_wireguard_is_reached_as_before() {
     world.config.strict = true;
     let plan = world.plan();
     assert!(kinds(&plan, "192.0.2.2/32").is_empty());
-    assert!(plan.desired.firewall.unwrap().sets.guarded_nodes.is_empty());
+    assert!(plan.desired.firewall.clone().unwrap().sets.guarded_nodes.is_empty());
 }
 
 #[test]

@@ -183,7 +183,7 @@ fn an_endpoint_is_compared_only_where_one_is_desired_and_never_set_on_a_live_tun
     assert_eq!(diff(&desired, &kernel.state()), [], "it has roamed");
     let peer = kernel.peer_mut("mesh0", &lane(2).public_key).unwrap();
     peer.last_handshake = None;
-    let mut leave = desired;
+    let mut leave = Desired::clone(&desired);
     leave.peers.get_mut(&lane(2).public_key).unwrap().endpoint = None;
     assert_eq!(diff(&leave, &kernel.state()), []);
 }

@@ -56,7 +56,7 @@ fn a_member_gets_a_peer_routes_with_a_source_and_an_unreachable_behind_each() {
 fn own_prefixes_are_thrown_and_keep_their_source() {
     let plan = World::with([]).plan();
     assert_eq!(kinds(&plan, "10.244.1.0/24"), ["throw"]);
-    let nat = plan.desired.firewall.unwrap().rules.nat;
+    let nat = plan.desired.firewall.clone().unwrap().rules.nat;
     assert_eq!(nat.own_v4, ["100.112.0.1/32", "10.244.1.0/24"].map(|n| n.parse().unwrap()).into());
     assert_eq!(nat.own_v6.len(), 2);
 }
@@ -66,7 +66,7 @@ fn foreign_sources_are_only_looked_for_while_there_was_none_and_nobody_tracks_co
     let watched = |sources: SourceFacts| {
         let mut world = World::with([]);
         world.local.sources = sources;
-        world.plan().desired.firewall.unwrap().rules.nat.watch
+        world.plan().desired.firewall.clone().unwrap().rules.nat.watch
     };
     let told = SourceFacts { told: true, ..SourceFacts::default() };
     assert!(watched(told));
@@ -78,20 +78,20 @@ fn foreign_sources_are_only_looked_for_while_there_was_none_and_nobody_tracks_co
     let mut carried = World::with([]);
     carried.local.sources = told;
     carried.config.nodes = true;
-    assert!(!carried.plan().desired.firewall.unwrap().rules.nat.watch, "it answers pods");
+    assert!(!carried.plan().desired.firewall.clone().unwrap().rules.nat.watch, "it answers pods");
 }
 
 #[test]
 fn the_device_has_addresses_sysctls_and_what_the_configuration_says() {
     let mut world = World::with([]);
-    let device = world.plan().desired.device.unwrap();
+    let device = world.plan().desired.device.clone().unwrap();
     assert_eq!(device.addresses.len(), 2);
     assert_eq!(device.sysctls["net/ipv4/conf/mesh0/rp_filter"], "2");
     assert_eq!(device.sysctls["net/ipv4/conf/mesh0/forwarding"], "1");
     assert_eq!((device.listen_port, device.fwmark, device.mtu), (51820, 0x10, 1440));
     world.local.ipv6 = false;
     let desired = World::plan(&world).desired;
-    let device = desired.device.unwrap();
+    let device = desired.device.clone().unwrap();
     assert_eq!(device.addresses, nets(&["100.112.0.1/32"]));
     assert!(device.sysctls.keys().all(|path| path.starts_with("net/ipv4/")));
     assert!(desired.routes.iter().all(|route| route.destination.addr().is_ipv4()));
@@ -100,7 +100,7 @@ fn the_device_has_addresses_sysctls_and_what_the_configuration_says() {
 
 #[test]
 fn the_mtu_is_the_configured_one_or_the_largest_that_a_peer_can_be_sent() {
-    let mtu = |world: &World| world.plan().desired.device.unwrap().mtu;
+    let mtu = |world: &World| world.plan().desired.device.clone().unwrap().mtu;
     let mut world = World::with([member(2, &[])]);
     assert_eq!(mtu(&world), 1_440);
     let mut v6 = record(3, &[]);
@@ -152,7 +152,7 @@ fn a_path_too_small_for_ipv6_takes_fragments_over_ipv4_and_refuses_it_over_ipv6(
     let small = |small| Some(PathMtu { mtu: 1_232, small: Some(small) });
     world.members[0].path_mtu = small(Small::Fragmented);
     let plan = world.plan();
-    let firewall = plan.desired.firewall.unwrap();
+    let firewall = plan.desired.firewall.clone().unwrap();
     assert_eq!(firewall.sets.fragmented, [[192, 0, 2, 99].into()].into());
     assert!(firewall.rules.dont_fragment.is_some() && plan.blocked.is_empty());
     world.members[0].path_mtu = small(Small::NoIpv6);
@@ -162,9 +162,9 @@ fn a_path_too_small_for_ipv6_takes_fragments_over_ipv4_and_refuses_it_over_ipv6(
     assert_eq!(kinds(&plan, "10.244.2.0/24"), ["device", "unreachable"]);
     let ula = world.members[0].record.mesh_addresses[0].to_string();
     assert_eq!(kinds(&plan, &ula), ["device", "unreachable"], "by it the path is measured");
-    assert!(plan.desired.firewall.unwrap().sets.fragmented.is_empty());
+    assert!(plan.desired.firewall.clone().unwrap().sets.fragmented.is_empty());
     world.config.mtu = Some(1_400);
-    let firewall = world.plan().desired.firewall.unwrap();
+    let firewall = world.plan().desired.firewall.clone().unwrap();
     assert_eq!(firewall.rules.dont_fragment, None, "a fixed MTU may be too large");
 }
 
@@ -237,6 +237,7 @@ fn an_own_prefix_that_another_won_stays_local_is_shown_and_is_no_source() {
         !plan
             .desired
             .firewall
+            .as_ref()
             .unwrap()
             .rules
             .nat

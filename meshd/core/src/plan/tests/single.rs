@@ -32,7 +32,7 @@ fn where_a_member_was_reached_is_its_own_whoever_announces_it() {
             assert_eq!(world.blocked(2), [(Some(net("192.0.2.3/32")), "covers_endpoint")]);
             let plan = world.plan();
             assert!(kinds(&plan, "192.0.2.3/32").is_empty());
-            let guarded = plan.desired.firewall.unwrap().sets.guarded;
+            let guarded = plan.desired.firewall.clone().unwrap().sets.guarded;
             assert!(guarded.iter().all(|prefix| !prefix.contains(&ip("192.0.2.3"))));
             assert_eq!(world.peer(3).unwrap().endpoint, Some("192.0.2.3:51820".parse().unwrap()));
         }

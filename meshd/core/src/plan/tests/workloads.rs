@@ -38,7 +38,7 @@ fn a_workload_keeps_its_source_by_an_element_and_not_by_a_rule() {
     let world = World::with([member(2, &["10.244.2.0/24"])]);
     let one = with_workloads(world.clone(), &["10.240.1.5/32"], &["10.240.1.6/32"]);
     let two = with_workloads(world, &["10.240.1.5/32", "10.240.1.7/32"], &[]);
-    let firewall = |world: &World| world.plan().desired.firewall.unwrap();
+    let firewall = |world: &World| world.plan().desired.firewall.clone().unwrap();
     assert_eq!(firewall(&one).rules, firewall(&two).rules, "pods change no rule");
     assert_eq!(firewall(&one).sets.own, ["10.240.1.5".parse::<IpAddr>().unwrap()].into());
     let mut kernel = programmed(&one);

@@ -39,7 +39,7 @@ pub(super) fn put(nft: &Nft, mark: ArpMark) -> Result<(), DataplaneError> {
 
 /// Removes it; gone already is fine.
 pub(super) fn remove(nft: &Nft) -> Result<(), DataplaneError> {
-    if observe(&mut Reading::start(FAMILY, None))? == ObservedArp::None {
+    if observe(&mut Reading::start(FAMILY, &nft.kernel))? == ObservedArp::None {
         return Ok(());
     }
     nft.apply("remove the nftables table arp meshd", &json!({"nftables": removal()}))

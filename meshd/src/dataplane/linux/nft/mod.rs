@@ -1,7 +1,7 @@
 //! Our nftables table, through the nft program: what it is told and says is in `table`.
 
 mod arp;
-mod generation;
+mod kernel;
 mod table;
 
 use std::{
@@ -16,7 +16,7 @@ use meshd_core::plan::{
 use serde_json::Value;
 
 use self::{
-    generation::Generations,
+    kernel::Kernel,
     table::{FAMILY, Listing, Shape, TABLE},
 };
 use crate::dataplane::{DataplaneError, Ours};
@@ -30,30 +30,44 @@ pub(crate) struct Nft {
     /// How this version of nft lists what was written last, when not in our words: else it would be written anew at
     /// every look.
     known: Option<(Shape, FirewallRules)>,
-    generations: Generations,
+    kernel: Kernel,
     /// What stood in our table, and under which generation.
     read: Option<(u32, Option<ObservedFirewall>)>,
     /// The same of the one for ARP.
     read_arp: Option<(u32, ObservedArp)>,
 }
 
-/// Our table being read by a program of its own, which takes its time while others are looked at.
+/// Our table being read.
 pub(crate) struct Reading {
-    /// `None`: nobody has changed anything since it was read last.
-    program: Option<io::Result<Child>>,
+    source: Source,
     /// When it was begun.
     generation: Option<u32>,
 }
 
+enum Source {
+    /// Nobody has changed anything since it was read last.
+    Unchanged,
+    /// There is no such table, says the kernel.
+    Absent,
+    /// By a program of its own, which takes its time while others are looked at.
+    Program(io::Result<Child>),
+}
+
 impl Reading {
-    fn start(family: &str, generation: Option<u32>) -> Self {
-        Self { program: Some(start(&["-j", "list", "table", family, TABLE])), generation }
+    fn start(family: &str, kernel: &Kernel) -> Self {
+        let generation = kernel.generation();
+        let source = match kernel.has_table(family, TABLE) {
+            Some(false) => Source::Absent,
+            _ => Source::Program(start(&["-j", "list", "table", family, TABLE])),
+        };
+        Self { source, generation }
     }
 
     /// What was read. Where nft or nftables is missing, so is the table.
     fn finish(&mut self) -> Result<Option<Value>, DataplaneError> {
         let action = "read the nftables table meshd";
-        let Some(started) = self.program.take() else { return Ok(None) };
+        let source = std::mem::replace(&mut self.source, Source::Absent);
+        let Source::Program(started) = source else { return Ok(None) };
         let output = match started.and_then(|child| finish(child, "")) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.generation = None;
@@ -73,14 +87,14 @@ impl Reading {
 
     /// There is no program to read it with.
     pub(crate) fn lacks_nft(&self) -> bool {
-        matches!(&self.program, Some(Err(e)) if e.kind() == io::ErrorKind::NotFound)
+        matches!(&self.source, Source::Program(Err(e)) if e.kind() == io::ErrorKind::NotFound)
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
         // Nobody wants to know; it must not stay behind as a zombie.
-        if let Some(Ok(mut child)) = self.program.take() {
+        if let Source::Program(Ok(child)) = &mut self.source {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -90,33 +104,26 @@ impl Drop for Reading {
 impl Nft {
     /// Nothing is known yet.
     pub(crate) fn new(ours: Ours) -> Self {
-        Self {
-            ours,
-            written: None,
-            known: None,
-            generations: Generations::new(),
-            read: None,
-            read_arp: None,
-        }
+        Self { ours, written: None, known: None, kernel: Kernel::new(), read: None, read_arp: None }
     }
 
     /// Begins to read our table.
     pub(crate) fn read(&self) -> Reading {
-        let generation = self.generations.now();
         let read = self.read.as_ref().filter(|_| self.written.is_none());
-        if generation.is_some() && read.map(|(under, _)| *under) == generation {
-            return Reading { program: None, generation };
-        }
-        Reading::start(FAMILY, generation)
+        self.unchanged(read.map(|(under, _)| *under))
+            .unwrap_or_else(|| Reading::start(FAMILY, &self.kernel))
     }
 
     /// Begins to read our table for ARP.
     pub(crate) fn read_arp(&self) -> Reading {
-        let generation = self.generations.now();
-        if generation.is_some() && self.read_arp.map(|(under, _)| under) == generation {
-            return Reading { program: None, generation };
-        }
-        Reading::start(arp::FAMILY, generation)
+        self.unchanged(self.read_arp.map(|(under, _)| under))
+            .unwrap_or_else(|| Reading::start(arp::FAMILY, &self.kernel))
+    }
+
+    /// When what was read under one generation still stands.
+    fn unchanged(&self, read_under: Option<u32>) -> Option<Reading> {
+        let generation = self.kernel.generation().filter(|now| read_under == Some(*now))?;
+        Some(Reading { source: Source::Unchanged, generation: Some(generation) })
     }
 
     /// What stands in our table.
@@ -124,7 +131,7 @@ impl Nft {
         &mut self,
         mut reading: Reading,
     ) -> Result<Option<ObservedFirewall>, DataplaneError> {
-        if reading.program.is_none() {
+        if matches!(reading.source, Source::Unchanged) {
             return Ok(self.read.as_ref().and_then(|(_, read)| read.clone()));
         }
         self.read = None;
@@ -142,7 +149,7 @@ impl Nft {
         &mut self,
         mut reading: Reading,
     ) -> Result<ObservedArp, DataplaneError> {
-        if let (None, Some((_, read))) = (&reading.program, self.read_arp) {
+        if let (Source::Unchanged, Some((_, read))) = (&reading.source, self.read_arp) {
             return Ok(read);
         }
         self.read_arp = None;
@@ -193,7 +200,7 @@ impl Nft {
 
     /// Removes our table; gone already is fine.
     pub(crate) fn remove(&self) -> Result<(), DataplaneError> {
-        if Reading::start(FAMILY, None).finish()?.is_none() {
+        if Reading::start(FAMILY, &self.kernel).finish()?.is_none() {
             return Ok(());
         }
         self.apply("remove the nftables table", &table::removal())
