@@ -363,7 +363,8 @@ class Meshd(Driver):
         self.crash(1)
     def overlay_addr(self, h): return self.addr[h]
     def start(self, h):
-        self.spawn(h, [self.bin + '/meshd', '--config', f'{self.hdir(h)}/etc/meshd.toml'], binds=self.binds(h))
+        unit = {'MALLOC_ARENA_MAX': '1', 'MALLOC_TRIM_THRESHOLD_': '131072'}  # as meshd.service sets it
+        self.spawn(h, [self.bin + '/meshd', '--config', f'{self.hdir(h)}/etc/meshd.toml'], binds=self.binds(h), env=unit)
     def crash(self, h):
         """the device's process (its own session) goes too; a kernel device stays as a host's would not: it is deleted"""
         self.stop(h, signal.SIGKILL)

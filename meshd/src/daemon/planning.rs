@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     sync::{Arc, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use meshd_core::{
@@ -25,6 +25,8 @@ use crate::{
 
 /// Errors that are shown at once.
 const ERRORS: usize = 8;
+/// How long tunnels that nobody uses yet wait while this host has more to do than processors.
+const BUSY: Duration = Duration::from_millis(200);
 
 impl Running {
     /// Plans from what is known now, and returns what the data plane is to keep.
@@ -168,6 +170,9 @@ impl Running {
 
     /// Helps pairs to their first handshake; returns the peers that are to be made anew for it.
     pub(super) fn help_first_handshakes(&mut self, now: Instant) -> Vec<WgPublicKey> {
+        if self.first.queues() && self.load.is_busy() {
+            self.first.hold(now + BUSY);
+        }
         let due = self.first.due(now);
         // Where nothing was sent, silence says nothing.
         let Some(prober) = &self.prober else { return Vec::new() };

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    host::Load,
     probe::{self, Heard, Prober},
     state::{StateDir, store::Store},
     transport::{ChainCheck, Transport},
@@ -50,6 +51,7 @@ pub(super) struct Running {
     pub(super) members: probe::Members,
     pub(super) tracker: TunnelTracker,
     pub(super) first: FirstHandshakes,
+    pub(super) load: Load,
     pub(super) revival: Revival,
     pub(super) mtus: PathMtus,
     /// MTUs that the routes to mesh addresses had before this start.

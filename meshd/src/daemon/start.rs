@@ -42,7 +42,7 @@ use crate::{
     config::{self, Config, RouteSource, Sources, issuers::Loaded},
     control::{self, ControlSocket},
     dataplane::{BackendChoice, LinuxDataplane, sources::ForeignSources, watch::Watch},
-    host::{cni, watch_files::FileWatch, workloads},
+    host::{Load, cni, watch_files::FileWatch, workloads},
     metrics::Metrics,
     reconcile::Reconciler,
     state::{
@@ -281,6 +281,7 @@ impl Daemon {
             members: Arc::default(),
             tracker: TunnelTracker::default(),
             first: FirstHandshakes::default(),
+            load: Load::from_now(),
             revival: Revival::default(),
             mtus: PathMtus::new(rand::random()),
             held: self.held_mtus(before.as_ref()),

@@ -6,6 +6,7 @@
 
 pub mod cni;
 mod facts;
+mod load;
 mod nameservers;
 mod pod_networks;
 mod read;
@@ -13,5 +14,6 @@ pub mod watch_files;
 pub mod workloads;
 
 pub use facts::{ConnectedNetwork, DefaultRoute, Facts, InnerRoute, InnerTarget, Interface};
+pub use load::Load;
 pub use pod_networks::pod_networks;
 pub use read::read;

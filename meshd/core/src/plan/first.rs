@@ -12,7 +12,8 @@
 //! Where a whole mesh starts, as after a power cut, all pairs at once are N² handshakes, and as many paths to measure, while
 //! everybody is busiest. So of those who started with it a host sends to a few at once, and to the next as soon as one of
 //! them has answered: as fast as the machines are. With more than those few it begins when no more of them come, since to know
-//! each other is more urgent. The kernel begins with whom it has a packet for in any case.
+//! each other is more urgent; nor does it begin while it waits for a processor ([`FirstHandshakes::hold`]). The kernel
+//! begins with whom it has a packet for in any case.
 //!
 //! ```text
 //! programmed ─► turn ─► poke, or the kernel sent ─► no handshake in time ─► renew ─► programmed …  (four times)
@@ -46,7 +47,8 @@ const RENEWALS_TOGETHER: u32 = 20;
 const TOGETHER: u64 = 10;
 /// Of those who started together so many are sent to at once.
 const AT_ONCE: usize = 8;
-/// Where more than these start together, turns are given when no new one came for so long, or after the second time at the latest.
+/// Where more than these start together, turns are given when no new one came for so long, or after the second time at the
+/// latest, which is also how long a busy host waits.
 const CALM: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(10));
 /// One that does not answer gives its turn to the next after this.
 const TURN: Duration = Duration::from_millis(1_400);
@@ -80,6 +82,8 @@ pub struct FirstHandshakes {
     turns: BTreeMap<WgPublicKey, Instant>,
     /// When the first and the last came of those that wait for it.
     came: Option<(Instant, Instant)>,
+    /// Nobody is given a turn before.
+    held: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -137,10 +141,22 @@ impl FirstHandshakes {
         self.waiting.insert(key, Waiting { next, at: first, pair, renewals });
     }
 
+    /// True while somebody waits for a turn: to [`FirstHandshakes::hold`] them makes sense.
+    #[must_use]
+    pub fn queues(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// This host is busy: no turns before `until`, unless they were waited for long enough.
+    pub fn hold(&mut self, until: Instant) {
+        self.held = Some(until);
+    }
+
     /// Until when nobody is given a turn.
     fn rush(&self) -> Option<Instant> {
-        let (first, last) = self.came.filter(|_| self.queue.len() > AT_ONCE)?;
-        Some((last + CALM.0).min(first + CALM.1))
+        let (first, last) = self.came?;
+        let calm = (self.queue.len() > AT_ONCE).then_some(last + CALM.0);
+        calm.max(self.held).map(|until| until.min(first + CALM.1))
     }
 
     /// Gives turns to as many as may have one.

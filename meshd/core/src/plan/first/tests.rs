@@ -166,6 +166,32 @@ fn of_many_that_started_together_a_few_are_sent_to_at_once_and_the_others_in_tur
 }
 
 #[test]
+fn a_busy_host_gives_no_turns_but_not_for_ever() {
+    let begin = start();
+    let mut now = begin;
+    let mut first = FirstHandshakes::default();
+    assert!(!first.queues());
+    first.wait(KEY, Pair { leads: true, together: true }, now);
+    // One that was there before waits for nobody.
+    first.wait(WgPublicKey([2; 32]), LEADS, now);
+    assert!(first.queues());
+    first.hold(now + SECOND);
+    assert_eq!(first.due(now).poke, [WgPublicKey([2; 32])]);
+    first.observe(&peers(None), now);
+    assert_eq!(first.next(), Some(now + SECOND));
+    while first.queues() {
+        now = first.next().unwrap();
+        first.hold(now + SECOND);
+        if first.due(now) == poke() {
+            assert_eq!(now, begin + CALM.1);
+            return;
+        }
+        assert!(now < begin + CALM.1, "held for ever");
+    }
+    panic!("nobody waits, and nothing was sent");
+}
+
+#[test]
 fn only_what_never_had_a_handshake_and_has_an_endpoint_is_removed() {
     let keys = BTreeSet::from([KEY]);
     let device = Device {
