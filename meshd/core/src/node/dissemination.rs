@@ -1,4 +1,5 @@
-//! Spreading what is new: pushed to a few, announced to a few more, each of whom does so once.
+//! Spreading what is new: pushed to a few, announced to a few more, each of whom does so once. In a large mesh those few are
+//! the next on the rings, so that it comes to everybody, and announcements [wait](super::lazy) until it has.
 //!
 //! Responsible for whom to tell at once and for asking for what was announced. What is missed all the same
 //! is found by [anti-entropy](super::sync).
@@ -15,6 +16,7 @@ use rand::seq::{IteratorRandom, SliceRandom};
 
 use super::{
     Node,
+    lazy::Lazy,
     records::rank,
     rounds::{News, Rounds},
     types::{Liveness, SharedRecord},
@@ -23,6 +25,9 @@ use crate::{limits, now::Now, refusal::Code, trust::Record};
 
 /// Members that are sent a new record at once.
 const PUSH_TO: usize = 3;
+/// How long announcements wait in a large mesh: longer than news takes to come to all of a thousand hosts, or to fifty on two
+/// busy processors.
+const LAZY: Duration = Duration::from_millis(200);
 /// More new records than this at once are only announced: they came from an exchange, others may have
 /// them already.
 const PUSH_AT_ONCE: usize = 16;
@@ -60,8 +65,9 @@ struct Asked {
 /// What is about to be told, and what was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Dissemination {
-    /// New here since the last flush, and from whom.
-    fresh: BTreeMap<NodeKey, Option<NodeKey>>,
+    /// New here since the last flush, and who holds it.
+    fresh: BTreeMap<NodeKey, BTreeSet<NodeKey>>,
+    lazy: Lazy,
     /// A bundle newer than what was held came in.
     fresh_bundle: bool,
     /// A newer signers' time came in.
@@ -81,7 +87,15 @@ impl Dissemination {
     /// `key`'s record is new here.
     pub(super) fn add(&mut self, key: NodeKey, from: Option<NodeKey>) {
         self.arrived(&key);
-        self.fresh.insert(key, from);
+        self.fresh.insert(key, from.into_iter().collect());
+    }
+
+    /// `member` holds the same version of `key`'s record as this node.
+    pub(super) fn holds(&mut self, key: &NodeKey, member: NodeKey) {
+        if let Some(holders) = self.fresh.get_mut(key) {
+            holders.insert(member);
+        }
+        self.lazy.holds(key, &member);
     }
 
     /// The bundle is new here.
@@ -106,7 +120,7 @@ impl Dissemination {
 
     /// When there is something to tell; `None` also if that is at once.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.rounds.due(self.news())
+        self.rounds.due(self.news()).into_iter().chain(self.lazy.next()).min()
     }
 
     fn news(&self) -> News {
@@ -179,6 +193,11 @@ pub(super) fn entry(record: &Record) -> wire::RecordKey {
 impl Node {
     /// Tells others what is new. Everything that came in with one call goes out together.
     pub(super) fn flush_fresh(&mut self, now: Instant) {
+        for (target, keys) in self.dissemination.lazy.due(now) {
+            let records: Vec<_> =
+                keys.iter().filter_map(|key| self.directory.get(key).cloned()).collect();
+            self.announce(target, &records);
+        }
         let news = self.dissemination.news();
         if !self.dissemination.rounds.begin(news, now) {
             return;
@@ -190,7 +209,9 @@ impl Node {
         let revocations = std::mem::take(&mut self.dissemination.fresh_revocations);
         let reports = std::mem::take(&mut self.dissemination.fresh_reports);
         let targets = self.somebody_to_tell(!revocations.is_empty());
-        let few = fresh.len() <= PUSH_AT_ONCE;
+        let pushes = if fresh.len() <= PUSH_AT_ONCE { PUSH_TO.min(targets.len()) } else { 0 };
+        // While many start the rings are not complete, and what was not pushed is known to nobody else.
+        let lazily = self.membership.is_sparse() && self.membership.joined().count() <= PUSH_TO;
         for (place, target) in targets.iter().copied().enumerate() {
             self.push_revocations(target, &revocations);
             if time {
@@ -198,16 +219,25 @@ impl Node {
             }
             let records: Vec<SharedRecord> = fresh
                 .iter()
-                .filter(|(key, from)| **key != target && **from != Some(target))
+                .filter(|(key, holders)| **key != target && !holders.contains(&target))
                 .filter_map(|(key, _)| self.directory.get(key).cloned())
                 .collect();
-            if place < PUSH_TO && few {
+            if place < pushes {
                 self.push(target, records, bundle.clone());
             } else {
-                self.announce(target, &records);
+                if !lazily {
+                    self.announce(target, &records);
+                }
                 if bundle.is_some() {
                     self.push(target, Vec::new(), bundle.clone());
                 }
+            }
+        }
+        if lazily {
+            for (key, holders) in fresh {
+                let others = targets[pushes..].iter().copied();
+                let others = others.filter(|other| *other != key && !holders.contains(other));
+                self.dissemination.lazy.add(key, others.collect(), now + LAZY);
             }
         }
         self.tell_reports(&reports, targets);
@@ -229,7 +259,8 @@ impl Node {
     }
 
     /// Members that are told what is new, in the order in which they are: in a large mesh the neighbours, to whom
-    /// connections stand. While many start, those to whom connections stand otherwise, and of others only as many as
+    /// connections stand, and first of them the next on each ring, so that the first of all form rings of which each comes to
+    /// everybody. While many start, those to whom connections stand otherwise, and of others only as many as
     /// make enough for everybody to hear of it in the end.
     fn somebody_to_tell(&mut self, revocations: bool) -> Vec<NodeKey> {
         let mut fanout = PUSH_TO + announce_to(self.directory.len());
@@ -249,6 +280,10 @@ impl Node {
         };
         targets.shuffle(&mut self.rng);
         if sparse {
+            let ahead: Vec<_> = self.membership.neighbours_ahead().collect();
+            targets.sort_by_key(|target| {
+                ahead.iter().position(|one| one == target).unwrap_or(ahead.len())
+            });
             // Nobody's neighbours yet, they may know nobody but this node.
             let new = new.into_iter().filter(|key| self.paths.is_connected(key));
             let new = new.filter(|key| !targets.contains(key)).sample(&mut self.rng, NEW_TO);
@@ -358,6 +393,9 @@ impl Node {
             self.counters.refuse(Code::RateLimited);
             return None;
         }
+        for entry in entries {
+            self.note_holder(from, entry);
+        }
         let lacking: Vec<_> =
             entries.iter().filter_map(|entry| self.lacks(entry, now.mono)).collect();
         let asked: Vec<_> = lacking
@@ -370,6 +408,17 @@ impl Node {
             self.send(from, wire::frame::Body::Pull(pull));
         }
         Some(lacking)
+    }
+
+    /// `from` has told of a record: where it is the version held here, it need not be told.
+    fn note_holder(&mut self, from: NodeKey, entry: &wire::RecordKey) {
+        let Ok(key) = NodeKey::try_from(&*entry.identity_key) else { return };
+        let same = |held: &SharedRecord| {
+            held.version == entry.version && held.payload_hash == *entry.payload_hash
+        };
+        if self.directory.get(&key).is_some_and(same) {
+            self.dissemination.holds(&key, from);
+        }
     }
 
     /// The identity of `entry` if its record would be news here. What was refused lately counts as held.

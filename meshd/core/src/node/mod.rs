@@ -23,6 +23,7 @@ mod dissemination;
 mod doubts;
 mod frames;
 mod handed;
+mod lazy;
 mod membership;
 mod own;
 mod partners;

@@ -90,6 +90,7 @@ impl Node {
             self.dissemination.arrived(&key);
             if self.directory.get(&key).is_some_and(|held| held.signed == *signed) {
                 self.counters.records_known += 1;
+                self.dissemination.holds(&key, from);
                 self.settle_exchanges(&key, None, now);
                 return;
             }

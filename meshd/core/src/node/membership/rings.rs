@@ -32,8 +32,8 @@ pub(super) struct Rings {
 pub(super) struct Watch {
     /// The next that are not down.
     pub(super) near: BTreeSet<NodeHash>,
-    /// One of them on each ring, always on the same side.
-    pub(super) ahead: BTreeSet<NodeHash>,
+    /// One of them on each ring, always on the same side; in the order of the rings, each once.
+    pub(super) ahead: Vec<NodeHash>,
     /// Those that are down and in reach, on the way to them.
     pub(super) passed: BTreeSet<NodeHash>,
 }
@@ -115,8 +115,8 @@ impl Rings {
                     Some(place) => {
                         watch.near.insert(side[place]);
                         // Up and down take turns.
-                        if number % 2 == 0 {
-                            watch.ahead.insert(side[place]);
+                        if number % 2 == 0 && !watch.ahead.contains(&side[place]) {
+                            watch.ahead.push(side[place]);
                         }
                         watch.passed.extend(&side[..place.min(REACH)]);
                     }

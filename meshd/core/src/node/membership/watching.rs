@@ -144,13 +144,16 @@ impl Membership {
         self.alive(&self.watching.watch.near)
     }
 
-    /// One of them on each ring, always on the same side: so each is somebody's on each.
+    /// One of them on each ring, always on the same side: so each is somebody's on each. In the order of the rings.
     pub(in crate::node) fn neighbours_ahead(&self) -> impl Iterator<Item = NodeKey> {
         self.alive(&self.watching.watch.ahead)
     }
 
-    fn alive(&self, nodes: &BTreeSet<NodeHash>) -> impl Iterator<Item = NodeKey> {
-        let there = nodes.iter().filter_map(|node| self.peers.get(node));
+    fn alive<'a>(
+        &self,
+        nodes: impl IntoIterator<Item = &'a NodeHash>,
+    ) -> impl Iterator<Item = NodeKey> {
+        let there = nodes.into_iter().filter_map(|node| self.peers.get(node));
         there.filter(|peer| peer.liveness == Liveness::Alive).map(|peer| peer.key)
     }
 
