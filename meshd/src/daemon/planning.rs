@@ -185,14 +185,12 @@ impl Running {
         due.renew
     }
 
-    fn tunnel_states(&self) -> Vec<Option<(TunnelState, u32)>> {
-        self.node
-            .directory()
-            .iter()
-            .map(|record| {
-                let lane = record.lanes.first()?;
-                self.tracker.health(&lane.public_key).map(|h| (h.state, h.attempt))
-            })
+    /// What the plan takes of the tunnels, for which one that the kernel does not hold yet is as one without a handshake.
+    fn tunnel_states(&self) -> Vec<(TunnelState, u32)> {
+        let lanes = self.node.directory().iter().filter_map(|record| record.lanes.first());
+        let health = lanes.map(|lane| self.tracker.health(&lane.public_key));
+        health
+            .map(|health| health.map_or((TunnelState::Never, 0), |h| (h.state, h.attempt)))
             .collect()
     }
 }

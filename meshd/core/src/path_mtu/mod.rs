@@ -37,8 +37,11 @@ pub use self::{
 const AT_ONCE: usize = 32;
 /// Between two paths' probes: at most 200 paths a second.
 const SPACING: Duration = Duration::from_millis(5);
-/// Tunnels that nobody uses yet take turns: so many are measured at once, then one each time. A large mesh that starts has
-/// other things to do first, and the base carries everything meanwhile.
+/// Tunnels that nobody uses yet wait for about so long, a half more or less by lot: a host that joins has a new tunnel with
+/// everybody, and they are to answer it first. The base carries everything meanwhile.
+const UNUSED_AFTER: Duration = Duration::from_secs(1);
+/// Then they take turns: so many are measured at once, then one each time. A large mesh that starts has other things to do
+/// first.
 const UNUSED_AT_ONCE: u32 = 8;
 const UNUSED_SPACING: Duration = Duration::from_millis(50);
 /// Until a path that found no room tries again.
@@ -273,8 +276,9 @@ impl PathMtus {
         let least = now.checked_sub(UNUSED_SPACING * (UNUSED_AT_ONCE - 1)).unwrap_or(now);
         let turn = self.last_turn.map_or(least, |last| least.max(last + UNUSED_SPACING));
         self.last_turn = Some(turn);
+        let wait = UNUSED_AFTER.mul_f64(self.rng.random_range(0.5..1.5));
         let Some(path) = self.paths.get_mut(&key) else { return };
-        path.turn = Some(turn);
+        path.turn = Some(turn.max(now) + wait);
         let before = path.mtu();
         self.settle(key, Some(before), now);
     }

@@ -9,10 +9,7 @@
 //!
 //! Called by the planner. Does not ask whether this host can route to the winner.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use ipnet::IpNet;
 use meshd_proto::{MeshId, NodeKey};
@@ -67,64 +64,80 @@ pub fn grant_length(grants: &[Grant], prefix: &IpNet) -> Option<u8> {
         .max()
 }
 
-/// Lower is better.
-type Rank = (Reverse<u8>, bool, [u8; 32], NodeKey);
+/// How good a right is, as far as it can be said without drawing lots: lower is better.
+type Right = (Reverse<u8>, bool);
+
+#[derive(Debug)]
+struct Claim {
+    prefix: IpNet,
+    claimant: Claimant,
+    right: Right,
+}
+
+impl Claim {
+    /// From the shortest prefix on, so that whether a claim stands is known before what lies within it.
+    fn order(&self) -> (bool, u8, IpNet) {
+        (is_v6(&self.prefix), self.prefix.prefix_len(), self.prefix)
+    }
+}
 
 /// Collects claims, then decides.
 #[derive(Debug)]
 pub struct Contest<'a> {
     mesh: &'a MeshId,
-    claims: BTreeMap<IpNet, BTreeMap<NodeKey, Rank>>,
+    claims: Vec<Claim>,
 }
 
 impl<'a> Contest<'a> {
     /// No claims yet.
     #[must_use]
     pub fn new(mesh: &'a MeshId) -> Self {
-        Self { mesh, claims: BTreeMap::new() }
+        Self { mesh, claims: Vec::new() }
     }
 
     /// Adds `claimant`'s claim on `prefix` that rests on a grant of `grant_length`. Twice the same
     /// claim is one, on the longer grant.
     pub fn add(&mut self, claimant: &Claimant, prefix: IpNet, grant_length: u8) {
-        let prefix = prefix.trunc();
-        let lot = lot(self.mesh, &prefix, &claimant.enrolment_id);
-        let rank = (Reverse(grant_length), claimant.dead, lot, claimant.key);
-        let claims = self.claims.entry(prefix).or_default();
-        let held = claims.entry(claimant.key).or_insert(rank);
-        *held = (*held).min(rank);
+        let right = (Reverse(grant_length), claimant.dead);
+        self.claims.push(Claim { prefix: prefix.trunc(), claimant: *claimant, right });
     }
 
     /// Applies the rules.
     #[must_use]
-    pub fn decide(self) -> Claims {
-        let mut decided = Claims::default();
+    pub fn decide(mut self) -> Claims {
+        self.claims.sort_unstable_by_key(Claim::order);
+        let mut lost = BTreeMap::new();
+        let mut winners = Vec::new();
         let mut standing: PrefixMap<(NodeKey, Reverse<u8>)> = PrefixMap::default();
-        let by_length: BTreeSet<(bool, u8, IpNet)> = self
-            .claims
-            .keys()
-            .map(|prefix| (is_v6(prefix), prefix.prefix_len(), *prefix))
-            .collect();
-        // From the shortest on: whether a claim stands is known before what lies within it.
-        for (_, _, prefix) in by_length {
-            let ranked = self.claims.get(&prefix).into_iter().flatten();
-            let Some((winner, rank)) = ranked.min_by_key(|(_, rank)| **rank) else { continue };
-            for loser in self.claims.get(&prefix).into_iter().flat_map(BTreeMap::keys) {
-                if loser != winner {
-                    decided.lost.insert((*loser, prefix), Lost { to: *winner, within: prefix });
-                }
+        for claims in self.claims.chunk_by(|one, other| one.prefix == other.prefix) {
+            let Some(best) = self.best(claims) else { continue };
+            let (prefix, winner, grant) = (best.prefix, best.claimant.key, best.right.0);
+            for loser in claims.iter().map(|claim| claim.claimant.key).filter(|key| *key != winner)
+            {
+                lost.insert((loser, prefix), Lost { to: winner, within: prefix });
             }
             let around = standing
                 .covering(&prefix)
-                .find(|(_, (holder, grant))| holder != winner && *grant < rank.0);
+                .find(|(_, (holder, its_grant))| *holder != winner && *its_grant < grant);
             if let Some((within, (holder, _))) = around {
-                decided.lost.insert((*winner, prefix), Lost { to: *holder, within });
+                lost.insert((winner, prefix), Lost { to: *holder, within });
             } else {
-                decided.winners.insert(prefix, *winner);
-                standing.insert(prefix, (*winner, rank.0));
+                winners.push((prefix, winner));
+                standing.insert(prefix, (winner, grant));
             }
         }
-        decided
+        Claims { winners: winners.into_iter().collect(), lost }
+    }
+
+    /// The best of `claims`, which are all on one prefix. Nearly always there is but one, and no lot to draw.
+    fn best<'c>(&self, claims: &'c [Claim]) -> Option<&'c Claim> {
+        match claims {
+            [only] => Some(only),
+            claims => claims.iter().min_by_key(|claim| {
+                let lot = lot(self.mesh, &claim.prefix, &claim.claimant.enrolment_id);
+                (claim.right, lot, claim.claimant.key)
+            }),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use super::{
     hops,
     input::{Liveness, Member, PlanInput},
     mtus,
-    planner::{Plan, first_lane, held_addresses},
+    planner::{Plan, first_lane},
     prefixes::is_v6,
     preflight::Preflight,
     types::{ArpMark, Desired},
@@ -68,6 +68,7 @@ impl Nodes {
         input: &PlanInput<'_>,
         members: &BTreeMap<NodeKey, &Member>,
         claims: &Claims,
+        preflight: &Preflight<'_>,
         refused_keys: &BTreeSet<NodeKey>,
         plan: &mut Plan,
     ) -> Self {
@@ -75,8 +76,6 @@ impl Nodes {
         let steered = input.config.nodes || input.steering.routes;
         let mut nodes = Self { own: own.clone(), steered, ..Self::default() };
         plan.nodes.own = own;
-        let held = held_addresses(input, members, claims);
-        let preflight = Preflight::new(input, members.values().copied(), held);
         for (prefix, key) in &claims.winners {
             let Some(member) = members.get(key).copied() else { continue };
             let has_tunnel = first_lane(&member.record).is_some();
@@ -112,7 +111,7 @@ impl Nodes {
             plan.nodes.routed.entry(*key).or_default().insert(*prefix);
         }
         if input.config.nodes && input.config.strict {
-            nodes.guarded.extend(orphans(input, claims, &preflight));
+            nodes.guarded.extend(orphans(input, claims, preflight));
         }
         nodes
     }
@@ -182,7 +181,7 @@ fn own_addresses(input: &PlanInput<'_>, claims: &Claims) -> Vec<IpAddr> {
 }
 
 /// Those of hosts that are members no more.
-fn orphans(input: &PlanInput<'_>, claims: &Claims, preflight: &Preflight) -> BTreeSet<IpNet> {
+fn orphans(input: &PlanInput<'_>, claims: &Claims, preflight: &Preflight<'_>) -> BTreeSet<IpNet> {
     let mut orphans = BTreeSet::new();
     for record in input.barred.iter().filter(|record| !record.left) {
         let owner = Member::gone(record.clone(), Liveness::Down);

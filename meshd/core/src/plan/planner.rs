@@ -65,7 +65,10 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     show_losers(input, &members, &claims, &mut plan);
     plan.carried = hops::carried(input, &members, &mut plan.blocked);
 
-    let mut destinations = decide_destinations(input, &members, &claims, &refused_keys, &mut plan);
+    let mesh_addresses = held_addresses(input, &members, &claims);
+    let preflight = Preflight::new(input, members.values().copied(), mesh_addresses.clone());
+    let mut destinations =
+        decide_destinations(input, &members, &claims, &preflight, &refused_keys, &mut plan);
     let keys = members.values().filter_map(|member| first_lane(&member.record));
     let keys = keys.map(|lane| lane.public_key).collect();
     let placed = Placed::new(input, &members, &claims, &keys);
@@ -73,13 +76,13 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     desired.rules = input.config.rules(input.local.ipv6);
 
     let lost_own = |prefix: &IpNet| claims.lost.contains_key(&(input.own.key, *prefix));
-    let nodes = Nodes::decide(input, &members, &claims, &refused_keys, &mut plan);
+    let nodes = Nodes::decide(input, &members, &claims, &preflight, &refused_keys, &mut plan);
     let mut fragmented = mtus::fragmented(&members);
     placed.add_fragmented(&mut fragmented);
     desired.firewall = Some(firewall::firewall(input, &destinations, &nodes, fragmented, lost_own));
     nodes.steer(input, &members, &mut desired);
 
-    let inside = destinations.inside(input.own, &held_addresses(input, &members, &claims));
+    let inside = destinations.inside(input.own, &mesh_addresses);
     let endpoint_rules = EndpointRules::new(input, &inside);
     let mut families = device::Families::default();
     let held = hops::allowed_ips(&plan);
@@ -273,11 +276,10 @@ fn decide_destinations(
     input: &PlanInput<'_>,
     members: &BTreeMap<NodeKey, &Member>,
     claims: &Claims,
+    preflight: &Preflight<'_>,
     refused_keys: &BTreeSet<NodeKey>,
     plan: &mut Plan,
 ) -> Destinations {
-    let preflight =
-        Preflight::new(input, members.values().copied(), held_addresses(input, members, claims));
     let mut destinations = Destinations::default();
     for (prefix, key) in &claims.winners {
         let Some(member) = members.get(key) else { continue };
@@ -303,13 +305,13 @@ fn decide_destinations(
             plan.routed.entry(*key).or_default().insert(*prefix);
         }
     }
-    destinations.unreachable.extend(orphans(input, claims, &preflight));
+    destinations.unreachable.extend(orphans(input, claims, preflight));
     destinations
 }
 
 /// What belonged to those who are members no more, and is now nobody's: it is refused rather than sent in the
 /// clear, where that cuts off nothing else.
-fn orphans(input: &PlanInput<'_>, claims: &Claims, preflight: &Preflight) -> BTreeSet<IpNet> {
+fn orphans(input: &PlanInput<'_>, claims: &Claims, preflight: &Preflight<'_>) -> BTreeSet<IpNet> {
     let won: PrefixMap<()> = claims.winners.keys().copied().collect();
     let mut orphans = BTreeSet::new();
     for record in input.barred.iter().filter(|record| !record.left) {
@@ -326,7 +328,7 @@ fn orphans(input: &PlanInput<'_>, claims: &Claims, preflight: &Preflight) -> BTr
 }
 
 /// Mesh addresses that their nodes hold by right, ours among them.
-pub(super) fn held_addresses(
+fn held_addresses(
     input: &PlanInput<'_>,
     members: &BTreeMap<NodeKey, &Member>,
     claims: &Claims,

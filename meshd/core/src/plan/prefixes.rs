@@ -52,11 +52,10 @@ impl<T> PrefixMap<T> {
 
 impl FromIterator<IpNet> for PrefixMap<()> {
     fn from_iter<I: IntoIterator<Item = IpNet>>(prefixes: I) -> Self {
-        let mut set = Self::default();
-        for prefix in prefixes {
-            set.insert(prefix, ());
-        }
-        set
+        let entries: BTreeMap<IpNet, ()> =
+            prefixes.into_iter().map(|prefix| (prefix.trunc(), ())).collect();
+        let lengths = entries.keys().map(|prefix| (is_v6(prefix), prefix.prefix_len())).collect();
+        Self { entries, lengths }
     }
 }
 

@@ -37,7 +37,7 @@ use crate::{
 
 /// What this host must keep reaching outside the mesh.
 #[derive(Debug)]
-pub(super) struct Preflight {
+pub(super) struct Preflight<'a> {
     /// Own prefixes, workloads and mesh addresses.
     own: PrefixMap<()>,
     gateways: BTreeSet<IpAddr>,
@@ -46,21 +46,21 @@ pub(super) struct Preflight {
     /// Networks that an interface is on, with its address.
     networks: PrefixMap<IpNet>,
     /// Where members were reached.
-    reached: BTreeMap<IpAddr, NodeName>,
+    reached: BTreeMap<IpAddr, &'a NodeName>,
     /// Where else they were: nobody else's single address.
-    also: BTreeMap<IpAddr, NodeName>,
+    also: BTreeMap<IpAddr, &'a NodeName>,
     /// Both, and where tunnels that work end: all who are at each address.
-    ends: BTreeMap<IpAddr, BTreeMap<NodeKey, NodeName>>,
+    ends: BTreeMap<(IpAddr, NodeKey), &'a NodeName>,
     own_endpoints: BTreeSet<IpAddr>,
     ulas: Ipv6Net,
     /// Mesh addresses that their nodes hold by right.
     mesh_addresses: BTreeSet<IpAddr>,
 }
 
-impl Preflight {
+impl<'a> Preflight<'a> {
     /// Collects what is to be kept reachable. `mesh_addresses` are those held by right, ours among
     /// them.
-    pub(super) fn new<'a>(
+    pub(super) fn new(
         input: &PlanInput<'_>,
         members: impl IntoIterator<Item = &'a Member>,
         mesh_addresses: BTreeSet<IpAddr>,
@@ -82,18 +82,17 @@ impl Preflight {
         }
         let kept = |all: &BTreeSet<IpAddr>| all.iter().copied().filter(|a| outside(a)).collect();
         let (mut reached, mut also) = (BTreeMap::new(), BTreeMap::new());
-        let mut ends = BTreeMap::<_, BTreeMap<_, _>>::new();
+        let mut ends = BTreeMap::new();
         for member in members {
             let path = member.path.filter(|path| outside(path));
             let works = member.tunnel.filter(|tunnel| tunnel.state == TunnelState::Up);
             let end = works.and_then(|tunnel| tunnel.endpoint).map(|e| e.ip().to_canonical());
-            reached.extend(path.map(|path| (path, member.record.name.clone())));
+            let name = &member.record.name;
+            reached.extend(path.map(|path| (path, name)));
             let others = member.reached.iter().copied().filter(|address| outside(address));
-            also.extend(others.clone().map(|address| (address, member.record.name.clone())));
-            for address in path.into_iter().chain(others).chain(end) {
-                let name = member.record.name.clone();
-                ends.entry(address).or_default().insert(member.record.key, name);
-            }
+            also.extend(others.clone().map(|address| (address, name)));
+            let all = path.into_iter().chain(others).chain(end);
+            ends.extend(all.map(|address| ((address, member.record.key), name)));
         }
         Self {
             gateways: kept(&input.local.gateways),
@@ -114,17 +113,17 @@ impl Preflight {
     /// Reasons that leave it without a route come before those that make it unreachable.
     pub(super) fn check(&self, prefix: &IpNet, claimant: &Member) -> Option<Blocked> {
         let name = &claimant.record.name;
-        let narrow = format!("narrow the prefix of {name}, or renumber");
+        let narrow = || format!("narrow the prefix of {name}, or renumber");
         let (reason, what, fix) = if is_forbidden_prefix(prefix) {
             let what = "holds loopback, link-local, multicast or reserved addresses".to_owned();
-            (BlockReason::Reserved, what, narrow)
+            (BlockReason::Reserved, what, narrow())
         } else if let Some((own, ())) = self.own.covering(prefix).next() {
             let fix = format!("let only one of this node and {name} have it");
             (BlockReason::OwnPrefix, format!("lies within {own} of this node"), fix)
         } else if let Some(gateway) = address_within(&self.gateways, prefix) {
-            (BlockReason::CoversGateway, format!("covers this host's gateway {gateway}"), narrow)
+            (BlockReason::CoversGateway, format!("covers this host's gateway {gateway}"), narrow())
         } else if let Some(address) = address_within(&self.addresses, prefix) {
-            (BlockReason::CoversUnderlay, format!("covers this host's address {address}"), narrow)
+            (BlockReason::CoversUnderlay, format!("covers this host's address {address}"), narrow())
         } else if self.is_nameserver(prefix, &claimant.record) {
             let fix = format!(
                 "take it from {name}; or, if names are to be asked for through the mesh, grant {name} that very address \
@@ -133,12 +132,12 @@ impl Preflight {
             (BlockReason::CoversNameserver, "is this host's name server".to_owned(), fix)
         } else if let Some(network) = self.connected(prefix) {
             let what = format!("is a part of the network of this host's address {network}");
-            (BlockReason::ConnectedNetwork, what, narrow)
+            (BlockReason::ConnectedNetwork, what, narrow())
         } else if let Some(what) = self.covered_endpoint(prefix, claimant) {
-            (BlockReason::CoversEndpoint, what, narrow)
+            (BlockReason::CoversEndpoint, what, narrow())
         } else if self.is_in_mesh_range(prefix, claimant) {
             let what = "overlaps the mesh's own addresses".to_owned();
-            (BlockReason::MeshRange, what, narrow)
+            (BlockReason::MeshRange, what, narrow())
         } else {
             return None;
         };
@@ -151,11 +150,12 @@ impl Preflight {
     pub(super) fn check_node(&self, prefix: &IpNet, claimant: &Member) -> Option<Blocked> {
         let address = prefix.addr();
         let name = &claimant.record.name;
-        let mut there = self.ends.get(&address).into_iter().flatten();
+        let all_keys = (address, NodeKey([0; 32]))..=(address, NodeKey([u8::MAX; 32]));
+        let mut there = self.ends.range(all_keys);
         // Who was itself reached there has it, whoever else comes from there: encrypted packets and QUIC to that one are
         // marked, and go past the tunnel. Where a tunnel ends its peer alone decides, and says nothing against it.
         let is_there = claimant.path == Some(address) || claimant.reached.contains(&address);
-        let other = there.find(|(key, _)| **key != claimant.record.key && !is_there);
+        let other = there.find(|((_, key), _)| *key != claimant.record.key && !is_there);
         let (reason, what) = if is_forbidden_prefix(prefix) {
             (BlockReason::Reserved, "is a reserved address".to_owned())
         } else if self.own.holds(address) {

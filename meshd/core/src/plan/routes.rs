@@ -44,14 +44,14 @@ pub(super) fn routes(
         metric,
         kind,
     };
-    let mut routes = BTreeSet::new();
+    let mut routes = Vec::new();
     for prefix in &destinations.tunnel {
         let kind = RouteKind::Device {
             device: input.config.interface.clone(),
             source: sources[usize::from(is_v6(prefix))],
             mtu: mtus.get(prefix).copied(),
         };
-        routes.insert(route(table, prefix, ROUTE_METRIC, kind));
+        routes.push(route(table, prefix, ROUTE_METRIC, kind));
     }
     for (prefix, source) in &nodes.routed {
         let kind = RouteKind::Device {
@@ -59,12 +59,12 @@ pub(super) fn routes(
             source: Some(*source),
             mtu: mtus.get(prefix).copied(),
         };
-        routes.insert(route(table, prefix, ROUTE_METRIC, kind));
+        routes.push(route(table, prefix, ROUTE_METRIC, kind));
     }
     let refused = destinations.tunnel.iter().chain(&destinations.unreachable);
     for prefix in refused.chain(nodes.routed.keys()).chain(&nodes.guarded) {
         for table in second.into_iter().chain([table]) {
-            routes.insert(route(table, prefix, UNREACHABLE_METRIC, RouteKind::Unreachable));
+            routes.push(route(table, prefix, UNREACHABLE_METRIC, RouteKind::Unreachable));
         }
     }
     let mut throws: BTreeSet<&IpNet> = input.local_prefixes().collect();
@@ -79,11 +79,11 @@ pub(super) fn routes(
     }
     for prefix in throws {
         for table in second.into_iter().chain([table]) {
-            routes.insert(route(table, prefix, ROUTE_METRIC, RouteKind::Throw));
+            routes.push(route(table, prefix, ROUTE_METRIC, RouteKind::Throw));
         }
     }
-    routes.retain(|route| input.local.ipv6 || !is_v6(&route.destination));
-    routes
+    let possible = |route: &Route| input.local.ipv6 || !is_v6(&route.destination);
+    routes.into_iter().filter(possible).collect()
 }
 
 impl PlanConfig {

@@ -13,6 +13,7 @@ use super::{
 fn a_path_that_carries_all_takes_two_probes() {
     for (largest, v6) in [(1_440, false), (1_420, true), (8_940, false), (8_921, true)] {
         let mut world = World::one(Link { largest, v6, ..Link::v4(largest) });
+        world.until(2, |world| !world.probes.is_empty());
         let took = world.until(5, World::is_settled);
         assert_eq!(world.mtu(), largest);
         assert!(took < 0.2, "{took}");
@@ -193,7 +194,7 @@ fn a_thousand_paths_are_not_probed_at_once() {
 #[test]
 fn an_answer_counts_only_from_whom_it_was_asked() {
     let mut world = World::one(Link { answers: false, ..Link::v4(1_440) });
-    world.run(Duration::from_millis(100));
+    world.until(2, |world| !world.probes.is_empty());
     let (_, probe) = world.probes[0];
     let now = world.now;
     world.mtus.handle_answer(&NodeKey([9; 32]), probe.id, now);
@@ -213,16 +214,16 @@ fn tunnels_that_nobody_uses_take_turns() {
         world.links.keys().filter(|key| known(key)).count()
     };
     world.run(Duration::from_millis(300));
-    // One that is used does not wait for its turn, once that is seen.
-    let last = world.probes.iter().map(|(_, probe)| probe.to).collect::<BTreeSet<_>>();
-    let waiting = *world.links.keys().rfind(|key| !last.contains(*key)).unwrap();
-    world.links.get_mut(&waiting).unwrap().traffic = 1_000_000;
+    assert_eq!(world.probes, []);
+    // One that is used does not wait, once that is seen.
+    let used = *world.links.keys().last().unwrap();
+    world.links.get_mut(&used).unwrap().traffic = 1_000_000;
     world.run(Duration::from_millis(700));
-    let used = world.mtus.known(&waiting).unwrap();
-    assert_eq!(used.state, State::Complete, "{used:?}");
+    let known = world.mtus.known(&used).unwrap();
+    assert_eq!(known.state, State::Complete, "{known:?}");
     let done = settled(&world);
-    assert!((8..40).contains(&done), "{done}");
+    assert!(done < 12, "{done}");
     world.until(20, |world| settled(world) == 40);
     let took = world.now - start;
-    assert!(took > Duration::from_millis(1_500) && took < Duration::from_secs(3), "{took:?}");
+    assert!(took > Duration::from_secs(2) && took < Duration::from_secs(5), "{took:?}");
 }
