@@ -25,6 +25,7 @@ mod frames;
 mod handed;
 mod lazy;
 mod membership;
+mod newcomers;
 mod own;
 mod partners;
 mod paths;
