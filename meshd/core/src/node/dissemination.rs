@@ -17,7 +17,6 @@ use rand::seq::{IteratorRandom, SliceRandom};
 use super::{
     Node,
     lazy::Lazy,
-    newcomers::Newcomers,
     records::rank,
     rounds::{News, Rounds},
     types::{Liveness, SharedRecord},
@@ -68,7 +67,6 @@ struct Asked {
 pub(super) struct Dissemination {
     /// New here since the last flush, and who holds it.
     fresh: BTreeMap<NodeKey, BTreeSet<NodeKey>>,
-    newcomers: Newcomers,
     lazy: Lazy,
     /// A bundle newer than what was held came in.
     fresh_bundle: bool,
@@ -89,21 +87,7 @@ impl Dissemination {
     /// `key`'s record is new here.
     pub(super) fn add(&mut self, key: NodeKey, from: Option<NodeKey>) {
         self.arrived(&key);
-        if let Some(holders) = self.newcomers.keep(key, from.into_iter().collect()) {
-            self.fresh.insert(key, holders);
-        }
-    }
-
-    /// `key`, of whom no record is held, compares directories with this node.
-    pub(super) fn begin_newcomer(&mut self, key: NodeKey, now: Instant) {
-        self.newcomers.begin(key, now);
-    }
-
-    /// `key` has compared, or is waited for no more: its record is told.
-    pub(super) fn end_newcomer(&mut self, key: &NodeKey) {
-        if let Some(holders) = self.newcomers.end(key) {
-            self.fresh.insert(*key, holders);
-        }
+        self.fresh.insert(key, from.into_iter().collect());
     }
 
     /// `member` holds the same version of `key`'s record as this node.
@@ -136,8 +120,7 @@ impl Dissemination {
 
     /// When there is something to tell; `None` also if that is at once.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let waiting = self.lazy.next().into_iter().chain(self.newcomers.next());
-        self.rounds.due(self.news()).into_iter().chain(waiting).min()
+        self.rounds.due(self.news()).into_iter().chain(self.lazy.next()).min()
     }
 
     fn news(&self) -> News {
@@ -210,9 +193,6 @@ pub(super) fn entry(record: &Record) -> wire::RecordKey {
 impl Node {
     /// Tells others what is new. Everything that came in with one call goes out together.
     pub(super) fn flush_fresh(&mut self, now: Instant) {
-        for late in self.dissemination.newcomers.late(now) {
-            self.dissemination.end_newcomer(&late);
-        }
         for (target, keys) in self.dissemination.lazy.due(now) {
             let records: Vec<_> =
                 keys.iter().filter_map(|key| self.directory.get(key).cloned()).collect();

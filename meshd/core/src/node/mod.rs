@@ -25,7 +25,6 @@ mod frames;
 mod handed;
 mod lazy;
 mod membership;
-mod newcomers;
 mod own;
 mod partners;
 mod paths;

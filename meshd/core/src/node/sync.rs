@@ -185,9 +185,6 @@ impl Node {
         {
             wire::frame::Body::SyncDone(wire::SyncDone { exchange })
         } else {
-            if self.directory.get(&from).is_none() {
-                self.dissemination.begin_newcomer(from, now.mono);
-            }
             let hashes = self.directory.bucket_hashes().into();
             let reports = self.report_digests(&root.reports);
             wire::frame::Body::SyncBuckets(wire::SyncBuckets {
@@ -315,7 +312,6 @@ impl Node {
 
     /// The other side has nothing more to say.
     pub(super) fn handle_sync_done(&mut self, from: NodeKey, exchange: u64, now: Now) {
-        self.dissemination.end_newcomer(&from);
         let same_root =
             self.sync.exchanges.get(&exchange).is_some_and(|e| e.peer == from && e.open.is_none());
         if same_root {
