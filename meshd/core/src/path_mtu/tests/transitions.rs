@@ -1,6 +1,6 @@
 //! What each state does when something happens.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use meshd_proto::NodeKey;
 
