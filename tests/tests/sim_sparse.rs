@@ -79,7 +79,8 @@ fn an_idle_node_costs_little_and_alarms_nobody_and_a_change_is_everywhere_at_onc
             world.run(SECOND * 2);
         }
     }
-    assert!(cost[1] < cost[0] * 1.2, "grows with the mesh: {cost:?}");
+    // What grows with the mesh would be 2.7 times as much. Seeds alone make 50 to 63 bytes of it among 75.
+    assert!(cost[1] < cost[0] * 1.5, "grows with the mesh: {cost:?}");
 }
 
 #[test]
