@@ -57,6 +57,12 @@ impl Site {
     }
 }
 
+/// Forgets the link addresses of all neighbours, each once: `ip neigh flush` goes on until there are none, and so drops
+/// what waits for those that are being asked for again.
+const FORGET: &str = "ip neigh show dev eth0 | cut -d' ' -f1 | while read -r address; do
+        ip neigh del \"$address\" dev eth0 || [ -z \"$(ip neigh show to \"$address\" dev eth0)\" ] || exit 1
+    done";
+
 /// Both families of a host's own addresses.
 fn addresses(host: &Host) -> [String; 2] {
     [host.address(), host.address6()]
@@ -194,8 +200,8 @@ fn switched_under_flows(rp_filter: u8) {
         // A daemon that is killed and started again, whose neighbours forget link addresses meanwhile.
         let under = flows(a, b, seconds)?;
         a.kill_daemon()?;
-        a.sh("ip neigh flush dev eth0; ip -6 neigh flush dev eth0")?;
-        b.sh("ip neigh flush dev eth0; ip -6 neigh flush dev eth0")?;
+        a.sh(FORGET)?;
+        b.sh(FORGET)?;
         a.start_daemon()?;
         a.wait_up(2, pace(20))?;
         wait_carried(a, b, true)?;
@@ -294,7 +300,7 @@ fn strict_protection_covers_node_addresses() {
         ensure!(said.contains("the leak guard stands"), "meshd guard said {said:?}");
         let clear = clear_packets(world, a, b, "boot")?;
         ensure!(clear.is_empty(), "before the daemon: in the clear: {clear:?}");
-        a.sh("ip neigh flush dev eth0; ip -6 neigh flush dev eth0")?;
+        a.sh(FORGET)?;
         a.start_daemon()?;
         a.wait_up(1, pace(30))?;
         wait_carried(a, b, true)?;

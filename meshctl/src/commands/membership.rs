@@ -90,23 +90,24 @@ pub(crate) async fn join(socket: &Path, output: Output, arguments: Join) -> Resu
     ))
 }
 
-/// One line from stdin, so that the token stands in no command line.
+/// The first line of stdin that is not empty, so that the token stands in no command line.
 fn read_token() -> Result<String, Failure> {
     if io::stdin().is_terminal() {
         remark("paste the token and press Enter:");
     }
-    let mut line = String::new();
-    let read = io::stdin().lock().take(LONGEST_TOKEN).read_line(&mut line);
-    read.map_err(|error| Failure::local("cannot read the token", error, "pipe it in as text"))?;
-    let token = line.trim();
-    if token.is_empty() {
-        return Err(Failure::local(
-            "cannot read the token",
-            "stdin was empty",
-            "pipe the output of `meshctl token create` in",
-        ));
+    for line in io::stdin().lock().take(LONGEST_TOKEN).lines() {
+        let line = line.map_err(|error| {
+            Failure::local("cannot read the token", error, "pipe it in as text")
+        })?;
+        if !line.trim().is_empty() {
+            return Ok(line.trim().to_owned());
+        }
     }
-    Ok(token.to_owned())
+    Err(Failure::local(
+        "cannot read the token",
+        "stdin was empty",
+        "pipe the output of `meshctl token create` in",
+    ))
 }
 
 fn print_member(member: &MemberView, to: &mut impl Write) -> io::Result<()> {

@@ -63,10 +63,6 @@ pub const ENROL_MESSAGE: usize = 16 * 1024;
 pub const SWIM_PACKET: usize = 1_100;
 /// Payload of a report: two keys, two generations, a number, a state.
 pub const REPORT: usize = 128;
-/// In a mesh of more members than this a node watches its neighbours on the rings only.
-pub const WATCH_NEIGHBOURS_ABOVE: usize = 24;
-/// In a mesh of fewer it watches everybody again.
-pub const WATCH_ALL_BELOW: usize = 18;
 /// Members whose reports are compared in one exchange.
 pub const REPORT_DIGESTS: usize = 1_500;
 /// Members that a directory holds at most.

@@ -101,6 +101,7 @@ impl ControlSocket {
         if temporary.as_os_str().len() > LONGEST_PATH {
             return Err(SocketError::TooLong { path: path.to_owned() });
         }
+        make_directory(path)?;
         let lock = take_lock(path, &beside(".lock"))?;
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
@@ -160,6 +161,21 @@ impl Drop for ControlSocket {
     }
 }
 
+/// systemd makes `/run/meshd`; where there is no systemd nobody else does.
+fn make_directory(path: &Path) -> Result<(), SocketError> {
+    let Some(directory) = path.parent().filter(|directory| !directory.exists()) else {
+        return Ok(());
+    };
+    let made = fs::create_dir(directory);
+    // Whoever is in the group must get through, whatever the umask.
+    let open = || fs::set_permissions(directory, Permissions::from_mode(0o755));
+    made.and_then(|()| open()).map_err(|source| SocketError::System {
+        path: path.to_owned(),
+        doing: "make its directory",
+        source,
+    })
+}
+
 /// Held as long as the daemon lives; the kernel gives it up when the process dies.
 fn take_lock(path: &Path, lock: &Path) -> Result<Flock<File>, SocketError> {
     let file = OpenOptions::new()
@@ -169,7 +185,11 @@ fn take_lock(path: &Path, lock: &Path) -> Result<Flock<File>, SocketError> {
         .mode(0o600)
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(lock)
-        .map_err(|source| SocketError::System { path: path.to_owned(), doing: "lock", source })?;
+        .map_err(|source| SocketError::System {
+            path: path.to_owned(),
+            doing: "open its lock",
+            source,
+        })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         nix::errno::Errno::EWOULDBLOCK => SocketError::InUse { path: path.to_owned() },
         other => SocketError::System { path: path.to_owned(), doing: "lock", source: other.into() },

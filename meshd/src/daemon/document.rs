@@ -21,7 +21,7 @@ pub(super) enum Document {
 
 /// What tells a document from the one before. Not the document: a secret is not kept longer than it must be.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Stamp([u8; 32]);
+pub(super) struct Stamp(pub(super) [u8; 32]);
 
 impl Document {
     /// Of the document as it is now, if it can be read.

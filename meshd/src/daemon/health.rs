@@ -115,6 +115,17 @@ fn taken(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
 }
 
 fn of_running(daemon: &Daemon, running: &Running, lines: &mut Vec<HealthLine>) {
+    let name = running.identity.certificate.name.as_str();
+    if let Some(other) = daemon.config.node.name.as_ref().filter(|other| other.as_str() != name) {
+        lines.push(line(
+            "name_differs",
+            "warning",
+            format!("the configuration names this host {other}; it is {name}, as its certificate says"),
+            format!(
+                "set [node] name = \"{name}\"; or, for the other name, `meshctl leave` here and join anew"
+            ),
+        ));
+    }
     for (code, text) in &running.dataplane_errors {
         // The error's last part is what to do.
         let (message, fix) = text.rsplit_once("; ").unwrap_or((text, "see the journal"));

@@ -18,7 +18,7 @@ impl Daemon {
     /// Ends this host's membership. What cannot be done is an error that says what remains.
     pub(super) async fn leave(&mut self) -> Result<LeaveReply, ControlError> {
         let Some(running) = &mut self.running else {
-            return Err(super::requests::not_a_member("leave"));
+            return Err(self.stop_joining());
         };
         let certificate = running.identity.certificate.clone();
         // While the others still take our node addresses.
@@ -44,6 +44,7 @@ impl Daemon {
             // What is gone now has made room.
             noted = self.note_left(certificate.key);
         }
+        let token = self.note_left_token();
         if let Ok(Some(aside)) = &forgotten {
             tracing::warn!(path = %aside.display(), "the mesh's CA was set aside, not deleted");
         }
@@ -75,6 +76,7 @@ impl Daemon {
         emptied.map_err(remains)?;
         trial.map_err(|error| remains(error.to_string()))?;
         noted?;
+        token.map_err(|error| remains(error.to_string()))?;
         Ok(LeaveReply {
             told: u32::try_from(told).unwrap_or(u32::MAX),
             authority: aside.map(|path| path.display().to_string()),
@@ -86,6 +88,29 @@ impl Daemon {
 }
 
 impl Daemon {
+    /// Of a host that is no member yet: what it may be trying ends.
+    fn stop_joining(&mut self) -> ControlError {
+        if !self.is_joining_unattended() {
+            return super::requests::not_a_member("leave");
+        }
+        self.stop_unattended();
+        self.join_error = None;
+        if let Err(error) = self.note_left_token() {
+            return ControlError::new(
+                "state_dir",
+                "this host is no member; it does not try to join any more until meshd is restarted",
+                error.to_string(),
+                "remove the token file",
+            );
+        }
+        ControlError::new(
+            "not_a_member",
+            "nothing to leave",
+            "this host is no member of a mesh; it does not try to join with its token file any more",
+            "put another token there, or run `meshctl join TOKEN`",
+        )
+    }
+
     /// Records of other hosts do not stay: a store that can write no more is removed as files.
     fn empty_store(&mut self) -> Result<(), String> {
         let Some(mut running) = self.running.take() else { return Ok(()) };

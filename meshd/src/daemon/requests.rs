@@ -177,12 +177,31 @@ impl Daemon {
         match request {
             Request::Peers(to) => answer(to, Ok(ListPeersReply { peers: peers() })),
             Request::Peer(request, to) => {
-                let found = find(peers(), &request.name);
+                let found = match self.is_this_host(&request.name) {
+                    Some(error) => Err(error),
+                    None => find(peers(), &request.name),
+                };
                 answer(to, found.map(|peer| ShowPeerReply { peer: Some(peer) }));
             }
             Request::Metrics(to) => answer(to, Ok(self.snapshot())),
             _ => {}
         }
+    }
+
+    fn is_this_host(&self, name: &str) -> Option<ControlError> {
+        let running = self.running.as_ref()?;
+        let is_own = running.identity.certificate.name.as_str() == name;
+        let others = running.node.directory().by_name(name);
+        let only = others.iter().all(|record| record.left || record.key == running.node.key());
+        (is_own && only).then(|| {
+            let fix = "`meshctl status` and `meshctl cert show` tell of it";
+            ControlError::new(
+                "peer_not_found",
+                format!("{name} is no peer"),
+                "that is this host",
+                fix,
+            )
+        })
     }
 
     fn ping(&self, request: &PingRequest, to: Answers<PingReply>) {

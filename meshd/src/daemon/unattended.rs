@@ -20,7 +20,7 @@ use super::{
     joining::{Joined, Joining, failed},
     root_key::credential,
 };
-use crate::control::ControlError;
+use crate::{control::ControlError, state::StateError};
 
 /// Refusals that most likely stay what they are until a person changes something.
 const LASTING: [&str; 11] = [
@@ -117,6 +117,14 @@ impl Daemon {
                 return;
             }
         };
+        if self.has_left_with(tried.as_ref()) {
+            tracing::info!(
+                path = %path.display(),
+                "this host has left, and does not join again with the token found there; put another one there, or run \
+                 `meshctl join TOKEN`"
+            );
+            return self.wait_for_a_token(file, tried);
+        }
         let document = self.identity_file().map_or(Document::None, Document::File);
         match self.prepare_join(token.trim(), "", document) {
             Ok(attempt) => {
@@ -184,6 +192,28 @@ impl Daemon {
         if let Some(Joining::Unattended(task)) = self.joining.take() {
             task.abort();
         }
+    }
+
+    /// A leave is final: the token that lies in the file now does not bring this host back.
+    pub(super) fn note_left_token(&self) -> Result<(), StateError> {
+        let stamp = self.token_file().and_then(|path| Document::File(path).stamp());
+        stamp.map_or(Ok(()), |stamp| self.state.note_left_token(&stamp.0))
+    }
+
+    fn has_left_with(&self, token: Option<&Stamp>) -> bool {
+        match self.state.left_token() {
+            Ok(left) => left.is_some() && left.as_ref() == token.map(|stamp| &stamp.0),
+            Err(error) => {
+                // Nobody wants a host to join that may have left.
+                tracing::error!("{error}");
+                true
+            }
+        }
+    }
+
+    /// Whether this host tries to join with a token file, or waits for another one.
+    pub(super) fn is_joining_unattended(&self) -> bool {
+        self.token_wait.is_some() || matches!(self.joining, Some(Joining::Unattended(_)))
     }
 
     pub(super) fn unattended_failed(&mut self, error: ControlError) {

@@ -8,6 +8,7 @@ use super::{SMALL, StateDir, StateError, durable};
 
 /// The oldest are dropped first; by then their certificates have ended many times over.
 const MOST: usize = 4_096;
+const LEFT_TOKEN: &str = "left-token";
 
 impl StateDir {
     /// The identities that have left from here.
@@ -23,6 +24,19 @@ impl StateDir {
         let newest = &keys[keys.len().saturating_sub(MOST)..];
         let text: String = newest.iter().map(|key| format!("{key}\n")).collect();
         Ok(durable::write(&self.file("left"), text.as_bytes())?)
+    }
+
+    /// The SHA-256 of the token in the token file, when this host left last: it brings the host back no more.
+    pub fn left_token(&self) -> Result<Option<[u8; 32]>, StateError> {
+        let path = self.file(LEFT_TOKEN);
+        let Some(kept) = durable::read(&path, SMALL)? else { return Ok(None) };
+        let hash = kept.try_into().map_err(|_| StateError::damaged(&path, "it is not 32 bytes"))?;
+        Ok(Some(hash))
+    }
+
+    /// Notes that token; when this returns it survives a power loss.
+    pub fn note_left_token(&self, hash: &[u8; 32]) -> Result<(), StateError> {
+        Ok(durable::write(&self.file(LEFT_TOKEN), hash)?)
     }
 
     fn left_in_order(&self) -> Result<Vec<NodeKey>, StateError> {
@@ -52,9 +66,14 @@ mod tests {
         }
         let state = StateDir::open(dir.path()).unwrap();
         assert_eq!(state.left().unwrap(), keys.iter().copied().collect());
+        assert_eq!(state.left_token().unwrap(), None);
+        state.note_left_token(&[7; 32]).unwrap();
         // It outlives the membership.
         state.forget_membership().unwrap();
         assert_eq!(state.left().unwrap().len(), 3);
+        assert_eq!(state.left_token().unwrap(), Some([7; 32]));
+        std::fs::write(dir.path().join("left-token"), "what").unwrap();
+        assert!(matches!(state.left_token(), Err(StateError::Damaged { .. })));
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! guard              what strict leak protection holds, for the next boot
 //! trial              a configuration on trial, and the one that ran before it
 //! left               identities that have left from here, which no file brings back
+//! left-token         hash of the token in the token file when this host left, which brings it back no more
 //! db/                sled: the records of all members, a cache
 //! ```
 //!

@@ -180,7 +180,7 @@ fn what_a_crash_left_of_a_device_is_known_and_made_whole() {
     host.apply(host.device_changes(1, &[]));
     // The socket without its process, as after kill -9 with a TUN that somebody keeps open.
     let socket = format!("/run/wireguard/{}.sock", host.device);
-    let process = host.sh(&format!("pgrep -xf 'wireguard-go {}'", host.device));
+    let process = host.sh(&format!("pgrep -xf 'wireguard-go -f {}'", host.device));
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(process.trim().parse().unwrap()),
         nix::sys::signal::Signal::SIGKILL,

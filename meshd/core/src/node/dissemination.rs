@@ -211,7 +211,7 @@ impl Node {
         let targets = self.somebody_to_tell(!revocations.is_empty());
         let pushes = if fresh.len() <= PUSH_AT_ONCE { PUSH_TO.min(targets.len()) } else { 0 };
         // While many start the rings are not complete, and what was not pushed is known to nobody else.
-        let lazily = self.membership.is_sparse() && self.membership.joined().count() <= PUSH_TO;
+        let lazily = self.membership.joined().count() <= PUSH_TO;
         for (place, target) in targets.iter().copied().enumerate() {
             self.push_revocations(target, &revocations);
             if time {
@@ -258,7 +258,7 @@ impl Node {
         }
     }
 
-    /// Members that are told what is new, in the order in which they are: in a large mesh the neighbours, to whom
+    /// Members that are told what is new, in the order in which they are: the neighbours, to whom
     /// connections stand, and first of them the next on each ring, so that the first of all form rings of which each comes to
     /// everybody. While many start, those to whom connections stand otherwise, and of others only as many as
     /// make enough for everybody to hear of it in the end.
@@ -269,26 +269,23 @@ impl Node {
         }
         let new: Vec<_> = self.membership.joined().collect();
         let near: Vec<_> = self.membership.neighbours().collect();
-        let sparse = self.membership.is_sparse();
         let alive = self.membership.members(Liveness::Alive);
         let own = self.own.key();
         let connected = || self.paths.connected().copied().filter(|key| *key != own);
-        let mut targets = match (sparse && !near.is_empty(), new.is_empty()) {
-            (true, _) => near.into_iter().sample(&mut self.rng, fanout),
-            (false, true) => alive.sample(&mut self.rng, fanout),
-            (false, false) => connected().sample(&mut self.rng, fanout.max(NEW_TO)),
+        let mut targets = match (near.is_empty(), new.is_empty()) {
+            (false, _) => near.into_iter().sample(&mut self.rng, fanout),
+            (true, true) => alive.sample(&mut self.rng, fanout),
+            (true, false) => connected().sample(&mut self.rng, fanout.max(NEW_TO)),
         };
         targets.shuffle(&mut self.rng);
-        if sparse {
-            let ahead: Vec<_> = self.membership.neighbours_ahead().collect();
-            targets.sort_by_key(|target| {
-                ahead.iter().position(|one| one == target).unwrap_or(ahead.len())
-            });
-            // Nobody's neighbours yet, they may know nobody but this node.
-            let new = new.into_iter().filter(|key| self.paths.is_connected(key));
-            let new = new.filter(|key| !targets.contains(key)).sample(&mut self.rng, NEW_TO);
-            targets.extend(new);
-        }
+        let ahead: Vec<_> = self.membership.neighbours_ahead().collect();
+        targets.sort_by_key(|target| {
+            ahead.iter().position(|one| one == target).unwrap_or(ahead.len())
+        });
+        // Nobody's neighbours yet, they may know nobody but this node.
+        let new = new.into_iter().filter(|key| self.paths.is_connected(key));
+        let new = new.filter(|key| !targets.contains(key)).sample(&mut self.rng, NEW_TO);
+        targets.extend(new);
         let least = if revocations { REVOCATIONS_TO } else { PUSH_TO };
         if let Some(lacking) = least.checked_sub(targets.len()) {
             // At the start nobody counts as alive yet, but somebody may be connected.

@@ -6,7 +6,7 @@ use rand::{RngExt, seq::IteratorRandom};
 use super::{Node, types::Liveness};
 use crate::now::Now;
 
-/// In a large mesh one exchange in so many is with any member: were all of a node's neighbours to lie, it
+/// One exchange in so many is with any member: were all of a node's neighbours to lie, it
 /// would still hear the truth within minutes.
 const FAR: u32 = 32;
 
@@ -14,7 +14,7 @@ impl Node {
     /// Somebody who is there, or may be.
     pub(super) fn partner(&mut self) -> Option<NodeKey> {
         let alive = || self.membership.members(Liveness::Alive);
-        let far = !self.membership.is_sparse() || self.rng.random_ratio(1, FAR);
+        let far = self.rng.random_ratio(1, FAR);
         let mut chosen = None;
         if self.sync.is_young() && self.membership.joined().next().is_some() {
             // While all start, the first exchanges follow each other fast.

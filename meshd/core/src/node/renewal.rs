@@ -1,7 +1,7 @@
 //! This node's next certificate: when it is asked for, whom, and what becomes of the answer.
 //!
 //! ```text
-//! resting ── two thirds of the life are over, or a detected prefix is not granted ──► asking
+//! resting ── two thirds of the life are over, or other prefixes are wanted than granted ──► asking
 //!    ▲                                                                                  │
 //!    ├── a later certificate for this node: taken over, the record is signed anew ◄─────┤
 //!    └── silence, or a refusal: again after a pause that grows to an hour ◄─────────────┘
@@ -79,6 +79,8 @@ pub(super) struct Renewals {
     attempts: u32,
     /// Detected, within the limits, and not granted: somebody else has it, whose certificate says so if that is known here.
     denied: BTreeMap<IpNet, Option<NodeKey>>,
+    /// Granted once, and wanted no more.
+    surplus: BTreeSet<IpNet>,
     problem: Option<Refusal>,
     /// The bundle does not hold its certificate's issuer.
     orphan: bool,
@@ -99,6 +101,7 @@ impl Renewals {
             anyway: false,
             attempts: 0,
             denied: BTreeMap::new(),
+            surplus: BTreeSet::new(),
             problem: None,
             orphan: false,
             alone: None,
@@ -134,6 +137,15 @@ impl Node {
         self.renewals.anyway = true;
         self.begin_attempt(now);
         self.settle(now);
+    }
+
+    /// Asks for a certificate without `prefixes`, which are wanted no more, until it has none of them: as long as it has,
+    /// nobody else gets them.
+    pub fn give_back(&mut self, prefixes: impl IntoIterator<Item = IpNet>, now: Now) {
+        self.renewals.surplus.extend(prefixes);
+        if self.holds_too_much() {
+            self.renew_now(now);
+        }
     }
 
     /// The answer to [`Output::AskAtTheDoor`]; `None`: nobody answered.
@@ -203,7 +215,7 @@ impl Node {
     fn needs_renewal(&self, now: Now) -> bool {
         // A clock that is behind must not keep a node from it.
         let begins = self.anchors.trust_time(now.unix).begins;
-        let due = begins >= self.renewal_due() || self.lacks_a_grant() || self.is_orphaned();
+        let due = begins >= self.renewal_due() || self.is_granted_amiss() || self.is_orphaned();
         !self.own.has_left() && due
     }
 
@@ -335,6 +347,7 @@ impl Node {
         }
         let by_signer = self.renewals.asked.as_ref().is_some_and(|asked| asked.of.is_some());
         let same = renewed.certificate.hash == current.hash;
+        let pause = self.renewals.pause;
         if same && !by_signer {
             let why = "the certificate that is held came again";
             return self.renewal_failed(Refusal::new(Code::NoSigner, why), now);
@@ -356,6 +369,12 @@ impl Node {
         renewals.share = self.rng.random_range(limits::RENEWAL_SHARE);
         // A signer that gives the same again does so for a reason; it is not asked in a loop.
         renewals.next = now.mono + jitter(PAUSE.0, &mut self.rng);
+        if same && self.holds_too_much() {
+            // In the second of the last certificate it gives no other.
+            self.renewals.eager = (by_signer && pause == PAUSE.0).then(|| now.mono + EAGER);
+            self.renewals.next = now.mono + jitter(pause, &mut self.rng);
+            self.renewals.pause = (pause * 2).min(PAUSE.1);
+        }
         if same {
             return;
         }
@@ -367,6 +386,7 @@ impl Node {
     pub(super) fn adopt(&mut self, certificate: &Arc<NodeCertificate>, now: Now) {
         self.renewals.orphan = false;
         self.renewals.problem = None;
+        self.renewals.surplus.retain(|prefix| certificate.grants_exactly(prefix));
         let key = self.own.identity().key.clone();
         let identity = NodeIdentity { key, certificate: certificate.clone() };
         self.own.set_identity(Arc::new(identity), now.mono);

@@ -77,12 +77,11 @@ impl Node {
     /// Addresses of seeds that nobody known to be connected is behind.
     pub(super) fn absent_seeds(&self) -> Vec<SocketAddr> {
         let own = self.own.key();
-        // In a large mesh whoever is behind a seed is somebody's neighbour, and no connection to it is kept.
+        // Whoever is behind a seed is somebody's neighbour; of this node perhaps not, and then no connection to it is kept.
         let there = |key: &NodeKey| {
-            self.membership.is_sparse()
-                && self.membership.liveness(key).is_some_and(|(liveness, _)| {
-                    matches!(liveness, Liveness::Alive | Liveness::Left)
-                })
+            self.membership
+                .liveness(key)
+                .is_some_and(|(liveness, _)| matches!(liveness, Liveness::Alive | Liveness::Left))
         };
         let absent = |key: &NodeKey| *key != own && !self.paths.is_connected(key) && !there(key);
         let seeds = self.seeds.seeds.iter();

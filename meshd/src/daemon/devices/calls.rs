@@ -196,8 +196,8 @@ impl Daemon {
             devices.removed.insert(device.public_key, device.prefixes.clone());
         }
         self.announce();
-        if let Some(device) = &device {
-            self.give_back(&device.prefixes);
+        if let (Some(device), Some(running)) = (&device, &mut self.running) {
+            running.node.give_back(device.prefixes.iter().copied(), clock::now());
         }
         let prefixes = device.iter().flat_map(|d| d.prefixes.iter().map(ToString::to_string));
         Ok(RemoveDeviceReply {
@@ -205,15 +205,6 @@ impl Daemon {
             prefixes: prefixes.collect(),
             public_key: device.map(|d| d.public_key.to_string()).unwrap_or_default(),
         })
-    }
-
-    /// Asks a signer for a certificate without `prefixes`: as long as it has them, nobody else gets them.
-    fn give_back(&mut self, prefixes: &BTreeSet<IpNet>) {
-        let Some(running) = &mut self.running else { return };
-        let certificate = &running.identity.certificate;
-        if prefixes.iter().any(|prefix| certificate.grants_exactly(prefix)) {
-            running.node.renew_now(clock::now());
-        }
     }
 
     /// `peers config --forget-key`.

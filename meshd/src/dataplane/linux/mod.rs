@@ -191,14 +191,19 @@ impl LinuxDataplane {
                 Some(Backend::Userspace) => userspace::stop(&self.netlink, name, &link)?,
             }
         }
-        if self.choice == BackendChoice::Userspace {
-            return userspace::start(&self.netlink, name);
-        }
         redirects::note(name);
+        let start_userspace = || {
+            userspace::start(&self.netlink, name)?;
+            redirects::stop(name);
+            Ok(())
+        };
+        if self.choice == BackendChoice::Userspace {
+            return start_userspace();
+        }
         match link::create_wireguard(&self.netlink, name) {
             Ok(()) => {}
             Err(Errno::EOPNOTSUPP) if self.choice == BackendChoice::Auto => {
-                return userspace::start(&self.netlink, name);
+                return start_userspace();
             }
             Err(errno) => return Err(not_created(name, errno)),
         }
@@ -210,13 +215,11 @@ impl LinuxDataplane {
         let Some(link) = link::find(&self.netlink, name)? else { return Ok(()) };
         match link.own_backend() {
             None => Err(link.taken(name)),
-            Some(Backend::Kernel) => {
-                link::delete(&self.netlink, name, link.index)?;
-                redirects::restore(name);
-                Ok(())
-            }
+            Some(Backend::Kernel) => link::delete(&self.netlink, name, link.index),
             Some(Backend::Userspace) => userspace::stop(&self.netlink, name, &link),
-        }
+        }?;
+        redirects::restore(name);
+        Ok(())
     }
 
     fn apply_one(&mut self, change: &Change, links: &mut Links) -> Result<(), DataplaneError> {

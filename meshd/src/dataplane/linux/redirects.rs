@@ -1,8 +1,9 @@
 //! The one setting of the whole host that WireGuard's module changes by itself.
 //!
 //! Bringing a kernel device up sets `net.ipv4.conf.all.send_redirects` to 0 (`wg_open` in
-//! drivers/net/wireguard/device.c), and nothing sets it back. What it was is kept below `/run`, which lives as long
-//! as the sysctl does, and restored when our device goes.
+//! drivers/net/wireguard/device.c), and nothing sets it back: who goes from one peer to another through this host must not be
+//! told that there is a shorter way. A userspace device needs the same. What it was is kept below `/run`, which lives as
+//! long as the sysctl does, and restored when our device goes.
 
 use std::{fs, path::PathBuf};
 
@@ -27,6 +28,15 @@ pub(super) fn note(interface: &str) {
     };
     if let Err(error) = sysctl::read(SYSCTL).and_then(write) {
         tracing::debug!(path = %path.display(), %error, "the value of send_redirects is not kept");
+    }
+}
+
+/// Of a userspace device, whose sysctl is its own as well as that of all.
+pub(super) fn stop(interface: &str) {
+    for path in [SYSCTL.to_owned(), format!("net/ipv4/conf/{interface}/send_redirects")] {
+        if let Err(error) = sysctl::write(&path, "0") {
+            tracing::warn!(%error, "peers of this host may be told of a shorter way that they do not have");
+        }
     }
 }
 

@@ -3,8 +3,7 @@
 //! Responsible for starting that process so that it outlives the daemon, for knowing whether it is
 //! alive, and for ending it. Not for what it is told: that is `uapi` and the data plane above.
 //!
-//! Under systemd the process is `meshd-wg@INTERFACE.service`; elsewhere it detaches itself, as
-//! wireguard-go and boringtun do.
+//! Under systemd the process is `meshd-wg@INTERFACE.service`; elsewhere it is a child of the daemon, which outlives it.
 
 pub(crate) mod uapi;
 
@@ -38,10 +37,15 @@ const NO_TUN: &str = "there is no /dev/net/tun";
 const FIX_TUN: &str = "load the tun module, or give this container the device";
 const NO_PROGRAM: &str = "the program is not installed";
 const FIX_PROGRAM: &str = "install wireguard-go, or name another in WG_USERSPACE_IMPLEMENTATION";
+const FIX_ENDED: &str = "run it by hand to see why; it needs CAP_NET_ADMIN and /dev/net/tun";
+/// wireguard-go and boringtun know it.
+const FOREGROUND: &str = "-f";
+/// All that a thread needs which waits and logs once.
+const REAPER_STACK: usize = 64 * 1024;
 /// Longest wait for the process to be there, or gone.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks at what we wait for.
-const POLL: Duration = Duration::from_millis(10);
+/// Between two looks at what we wait for: the first, and the longest after it was doubled again and again.
+const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
 
 /// Starts a process for the interface and marks the TUN as ours. There must be no such interface yet.
 pub(crate) fn start(netlink: &Netlink, name: &str) -> Result<(), DataplaneError> {
@@ -59,19 +63,33 @@ pub(crate) fn start(netlink: &Netlink, name: &str) -> Result<(), DataplaneError>
     // A stale socket of a process that was killed.
     let _ = fs::remove_file(uapi::socket_path(name));
     let link = begin(netlink, name).map_err(|error| match error {
-        DataplaneError::Timeout { .. } => starved(name).unwrap_or(error),
+        DataplaneError::Timeout { .. } | DataplaneError::Userspace { .. } => {
+            starved(name).unwrap_or(error)
+        }
         error => error,
     })?;
     link::mark_as_ours(netlink, name, link.index)
 }
 
 fn begin(netlink: &Netlink, name: &str) -> Result<Link, DataplaneError> {
-    if !systemd::start(name)? {
-        detach(name)?;
-    }
-    wait_for("start userspace WireGuard", name, || {
+    let mut child = if systemd::start(name)? { None } else { Some(spawn(name)?) };
+    let link = wait_for("start userspace WireGuard", name, || {
+        let status = child.as_mut().map(Child::try_wait).transpose();
+        let status = status.map_err(|e| ended(name, e.to_string(), FIX_ENDED))?.flatten();
+        // One that knows no foreground may have put itself into the background.
+        if let Some(status) = status.filter(|status| !status.success()) {
+            return Err(ended(name, format!("it ended with {status}"), FIX_ENDED));
+        }
         Ok(link::find(netlink, name)?.filter(|_| uapi::is_alive(name)))
-    })
+    });
+    let Some(mut child) = child else { return link };
+    if link.is_err() {
+        // It may have ended by itself.
+        let _ = child.kill();
+    }
+    reap(child, name)
+        .map_err(|e| ended(name, e.to_string(), "let the daemon have more threads"))?;
+    link
 }
 
 /// wireguard-go watches its socket by inotify, and ends without a word when the kernel gives its user no more of that.
@@ -131,20 +149,14 @@ fn program() -> String {
     env::var("WG_USERSPACE_IMPLEMENTATION").unwrap_or_else(|_| DEFAULT_PROGRAM.to_owned())
 }
 
-/// Starts the program, which puts itself into the background when it is ready.
-fn detach(name: &str) -> Result<(), DataplaneError> {
-    let program = program();
-    let failed = |reason: String, fix| DataplaneError::Userspace {
-        name: name.to_owned(),
-        program: program.clone(),
-        reason,
-        fix,
-    };
+/// Starts the program, which stays our child: sending itself into the background it would start twice.
+fn spawn(name: &str) -> Result<Child, DataplaneError> {
+    let failed = |reason: String, fix| ended(name, reason, fix);
     if !Path::new(TUN).exists() {
         return Err(failed(NO_TUN.to_owned(), FIX_TUN));
     }
-    let child = Command::new(&program)
-        .arg(name)
+    let child = Command::new(program())
+        .args([FOREGROUND, name])
         // boringtun would otherwise try to become the user who logged in.
         .env("WG_SUDO", "1")
         // A group of its own: what a terminal sends to the daemon's is not for the tunnel.
@@ -154,26 +166,24 @@ fn detach(name: &str) -> Result<(), DataplaneError> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    let status = match child {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(failed(NO_PROGRAM.to_owned(), FIX_PROGRAM));
-        }
-        child => child
-            .and_then(|mut child| wait(&mut child))
-            .map_err(|e| failed(e.to_string(), "check that it can be executed"))?,
+    child.map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => failed(NO_PROGRAM.to_owned(), FIX_PROGRAM),
+        _ => failed(e.to_string(), "check that it can be executed"),
+    })
+}
+
+fn ended(name: &str, reason: String, fix: &'static str) -> DataplaneError {
+    DataplaneError::Userspace { name: name.to_owned(), program: program(), reason, fix }
+}
+
+/// Waits for the end of the process, which may be years from now: else it would stay as a zombie.
+fn reap(mut child: Child, name: &str) -> io::Result<()> {
+    let name = name.to_owned();
+    let wait = move || match child.wait() {
+        Ok(status) => tracing::info!(%status, "the userspace WireGuard of {name} has ended"),
+        Err(error) => tracing::warn!(%error, "the userspace WireGuard of {name} is not watched"),
     };
-    match status {
-        Some(status) if status.success() => Ok(()),
-        Some(status) => Err(failed(
-            format!("it ended with {status}"),
-            "run it by hand to see why; it needs CAP_NET_ADMIN and /dev/net/tun",
-        )),
-        None => Err(DataplaneError::Timeout {
-            action: "start userspace WireGuard",
-            program,
-            within: PATIENCE,
-        }),
-    }
+    thread::Builder::new().name("reaper".to_owned()).stack_size(REAPER_STACK).spawn(wait).map(drop)
 }
 
 /// The status, or `None` (and the child killed) when it does not end in time.
@@ -188,7 +198,7 @@ fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
             child.wait()?;
             return Ok(None);
         }
-        thread::sleep(POLL);
+        thread::sleep(POLL.1);
     }
 }
 
@@ -198,6 +208,7 @@ fn wait_for<T>(
     mut look: impl FnMut() -> Result<Option<T>, DataplaneError>,
 ) -> Result<T, DataplaneError> {
     let deadline = Instant::now() + PATIENCE;
+    let mut pause = POLL.0;
     loop {
         if let Some(found) = look()? {
             return Ok(found);
@@ -209,7 +220,8 @@ fn wait_for<T>(
                 within: PATIENCE,
             });
         }
-        thread::sleep(POLL);
+        thread::sleep(pause);
+        pause = POLL.1.min(pause * 2);
     }
 }
 

@@ -36,7 +36,7 @@ impl Membership {
     /// How a member is asked before it is given up.
     pub(super) fn pace(&self, node: &NodeHash) -> Pace {
         let patience = self.patience();
-        if self.is_sparse() && self.is_watched(node) {
+        if self.is_watched(node) {
             Pace { questions: QUESTIONS, patience }
         } else {
             Pace::few(patience)
@@ -45,7 +45,7 @@ impl Membership {
 
     /// Asks the neighbours that were silent for too long.
     pub(super) fn attend(&mut self, now: Instant) {
-        if !self.is_sparse() || self.watching.look.is_some_and(|look| look > now) {
+        if self.watching.look.is_some_and(|look| look > now) {
             return;
         }
         let silence = self.probe_period() * 5 / 2;
@@ -75,15 +75,13 @@ impl Membership {
     pub(super) fn greet(&mut self, node: &NodeHash) -> bool {
         let alive = |peer: &&Peer| peer.watched && peer.liveness == Liveness::Alive;
         let Some(peer) = self.peers.get(node).filter(alive) else { return false };
-        if self.is_sparse() {
-            self.greetings.push_back(peer.key);
-        }
-        self.is_sparse()
+        self.greetings.push_back(peer.key);
+        true
     }
 
     /// The `nth` question that a neighbour leaves open.
     pub(super) fn ask_through_others(&mut self, node: &NodeHash, nth: u8) {
-        if nth < THROUGH_OTHERS_FROM || !self.is_sparse() || !self.is_watched(node) {
+        if nth < THROUGH_OTHERS_FROM || !self.is_watched(node) {
             return;
         }
         let Some(peer) = self.peers.get(node) else { return };
@@ -106,7 +104,7 @@ impl Membership {
     /// A neighbour reached a member that this node asks in vain. That is enough as long as not many say otherwise:
     /// one that lies about it is not to hide a crash.
     pub(super) fn vouched(&mut self, node: &NodeHash, now: Instant) {
-        if !self.is_sparse() || !self.checks.is_doubted(node) {
+        if !self.checks.is_doubted(node) {
             return;
         }
         let Some(peer) = self.peers.get_mut(node).filter(|peer| peer.watched && !peer.reported)

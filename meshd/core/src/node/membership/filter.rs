@@ -97,7 +97,7 @@ impl Membership {
             | Message::Gossip
             | Message::Broadcast => {}
         }
-        if self.is_sparse() && !self.is_watched(&source) {
+        if !self.is_watched(&source) {
             self.answer_stranger(&source, &header.message, &updates, now);
             return Ok(None);
         }

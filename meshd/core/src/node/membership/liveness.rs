@@ -98,7 +98,7 @@ impl Membership {
             if let Timer::ChangeSuspectToDown { member_id, .. } = &timer {
                 sink.touched.insert(member_id.node);
             }
-            let rare = self.is_sparse() && matches!(timer, Timer::ProbeRandomMember(_));
+            let rare = matches!(timer, Timer::ProbeRandomMember(_));
             let after = if rare { after * swim::RARER } else { after };
             self.sequence += 1;
             self.timers.insert((now + after, self.sequence), (timer, now));
@@ -155,7 +155,7 @@ impl Membership {
                 }
                 State::Alive if peer.confirmed => {
                     // Among neighbours foca's word may be another's: a doubt ends when it was heard, or given up.
-                    let since = self.checks.since(&node).filter(|_| self.is_sparse());
+                    let since = self.checks.since(&node);
                     if since.is_none_or(|since| self.heard_since(&node, since)) {
                         self.checks.close(&node);
                     }
@@ -185,7 +185,7 @@ impl Membership {
     }
 
     fn swim_config(&self) -> foca::Config {
-        swim::config(self.profile, self.watched_count(), self.is_sparse())
+        swim::config(self.profile, self.watched_count())
     }
 
     pub(super) fn patience(&self) -> Duration {

@@ -185,7 +185,7 @@ impl Membership {
             peer.confirmed = fresh;
             (peer.silent, peer.reported) = (false, false);
         }
-        if self.is_sparse() && !self.is_watched(&node) {
+        if !self.is_watched(&node) {
             self.show(&node, now);
             return self.keep_watch(now);
         }

@@ -114,12 +114,7 @@ impl Membership {
         if !down || !self.looks_after(&node) {
             return;
         }
-        if self.is_sparse() {
-            self.doubt_soon(node, ASK_WITHIN, now);
-        } else {
-            // foca holds it for down as long as it is not heard.
-            self.watching.say_down(*key);
-        }
+        self.doubt_soon(node, ASK_WITHIN, now);
     }
 
     /// This node was held for down by others: it was cut off, and believes nothing of what it saw meanwhile.
@@ -151,8 +146,6 @@ impl Membership {
         self.watching.trusts_reports = true;
         let unwatched = self.peers.iter().filter(|(_, peer)| !peer.watched);
         let unwatched: Vec<_> = unwatched.map(|(node, _)| *node).collect();
-        if self.is_sparse() {
-            unwatched.iter().for_each(|node| self.show(node, now));
-        }
+        unwatched.iter().for_each(|node| self.show(node, now));
     }
 }

@@ -1,8 +1,9 @@
-//! Who watches whom in a large mesh: four rings on which the hash of a member's key is its place.
+//! Who watches whom: four rings on which the hash of a member's key is its place.
 //!
 //! Every member computes the same from the members that it has admitted. A member watches whoever is next to
 //! it on each ring, on both sides: eight others or so, whatever the size of the mesh. Where those are down it
-//! watches whoever is behind them, so that the mesh stays in one piece whoever dies.
+//! watches whoever is behind them, so that the mesh stays in one piece whoever dies. Among so few that eight others are
+//! all, all watch all.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Rings: with four the neighbours of all make one piece, also when half of them are gone.
 pub(super) const RINGS: usize = 4;
+/// In a mesh of so many or fewer everybody is everybody's neighbour.
+const ALL: usize = 2 * RINGS + 1;
 /// So many places away on some ring a member's word about another counts: views differ for a moment, and those
 /// that are nearer may be down.
 pub(super) const REACH: usize = 4;
@@ -127,10 +130,15 @@ impl Rings {
                 }
             }
             if !missed || steps >= STEPS || steps >= self.len() {
-                return watch;
+                break;
             }
             steps *= 4;
         }
+        if self.len() <= ALL {
+            let others = self.places.keys().filter(|other| *other != node);
+            (watch.passed, watch.near) = others.partition(|other| is_down(other));
+        }
+        watch
     }
 }
 

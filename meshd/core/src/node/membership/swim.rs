@@ -21,27 +21,21 @@ pub(super) type Swim = Foca<SwimId, FixedCodec, StdRng, NoCustomBroadcast>;
 
 /// foca that knows nobody.
 pub(super) fn new(own: SwimId, profile: Profile, rng: StdRng) -> Swim {
-    Foca::new(own, config(profile, 0, false), rng, FixedCodec)
+    Foca::new(own, config(profile, 0), rng, FixedCodec)
 }
 
-/// foca's settings for a mesh of `others` and this node, or of so many neighbours.
-pub(super) fn config(profile: Profile, others: usize, neighbours: bool) -> Config {
-    let size = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
+/// foca's settings for so many neighbours.
+pub(super) fn config(profile: Profile, neighbours: usize) -> Config {
+    let size = u32::try_from(neighbours).unwrap_or(u32::MAX).saturating_add(1);
     let size = NonZeroU32::new(size).unwrap_or(NonZeroU32::MIN);
     let mut config = match profile {
         Profile::Lan => Config::new_lan(size),
         Profile::Wan => Config::new_wan(size),
     };
-    if profile == Profile::Lan {
-        // foca's figure, 4 s times the decimal logarithm of the size, is memberlist's. Here everybody
-        // asks for himself before he believes a suspicion, so three questions in 3 s are enough.
-        config.suspect_to_down_after = config.suspect_to_down_after * 3 / 4;
-    }
-    if neighbours {
-        // A neighbour is asked often in it, directly and through others, and that it is down for all takes three who find
-        // it so. With the silence before it (`attention`) all know of a crash in less than five seconds on a LAN.
-        config.suspect_to_down_after = config.probe_period * 8 / 5;
-    }
+    // foca's figure, 4 s times the decimal logarithm of the size, is memberlist's. Here a neighbour is asked often in it,
+    // directly and through others, and that it is down for all takes three who find it so. With the silence before it
+    // (`attention`) all know of a crash in less than five seconds on a LAN.
+    config.suspect_to_down_after = config.probe_period * 8 / 5;
     config.max_packet_size = NonZeroUsize::new(PACKET).unwrap_or(NonZeroUsize::MIN);
     // Being heard is enough to be up again (`Membership::heard`): nobody has to be told to change its
     // identity, and nothing has to expire.
@@ -50,7 +44,7 @@ pub(super) fn config(profile: Profile, others: usize, neighbours: bool) -> Confi
     config
 }
 
-/// How much longer than a period foca waits from one of its own probes to the next, where neighbours are watched. Silence
+/// How much longer than a period foca waits from one of its own probes to the next. Silence
 /// makes a node ask (`attention`); these probes, at random, are only foca's way to say what else it has to say. Its period
 /// is one of the settings that cannot change.
 pub(super) const RARER: u32 = 10;
@@ -101,9 +95,8 @@ mod tests {
         let own = SwimId { node: NodeHash([1; 16]), generation: 1 };
         for profile in [Profile::Lan, Profile::Wan] {
             let mut foca = new(own, profile, StdRng::seed_from_u64(1));
-            for (others, neighbours) in [(1, false), (24, false), (8, true), (0, true), (17, false)]
-            {
-                assert!(foca.set_config(config(profile, others, neighbours)).is_ok());
+            for neighbours in [1, 24, 8, 0, 17] {
+                assert!(foca.set_config(config(profile, neighbours)).is_ok());
             }
         }
     }

@@ -222,21 +222,23 @@ fn a_crash_is_seen_within_seconds_and_being_heard_is_enough_to_be_back() {
     let crashed = world.now;
     while (0..8).any(|i| i != VICTIM && world.sees(i, VICTIM) != Liveness::Down) {
         world.run(Duration::from_millis(250));
-        assert!(world.now - crashed < Duration::from_secs(10), "not seen in 10 s");
+        assert!(world.now - crashed < Duration::from_secs(5), "not seen in 5 s");
     }
     world.dead.clear();
     let back = world.now;
-    // What others say is not enough, but it makes us ask.
-    while (0..8).any(|i| i != VICTIM && world.sees(i, VICTIM) != Liveness::Alive) {
-        world.run(Duration::from_millis(250));
-        assert!(world.now - back < Duration::from_secs(15), "not back in 15 s");
+    world.members[US as usize].heard(&fixture::key(VICTIM), back);
+    world.members[VICTIM as usize].heard(&fixture::key(US), back);
+    assert_eq!(world.sees(US, VICTIM), Liveness::Alive);
+    assert_eq!(world.sees(VICTIM, US), Liveness::Alive);
+    world.run(Duration::from_secs(20));
+    assert_eq!(world.sees(US, VICTIM), Liveness::Alive, "and stays so");
+    // The others hear it themselves, or of its next start.
+    assert!((LIAR..8).filter(|i| *i != VICTIM).all(|i| world.sees(i, VICTIM) == Liveness::Down));
+    let now = world.now;
+    for (i, member) in world.members.iter_mut().enumerate().filter(|(i, _)| *i as u64 != VICTIM) {
+        member.admit(&record(VICTIM, 2), true, now);
+        assert_eq!(member.liveness(&fixture::key(VICTIM)).unwrap().0, Liveness::Alive, "{i}");
     }
-    let others = (0..8).filter(|i| *i != VICTIM);
-    assert!(
-        others
-            .clone()
-            .all(|i| others.clone().all(|j| { i == j || world.sees(i, j) == Liveness::Alive }))
-    );
 }
 
 #[test]
@@ -264,14 +266,14 @@ fn a_restored_member_is_suspect_until_heard_and_down_if_it_is_not() {
 #[test]
 fn no_packet_is_larger_than_a_datagram() {
     // As many as may be told about.
-    let mut world = World::new(24);
+    let mut world = World::new(9);
     // The longest generation there is, and as much to tell as possible.
     let now = world.now;
     for (i, member) in world.members.iter_mut().enumerate() {
         member.set_generation(u64::MAX - i as u64, now);
     }
     world.run(Duration::from_secs(5));
-    assert!(world.largest > 300 && world.largest <= limits::SWIM_PACKET, "{}", world.largest);
+    assert!(world.largest > 200 && world.largest <= limits::SWIM_PACKET, "{}", world.largest);
 }
 
 /// One that watches neighbours only, and what it does next, in order: whom it greets, and whom it asks by a packet.
@@ -285,7 +287,6 @@ impl Quiet {
         let now = Origin::default().now().mono;
         let mut us = Membership::new(&fixture::key(US), 1, Profile::Lan, &mut fixture::rng(), now);
         (1..40).for_each(|other| us.admit(&record(other, 1), true, now));
-        assert!(us.is_sparse());
         assert_eq!(us.neighbours().count(), 0, "more may come");
         let now = now + CALM.0;
         us.handle_timeout(now);
@@ -323,7 +324,6 @@ fn those_who_start_with_the_mesh_are_counted_in_when_no_more_come_and_others_at_
         now += CALM.0 / 10;
     }
     assert_eq!(now - begin, CALM.1);
-    assert!(us.is_sparse());
     // One that was there before all that.
     let near = |us: &Membership| us.neighbours().count() + us.members(Liveness::Suspect).count();
     let before = near(&us);

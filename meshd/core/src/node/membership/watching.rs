@@ -1,10 +1,7 @@
-//! Whom this node watches: everybody in a small mesh, its neighbours on the rings in a large one.
+//! Whom this node watches: its neighbours on the rings, which in a small mesh are all.
 //!
-//! To probe a random member of a thousand is to make a connection for each probe. So above
-//! [`limits::WATCH_NEIGHBOURS_ABOVE`] members foca knows the neighbours only, to whom connections stand, and
-//! what is known of all others is what their watchers [report](crate::node::reports). Below
-//! [`limits::WATCH_ALL_BELOW`] it is SWIM as usual. Between the two a node stays with what it did, and those
-//! that watch everybody report what they see too, for those that do not.
+//! To probe a random member of a thousand is to make a connection for each probe. So foca knows the neighbours only, to
+//! whom connections stand, and what is known of all others is what their watchers [report](crate::node::reports).
 //!
 //! | kind | is shown as |
 //! |---|---|
@@ -20,11 +17,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use foca::{Header, Member, Message, State, Timer};
+use foca::{Header, Member, Message, State};
 use meshd_proto::{NodeHash, NodeKey};
 
 use super::{Membership, checks::Purpose, identity::SwimId, packet::Packet, rings::Watch};
-use crate::{limits, node::types::Liveness};
+use crate::node::types::Liveness;
 
 /// A new neighbour is asked within this, not all by all at one time.
 pub(super) const ASK_WITHIN: Duration = Duration::from_secs(1);
@@ -58,7 +55,6 @@ struct Again {
 /// The state of it.
 #[derive(Debug, Default)]
 pub(super) struct Watching {
-    sparse: bool,
     /// Who is next, and whom to look after, may have changed.
     pub(super) stale: bool,
     pub(super) watch: Watch,
@@ -101,23 +97,12 @@ impl Watching {
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let informed = self.informed.filter(|_| !self.trusts_reports);
-        let look = self.look.filter(|_| self.sparse);
         let again = self.again.as_ref().map(|again| again.at);
-        again.into_iter().chain(informed).chain(look).chain(self.calm()).min()
+        again.into_iter().chain(informed).chain(self.look).chain(self.calm()).min()
     }
 }
 
 impl Membership {
-    /// True when only neighbours are watched.
-    pub(in crate::node) fn is_sparse(&self) -> bool {
-        self.watching.sparse
-    }
-
-    /// True when somebody may watch its neighbours only, and needs reports.
-    pub(in crate::node) fn needs_reports(&self) -> bool {
-        self.rings.len() >= limits::WATCH_ALL_BELOW
-    }
-
     /// Members that have just started: they may be nobody's neighbours yet.
     pub(in crate::node) fn joined(&self) -> impl Iterator<Item = NodeKey> {
         self.alive(&self.watching.joined)
@@ -129,14 +114,12 @@ impl Membership {
 
     /// Members that foca knows.
     pub(super) fn watched_count(&self) -> usize {
-        if self.is_sparse() { self.watching.watch.near.len() } else { self.peers.len() }
+        self.watching.watch.near.len()
     }
 
     /// A neighbour, or one that is down on the way to one.
     pub(super) fn looks_after(&self, node: &NodeHash) -> bool {
-        !self.is_sparse()
-            || self.watching.watch.near.contains(node)
-            || self.watching.watch.passed.contains(node)
+        self.watching.watch.near.contains(node) || self.watching.watch.passed.contains(node)
     }
 
     /// The neighbours, those that are there, in the order of their hashes.
@@ -172,9 +155,8 @@ impl Membership {
 
     /// foca is about to ask others to try; its own probe goes out once more before.
     pub(super) fn note_probe(&mut self, probe: Probe, bytes: &Bytes, at: Instant) {
-        let again = Again { at, probe, bytes: bytes.clone() };
-        self.watching.again = self.is_sparse().then_some(again);
-        self.watching.probed = self.is_sparse().then_some(probe);
+        self.watching.again = Some(Again { at, probe, bytes: bytes.clone() });
+        self.watching.probed = Some(probe);
     }
 
     pub(super) fn note_answer(&mut self, node: &NodeHash, number: u8) {
@@ -198,21 +180,6 @@ impl Membership {
         };
         let data = Packet { header, updates: Vec::new() }.to_foca();
         self.drive(now, |foca, sink| foca.handle_data(&data, sink));
-    }
-
-    /// foca probes everybody again: it does not wait for as long as among neighbours.
-    fn hasten_probes(&mut self, now: Instant) {
-        let soon = now + self.probe_period();
-        let late = |at: Instant, timer: &Timer<SwimId>| {
-            at > soon && matches!(timer, Timer::ProbeRandomMember(_))
-        };
-        let timers = self.timers.iter().filter(|(key, (timer, _))| late(key.0, timer));
-        let keys: Vec<_> = timers.map(|(key, _)| *key).collect();
-        for key in keys {
-            if let Some(timer) = self.timers.remove(&key) {
-                self.timers.insert((soon, key.1), timer);
-            }
-        }
     }
 
     pub(super) fn ask_again(&mut self, now: Instant) {
@@ -308,48 +275,24 @@ impl Membership {
             self.watching.joined.clear();
             self.watching.came = None;
         }
-        // What that costs grows with the members that foca knows, so it does not wait.
-        let crowded = !self.is_sparse() && self.rings.len() > limits::WATCH_NEIGHBOURS_ABOVE;
         // What is adopted or released may turn out to be down or not: a few rounds settle it.
         for _ in 0..ROUNDS {
-            let watch = if std::mem::take(&mut self.watching.stale) {
-                self.rings.watch(&self.own.node, |node| self.is_down(node))
-            } else if crowded && !self.is_sparse() {
-                self.watching.watch.clone()
-            } else {
+            if !std::mem::take(&mut self.watching.stale) {
                 return;
-            };
+            }
+            let watch = self.rings.watch(&self.own.node, |node| self.is_down(node));
             let was = std::mem::replace(&mut self.watching.watch, watch.clone());
-            let members = self.rings.len();
-            let sparse = match self.watching.sparse {
-                true => members >= limits::WATCH_ALL_BELOW,
-                false => members > limits::WATCH_NEIGHBOURS_ABOVE,
-            };
-            let switched = std::mem::replace(&mut self.watching.sparse, sparse) != sparse;
-            if switched && !sparse {
-                self.hasten_probes(now);
-            }
-            if sparse || switched {
-                let wanted = |node: &NodeHash| !sparse || watch.near.contains(node);
-                let changed: Vec<_> = if switched {
-                    self.peers.keys().copied().collect()
-                } else {
-                    was.near.symmetric_difference(&watch.near).copied().collect()
-                };
-                for node in changed {
-                    match (wanted(&node), self.is_watched(&node)) {
-                        (true, false) => self.adopt(node, now),
-                        (false, true) => self.release(node, now),
-                        _ => {}
-                    }
+            for node in was.near.symmetric_difference(&watch.near) {
+                match (watch.near.contains(node), self.is_watched(node)) {
+                    (true, false) => self.adopt(*node, now),
+                    (false, true) => self.release(*node, now),
+                    _ => {}
                 }
-                self.resize();
             }
-            if sparse {
-                for node in watch.passed.difference(&was.passed) {
-                    if self.peers.get(node).is_some_and(|peer| !peer.silent) {
-                        self.doubt_soon(*node, ASK_WITHIN * 2, now);
-                    }
+            self.resize();
+            for node in watch.passed.difference(&was.passed) {
+                if self.peers.get(node).is_some_and(|peer| !peer.silent) {
+                    self.doubt_soon(*node, ASK_WITHIN * 2, now);
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! What this node wants and its certificate does not grant, and when a signer is asked for it.
+//! What this node wants and its certificate does not grant, or grants and it wants no more, and when a signer is asked for
+//! another.
 //!
 //! Asks nobody itself: an attempt of [`super`] asks for everything that is wanted. Called there, and by whoever shows what is
 //! missing.
@@ -14,11 +15,24 @@ use crate::address::host_prefix;
 impl Node {
     pub(super) fn next_attempt(&self) -> Instant {
         let next = self.renewals.next;
-        let eager = self.renewals.eager.filter(|_| self.lacks_a_grant());
+        let eager = self.renewals.eager.filter(|_| self.is_granted_amiss());
         eager.map_or(next, |at| at.min(next))
     }
 
-    pub(super) fn lacks_a_grant(&self) -> bool {
+    /// Its certificate grants less than it wants and may have, or more.
+    pub(super) fn is_granted_amiss(&self) -> bool {
+        self.lacks_a_grant() || self.holds_too_much()
+    }
+
+    pub(super) fn holds_too_much(&self) -> bool {
+        let certificate = &self.own.identity().certificate;
+        let Some(draft) = self.own.draft() else { return false };
+        let idle = |prefix: &&IpNet| !draft.prefixes.contains(*prefix);
+        let mut surplus = self.renewals.surplus.iter().filter(idle);
+        surplus.any(|prefix| certificate.grants_exactly(prefix))
+    }
+
+    fn lacks_a_grant(&self) -> bool {
         let certificate = &self.own.identity().certificate;
         let Some(draft) = self.own.draft() else { return false };
         let bare_prefixes = draft

@@ -194,11 +194,7 @@ impl Reports {
         self.lapsing.values().min().copied().into_iter().chain(self.refuted.next_timeout()).min()
     }
 
-    /// Nobody needs any.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
+    #[cfg(test)]
     pub(in crate::node) fn is_empty(&self) -> bool {
         self.held.is_empty()
     }

@@ -39,12 +39,6 @@ impl Node {
         self.membership.may_watch(watcher, watched)
     }
 
-    /// True in a large mesh, in which this node watches its neighbours and believes reports of all others.
-    #[must_use]
-    pub fn watches_neighbours(&self) -> bool {
-        self.membership.is_sparse()
-    }
-
     /// Those of them that are there.
     pub fn neighbours(&self) -> impl Iterator<Item = NodeKey> {
         self.membership.neighbours()
@@ -52,9 +46,6 @@ impl Node {
 
     /// Signs what this node found out since the last call.
     pub(super) fn report_what_was_seen(&mut self, now: Now) {
-        if !self.membership.needs_reports() && !self.reports.is_empty() {
-            self.reports.clear();
-        }
         for watcher in std::mem::take(&mut self.reports.fewer_watchers) {
             let watched = self.membership.watched_by(&watcher);
             self.judge_those(watched, now);
@@ -69,7 +60,6 @@ impl Node {
         let held = self.reports.get(key, &own);
         if held.map_or(!down, |held| held.down == down)
             || (down && self.accusers_of(key) >= ENOUGH)
-            || !self.membership.needs_reports()
             || !self.membership.may_watch(&own, key)
             || self.own.has_left()
         {
@@ -99,9 +89,6 @@ impl Node {
         reports: &[wire::SignedReport],
         now: Now,
     ) {
-        if !self.membership.needs_reports() {
-            return;
-        }
         for signed in reports {
             let report = match Report::read(&signed.payload) {
                 Ok(report) if self.reports.holds(&report) => continue,
@@ -290,7 +277,7 @@ impl Node {
 
     /// True when another holds other reports.
     pub(super) fn reports_differ(&self, theirs: &[u8]) -> bool {
-        self.membership.needs_reports() && self.reports.root() != theirs
+        self.reports.root() != theirs
     }
 
     /// What is held of whom, if another holds other reports.
@@ -315,7 +302,7 @@ impl Node {
         theirs: &[wire::ReportDigest],
         now: Now,
     ) {
-        if !self.membership.needs_reports() || theirs.len() > limits::REPORT_DIGESTS {
+        if theirs.len() > limits::REPORT_DIGESTS {
             return;
         }
         let mut wanted = Vec::new();
