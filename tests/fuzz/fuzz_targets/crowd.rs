@@ -10,6 +10,7 @@ use meshd_fuzz::{
 
 fuzz_target!(|steps: Vec<Step>| {
     let mut victim = Victim::in_a_crowd();
-    assert!(victim.node.watches_neighbours());
+    // Among so few it would watch all.
+    assert!(victim.node.directory().len() > 9);
     play(world(), &mut victim, &steps);
 });
