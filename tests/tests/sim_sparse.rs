@@ -1,4 +1,4 @@
-//! Large meshes, in which members watch their neighbours only: in virtual time.
+//! Members watch their neighbours, and believe others about the rest: in virtual time.
 
 use std::time::Duration;
 

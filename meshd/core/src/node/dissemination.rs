@@ -1,5 +1,5 @@
-//! Spreading what is new: pushed to a few, announced to a few more, each of whom does so once. In a large mesh those few are
-//! the next on the rings, so that it comes to everybody, and announcements [wait](super::lazy) until it has.
+//! Spreading what is new: pushed to a few, announced to a few more, each of whom does so once. Those few are the next
+//! on the rings, so that it comes to everybody, and announcements [wait](super::lazy) until it has.
 //!
 //! Responsible for whom to tell at once and for asking for what was announced. What is missed all the same
 //! is found by [anti-entropy](super::sync).
@@ -25,7 +25,7 @@ use crate::{limits, now::Now, refusal::Code, trust::Record};
 
 /// Members that are sent a new record at once.
 const PUSH_TO: usize = 3;
-/// How long announcements wait in a large mesh: longer than news takes to come to all of a thousand hosts, or to fifty on two
+/// How long announcements wait: longer than news takes to come to all of a thousand hosts, or to fifty on two
 /// busy processors.
 const LAZY: Duration = Duration::from_millis(200);
 /// More new records than this at once are only announced: they came from an exchange, others may have

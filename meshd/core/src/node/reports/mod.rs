@@ -1,6 +1,6 @@
 //! What is believed of members that this node does not watch: the signed word of those who do.
 //!
-//! In a [large mesh](super::membership) a member is watched by its neighbours on the rings. A watcher that finds it
+//! A [member](super::membership) is watched by its neighbours on the rings. A watcher that finds it
 //! silent signs a report, which goes to everybody; three reports (or one of each watcher that is there, where those
 //! are fewer) make a member down for all. A report counts for one generation of the watched, who ends all of
 //! them by signing the next, and for one of the watcher: who was held for down itself saw nothing that counts. A

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// More than are told of something in a small mesh, fewer than make it a large one.
+/// More than are told of something at once.
 const OTHERS: u8 = 20;
 
 /// A node that knows so many others, of which the first `connected` have a connection to it.
